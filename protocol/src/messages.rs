@@ -1,0 +1,258 @@
+//! Every message, one enum per direction.
+//!
+//! postcard numbers the variants by their position, so both enums only ever grow at the end.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol. A peer with another version is refused, never guessed at.
+pub const VERSION: u16 = 1;
+
+/// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
+pub const MAGIC: [u8; 4] = *b"msb\0";
+
+/// vsock port on which the host awaits the control connection of `agentd`.
+pub const CONTROL_PORT: u32 = 1;
+
+/// vsock port on which `agentd` accepts sessions.
+pub const SESSION_PORT: u32 = 1;
+
+/// Bytes of standard input that a client may send before the first [`GuestMessage::StdinCredit`].
+pub const INITIAL_STDIN_CREDIT: u32 = 256 * 1024;
+
+/// Largest data in one `Stdin`, `Stdout` or `Stderr` frame, in bytes.
+pub const MAX_DATA: usize = 64 * 1024;
+
+/// What the host, or a client of the sandbox, says to `agentd`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostMessage<'a> {
+    /// First frame of every connection.
+    Hello(Hello),
+    /// Control connection, once: what to mount and how to name the guest.
+    Boot(Boot),
+    /// Session, once: the process to run.
+    Exec(Box<Exec>),
+    /// Session: bytes for the process's standard input, at most [`MAX_DATA`] and within the credit.
+    Stdin(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
+    /// Session: the end of standard input.
+    StdinEnd,
+    /// Session: the terminal has a new size.
+    Resize(TerminalSize),
+    /// Session: send this signal to the process group.
+    Signal(i32),
+    /// Control connection: stop every process, unmount, answer `Goodbye`.
+    Shutdown(Shutdown),
+}
+
+/// What `agentd` says to the host or to a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestMessage<'a> {
+    /// First frame of every connection.
+    Hello(Hello),
+    /// Control connection: the boot message is carried out, sessions are accepted.
+    Ready(Ready),
+    /// The boot message or the session's request could not be carried out.
+    Failed(Failure),
+    /// Session: the process runs.
+    Started(Started),
+    /// Session: bytes of standard output, or of the terminal. At most [`MAX_DATA`].
+    Stdout(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
+    /// Session: bytes of standard error. At most [`MAX_DATA`].
+    Stderr(#[serde(borrow, with = "serde_bytes")] &'a [u8]),
+    /// Session: so many more bytes of standard input may be sent.
+    StdinCredit(u32),
+    /// Session: the process closed its standard input; what is sent from here on is dropped.
+    StdinClosed,
+    /// Session, last frame: the process ended and all of its output has been sent.
+    Exited(Exit),
+    /// Control connection, last frame: everything is stopped, synced and unmounted.
+    Goodbye,
+}
+
+/// Opening of a connection, the same in both directions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: [u8; 4],
+    /// [`VERSION`] of the sender.
+    pub version: u16,
+    /// Release of the sender, for messages to people only.
+    pub build: String,
+}
+
+/// What `agentd` does before the first session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The root file system.
+    pub root: Root,
+    /// Mounts beneath the root, in any order; `agentd` mounts parents first.
+    pub mounts: Vec<Mount>,
+    /// Host name of the guest.
+    pub hostname: String,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// A shared folder as read-only lower layer under a private layer in guest memory.
+    Overlay {
+        /// virtio-fs tag of the lower layer.
+        tag: String,
+    },
+    /// A shared folder that is written through.
+    Direct {
+        /// virtio-fs tag.
+        tag: String,
+    },
+}
+
+/// One mount beneath the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the guest.
+    #[serde(with = "serde_bytes")]
+    pub target: Vec<u8>,
+    /// What is mounted there.
+    pub source: MountSource,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A shared folder.
+    Folder {
+        /// virtio-fs tag.
+        tag: String,
+    },
+    /// Guest memory.
+    Tmpfs {
+        /// Limit in bytes; `None` is the kernel's default, half of the memory.
+        size: Option<u64>,
+    },
+}
+
+/// A process to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments; empty for the user's login shell. The program is looked up in `PATH` of `env`.
+    pub args: Vec<Bytes>,
+    /// Environment, later entries win; `PATH`, `HOME`, `USER` and `TERM` get defaults when absent.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Working directory; `None` is `/`.
+    pub cwd: Option<Bytes>,
+    /// `NAME`, `UID`, `NAME:GROUP` or `UID:GID`; `None` is root.
+    pub user: Option<String>,
+    /// Resource limits, see setrlimit(2).
+    pub rlimits: Vec<ResourceLimit>,
+    /// A terminal of this size instead of three pipes.
+    pub terminal: Option<TerminalSize>,
+    /// Whether standard input is a pipe from the client; otherwise `/dev/null`. Ignored with a terminal.
+    pub stdin: bool,
+    /// The process group is killed after so many milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Bytes that need not be UTF-8, without NUL.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// One limit of setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimit {
+    /// `RLIMIT_*` number of Linux on x86_64.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Height.
+    pub rows: u16,
+    /// Width.
+    pub columns: u16,
+}
+
+/// How to stop the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// Milliseconds between SIGTERM and SIGKILL; 0 skips SIGTERM.
+    pub grace_ms: u32,
+}
+
+/// The guest is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Nanoseconds from the kernel's start (CLOCK_BOOTTIME) to the first line of `agentd`.
+    pub kernel_ns: u64,
+    /// Nanoseconds from there until the boot message was carried out.
+    pub agent_ns: u64,
+}
+
+/// The session's process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process id in the guest.
+    pub pid: u32,
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step that failed.
+    pub stage: Stage,
+    /// Linux error number, 0 where none applies.
+    pub errno: i32,
+    /// One sentence without the error number's text.
+    pub message: String,
+}
+
+/// Steps of the boot and of a session that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The frame or its order was wrong.
+    Protocol,
+    /// Mounting the root file system.
+    Root,
+    /// Mounting beneath the root.
+    Mount,
+    /// Setting the host name.
+    Hostname,
+    /// Finding the user or taking on its identity.
+    User,
+    /// Entering the working directory.
+    WorkingDirectory,
+    /// Setting a resource limit.
+    ResourceLimit,
+    /// Opening the terminal or the pipes.
+    Stdio,
+    /// The program does not exist.
+    ProgramNotFound,
+    /// The program exists and cannot be executed.
+    ProgramNotExecutable,
+    /// Making the process.
+    Spawn,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code or signal.
+    pub status: ExitStatus,
+    /// `agentd` killed it because its time was over.
+    pub timed_out: bool,
+}
+
+/// Exit code and signal, apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It called exit(3) with this code, 0 to 255.
+    Code(u8),
+    /// This signal ended it.
+    Signal(u8),
+}

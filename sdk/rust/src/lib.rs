@@ -1,0 +1,1 @@
+//! Run untrusted workloads in microVMs.
