@@ -10,6 +10,7 @@ mod layout;
 pub mod machine;
 mod memory;
 mod platform;
+pub mod probe;
 mod threads;
 mod vcpu;
 pub mod virtio;

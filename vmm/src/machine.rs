@@ -198,7 +198,7 @@ fn open_kvm() -> Result<Kvm, BootError> {
     Kvm::new().map_err(|error| BootError::OpenKvm(io::Error::from_raw_os_error(error.errno())))
 }
 
-fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
+pub(crate) fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
     loop {
         match host.create_vm() {
             // A signal that arrives during KVM_CREATE_VM makes it fail (Linux virt/kvm/kvm_main.c).
@@ -208,7 +208,7 @@ fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
     }
 }
 
-fn create_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
+pub(crate) fn create_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
     vm.set_tss_address(layout::KVM_TSS)
         .map_err(kvm("reserve its own pages"))?;
     vm.create_irq_chip()
