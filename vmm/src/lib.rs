@@ -5,6 +5,7 @@
 
 mod cpu;
 mod ending;
+pub mod fs;
 mod kernel;
 mod layout;
 pub mod machine;

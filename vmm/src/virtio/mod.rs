@@ -12,6 +12,7 @@
 
 mod executor;
 mod features;
+mod fs;
 mod interrupt;
 mod queue;
 mod rng;
@@ -22,6 +23,7 @@ mod worker;
 pub use executor::{
     Chain, DeviceDescription, DeviceFailure, Events, Executor, GuestMemory, WorkerDescription,
 };
+pub use fs::{FsDeviceError, fs_device};
 pub(crate) use interrupt::Interrupt;
 pub use rng::rng_device;
 pub(crate) use transport::{MmioTransport, Parts, QUEUE_NOTIFY};
