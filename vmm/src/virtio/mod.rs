@@ -18,6 +18,7 @@ mod queue;
 mod rng;
 mod status;
 mod transport;
+pub mod vsock;
 mod worker;
 
 pub use executor::{
