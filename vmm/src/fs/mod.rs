@@ -26,12 +26,14 @@ mod attributes;
 mod beneath;
 mod descriptors;
 mod directory;
+mod extended;
 mod files;
 mod filesystem;
 mod handles;
 mod identity;
 mod inodes;
 mod lookup;
+mod nodes;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -194,6 +196,21 @@ impl SharedFolder {
         } else {
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+impl SharedFolder {
+    /// As if the process were not root's.
+    pub(crate) fn of_ordinary_user(mut self) -> SharedFolder {
+        self.identity = IdentityMap::OwnIsRoot(nix::unistd::geteuid().as_raw());
+        self
+    }
+
+    /// With a budget of its own.
+    pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
+        self.budget = Budget::of(limit);
+        self
     }
 }
 
