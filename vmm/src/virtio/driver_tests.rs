@@ -79,6 +79,7 @@ impl Rig {
         let description = WorkerDescription {
             name: "numbering".to_owned(),
             queue_sizes: vec![QUEUE_SIZE],
+            system_calls: &[],
             executor: Box::new(Numbering {
                 count: 0,
                 done: sender,
