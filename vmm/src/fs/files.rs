@@ -1,0 +1,242 @@
+//! Regular files: open, read, write.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuse_backend_rs::abi::fuse_abi::OpenOptions;
+use fuse_backend_rs::api::filesystem::ZeroCopyWriter;
+use fuse_backend_rs::file_buf::FileVolatileSlice;
+use fuse_backend_rs::file_traits::FileReadWriteVolatile;
+use nix::fcntl::OFlag;
+
+use super::descriptors::Permit;
+use super::inodes::Inode;
+use super::{CachePolicy, SharedFolder, errno};
+
+/// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
+pub(super) const MAX_TRANSFER: usize = 1 << 20;
+
+/// Most buffers that one readv(2) or writev(2) takes, `UIO_MAXIOV`.
+const MAX_BUFFERS: usize = 1024;
+
+/// A regular file, open on the host.
+pub(super) struct OpenFile {
+    descriptor: OwnedFd,
+    /// Whether it was opened for writing.
+    pub(super) writable: bool,
+    _permit: Option<Permit>,
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl OpenFile {
+    /// Wraps a descriptor that was opened for I/O.
+    pub(super) fn new(descriptor: OwnedFd, writable: bool, permit: Option<Permit>) -> OpenFile {
+        OpenFile {
+            descriptor,
+            writable,
+            _permit: permit,
+        }
+    }
+}
+
+impl SharedFolder {
+    /// Opens the file with ID `inode` as the guest's open(2) flags ask for and gives out a handle, or tells the guest by
+    /// `ENOSYS` that it need not open files.
+    pub(super) fn open_file(
+        &self,
+        inode: u64,
+        flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        let inode = self.inodes.get(inode)?;
+        let flags = host_flags(flags);
+        if writes(flags) {
+            self.check_writable()?;
+        }
+        if self.openless.files.load(Ordering::Relaxed) {
+            return Err(errno(libc::ENOSYS));
+        }
+        let permit = self.budget.take()?;
+        let descriptor = self.reopen_file(&inode, flags)?;
+        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
+        let handle = self.files.insert(inode.id, file)?;
+        Ok((Some(handle), self.open_options()))
+    }
+
+    /// What the guest may keep of a file that it opens.
+    pub(super) fn open_options(&self) -> OpenOptions {
+        match self.options.cache {
+            CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE,
+            CachePolicy::Shared => OpenOptions::empty(),
+        }
+    }
+
+    /// Opens `inode` for I/O, if it is a regular file.
+    pub(super) fn reopen_file(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
+        if inode.is_directory() {
+            return Err(errno(libc::EISDIR));
+        }
+        if !inode.is_regular_file() {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        if !self.options.read_only {
+            return self.descriptors.reopen(inode.as_fd(), flags);
+        }
+        // Reading leaves no trace where that is permitted: to the owner and to root.
+        match self
+            .descriptors
+            .reopen(inode.as_fd(), flags | OFlag::O_NOATIME)
+        {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                self.descriptors.reopen(inode.as_fd(), flags)
+            }
+            result => result,
+        }
+    }
+
+    /// The open file that `handle` of the inode with ID `inode` stands for. Handle 0 is the file that was never opened,
+    /// if the guest was told that it need not open.
+    pub(super) fn file(&self, inode: u64, handle: u64) -> io::Result<Arc<OpenFile>> {
+        if handle != 0 || !self.openless.files.load(Ordering::Relaxed) {
+            return self.files.get(inode, handle);
+        }
+        let inode = self.inodes.get(inode)?;
+        if let Some(file) = inode.file.get() {
+            return Ok(Arc::clone(file));
+        }
+        // Without a descriptor to spare it is opened for this request only.
+        let permit = self.budget.take_spare();
+        let keep = permit.is_some();
+        let descriptor = self.reopen_file(&inode, OFlag::O_RDONLY)?;
+        let file = Arc::new(OpenFile::new(descriptor, false, permit));
+        if keep {
+            return Ok(Arc::clone(inode.file.get_or_init(|| file)));
+        }
+        Ok(file)
+    }
+
+    /// Reads from `file` straight into the guest's buffers.
+    pub(super) fn read_file(
+        &self,
+        file: &OpenFile,
+        buffers: &mut dyn ZeroCopyWriter,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<usize> {
+        let size = usize::try_from(size).unwrap_or(MAX_TRANSFER);
+        let size = size.min(MAX_TRANSFER).min(buffers.available_bytes());
+        buffers.write_from(&mut Transfer::at_offset(file.as_fd()), size, offset)
+    }
+}
+
+/// Flags for the host of a guest's open(2) flags. Access mode, truncation and synchronous writing are the host's
+/// business. `O_APPEND` is not: each write says for itself whether it appends, see `write_file`. `O_DIRECT` would
+/// demand an alignment of the guest's buffers that nobody promised.
+pub(super) fn host_flags(flags: u32) -> OFlag {
+    let kept = OFlag::O_ACCMODE | OFlag::O_TRUNC | OFlag::O_SYNC | OFlag::O_DSYNC;
+    OFlag::from_bits_retain(flags.cast_signed()) & kept
+}
+
+/// Whether opening with `flags` is for writing or changes the file at once.
+fn writes(flags: OFlag) -> bool {
+    is_writable(flags) || flags.contains(OFlag::O_TRUNC)
+}
+
+/// Whether a file opened with `flags` can be written.
+pub(super) fn is_writable(flags: OFlag) -> bool {
+    flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
+}
+
+/// Moves data between a file and guest memory without a copy in between, and without the file's position.
+pub(super) struct Transfer<'f> {
+    file: BorrowedFd<'f>,
+    flags: libc::c_int,
+}
+
+impl<'f> Transfer<'f> {
+    /// Reads and writes at the offset that is asked for.
+    pub(super) fn at_offset(file: BorrowedFd<'f>) -> Transfer<'f> {
+        Transfer { file, flags: 0 }
+    }
+
+    fn run(
+        &self,
+        buffers: &[FileVolatileSlice<'_>],
+        offset: u64,
+        call: impl Fn(&[libc::iovec], libc::c_int, i64) -> isize,
+    ) -> io::Result<usize> {
+        let offset = i64::try_from(offset).map_err(|_| errno(libc::EINVAL))?;
+        let vectors: Vec<libc::iovec> = buffers
+            .iter()
+            .take(MAX_BUFFERS)
+            .map(|buffer| libc::iovec {
+                iov_base: buffer.as_ptr().cast(),
+                iov_len: buffer.len(),
+            })
+            .collect();
+        let count = libc::c_int::try_from(vectors.len()).map_err(|_| errno(libc::EINVAL))?;
+        loop {
+            match usize::try_from(call(&vectors, count, offset)) {
+                Ok(moved) => return Ok(moved),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+impl FileReadWriteVolatile for Transfer<'_> {
+    fn read_volatile(&mut self, _: FileVolatileSlice<'_>) -> io::Result<usize> {
+        Err(errno(libc::ESPIPE))
+    }
+
+    fn write_volatile(&mut self, _: FileVolatileSlice<'_>) -> io::Result<usize> {
+        Err(errno(libc::ESPIPE))
+    }
+
+    fn read_at_volatile(&mut self, slice: FileVolatileSlice<'_>, offset: u64) -> io::Result<usize> {
+        self.read_vectored_at_volatile(&[slice], offset)
+    }
+
+    fn write_at_volatile(
+        &mut self,
+        slice: FileVolatileSlice<'_>,
+        offset: u64,
+    ) -> io::Result<usize> {
+        self.write_vectored_at_volatile(&[slice], offset)
+    }
+
+    fn read_vectored_at_volatile(
+        &mut self,
+        buffers: &[FileVolatileSlice<'_>],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let file = self.file.as_raw_fd();
+        self.run(buffers, offset, |vectors, count, offset| {
+            // SAFETY: the vectors describe volatile slices, which stand for mapped guest memory while they live; the
+            // kernel writes to no other memory.
+            unsafe { libc::preadv64(file, vectors.as_ptr(), count, offset) }
+        })
+    }
+
+    fn write_vectored_at_volatile(
+        &mut self,
+        buffers: &[FileVolatileSlice<'_>],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let (file, flags) = (self.file.as_raw_fd(), self.flags);
+        self.run(buffers, offset, |vectors, count, offset| {
+            // SAFETY: the vectors describe volatile slices, which stand for mapped guest memory while they live; the
+            // kernel only reads it.
+            unsafe { libc::pwritev64v2(file, vectors.as_ptr(), count, offset, flags) }
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! From a name to an inode.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use fuse_backend_rs::abi::fuse_abi::stat64;
+use fuse_backend_rs::api::filesystem::Entry;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::attributes::status_of;
+use super::beneath::{self, Component};
+use super::inodes::Inode;
+use super::{CachePolicy, SharedFolder, errno};
+
+impl SharedFolder {
+    /// Looks up `name` in the directory with ID `parent`. On success the guest was told of the inode once more.
+    pub(super) fn look_up(&self, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let parent = self.inodes.get(parent)?;
+        match self.entry_beneath(&parent, Component::new(name)?) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.no_entry(error),
+            result => result,
+        }
+    }
+
+    /// Opens entry `name` of `parent` and tells the guest of it.
+    pub(super) fn entry_beneath(&self, parent: &Inode, name: Component<'_>) -> io::Result<Entry> {
+        check_directory(parent)?;
+        let descriptor = open_path(parent, name)?;
+        let status = status_of(&descriptor)?;
+        self.entry_of(descriptor, status)
+    }
+
+    /// Tells the guest of the file behind the `O_PATH` descriptor, which has `status`.
+    pub(super) fn entry_of(&self, descriptor: OwnedFd, status: stat64) -> io::Result<Entry> {
+        let inode = self.inodes.remember(descriptor, &status, &self.budget)?;
+        let lifetime = self.options.cache.lifetime();
+        Ok(Entry {
+            inode,
+            generation: 0,
+            attr: self.shown(status),
+            attr_flags: 0,
+            attr_timeout: lifetime,
+            entry_timeout: lifetime,
+        })
+    }
+
+    /// Answer for a name that does not exist. Inode 0 lets the guest keep that in mind; `ENOENT` does not.
+    fn no_entry(&self, error: io::Error) -> io::Result<Entry> {
+        match self.options.cache {
+            CachePolicy::ReadOnlyLayer => Ok(Entry {
+                entry_timeout: self.options.cache.lifetime(),
+                ..Entry::default()
+            }),
+            CachePolicy::Shared => Err(error),
+        }
+    }
+}
+
+/// Opens entry `name` of `parent` without any access to it but to its attributes.
+pub(super) fn open_path(parent: &Inode, name: Component<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd;
+    beneath::open(parent.as_fd(), name, OFlag::O_PATH, Mode::empty())
+}
+
+/// Refuses an inode that has no entries.
+///
+/// # Errors
+/// `ENOTDIR`.
+pub(super) fn check_directory(inode: &Inode) -> io::Result<()> {
+    if inode.is_directory() {
+        Ok(())
+    } else {
+        Err(errno(libc::ENOTDIR))
+    }
+}

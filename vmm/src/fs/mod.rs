@@ -1,0 +1,203 @@
+//! A folder of the host that a guest sees as a file system.
+//!
+//! [`SharedFolder`] carries out the requests of the FUSE protocol, as the `FileSystem` trait of fuse-backend-rs hands
+//! them over; the virtio-fs device in `virtio::fs` is the only user. What it promises:
+//!
+//! - **The folder is never left.** Inodes are `O_PATH` descriptors; a name is resolved as a single component beneath
+//!   its directory (`beneath`). Symbolic links are the guest's to follow, the host never does. A directory that
+//!   someone on the host moves out of the folder stays reachable for a guest that already knows it, as it would for a
+//!   process that has it open.
+//! - **FIFOs, sockets and devices are never opened on the host.** The guest's kernel gives them their meaning. The guest
+//!   can make FIFOs and sockets; device nodes are refused with `EPERM`, since they would be real ones on the host.
+//! - **Read-only is enforced here**, whatever the guest asks: every request that changes something is answered with
+//!   `EROFS`, and access times stay untouched where the host permits `O_NOATIME`.
+//! - **Permissions** are checked by the guest's kernel against the owners that it is shown (`identity`), and then
+//!   once more by the host for this process. Mode bits are kept as the guest sets them, the set-user-ID and
+//!   set-group-ID bits included, because package managers depend on them: such a file in a folder that other users of
+//!   the host can search runs on the host, too, as the owner it has there.
+//! - **Locks** are left to the guest's kernel.
+#![deny(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod attributes;
+mod beneath;
+mod descriptors;
+mod directory;
+mod files;
+mod filesystem;
+mod handles;
+mod identity;
+mod inodes;
+mod lookup;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+pub use descriptors::raise_descriptor_limit;
+
+use attributes::InodeNumbers;
+use beneath::DescriptorDirectory;
+use descriptors::Budget;
+use directory::OpenDirectory;
+use files::OpenFile;
+use handles::Handles;
+use identity::IdentityMap;
+use inodes::Inodes;
+
+/// How a folder is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderOptions {
+    /// Refuse everything that changes the folder.
+    pub read_only: bool,
+    /// How long the guest may rely on what it was told.
+    pub cache: CachePolicy,
+}
+
+/// How long the guest may rely on what it was told about names, attributes and contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Nobody changes the folder while the machine runs: everything is kept for a day, also that a name does not exist,
+    /// and contents stay cached between one open and the next. For the read-only layers of root file systems.
+    ReadOnlyLayer,
+    /// The host may change the folder: names and attributes are kept for a second, and contents until the file is
+    /// opened again or seen to have changed.
+    Shared,
+}
+
+impl CachePolicy {
+    /// How long names and attributes hold.
+    fn lifetime(self) -> Duration {
+        match self {
+            CachePolicy::ReadOnlyLayer => Duration::from_secs(24 * 60 * 60),
+            CachePolicy::Shared => Duration::from_secs(1),
+        }
+    }
+}
+
+/// A folder could not be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The folder cannot be opened, or is none.
+    #[error("cannot open the shared folder {}", path.display())]
+    Open {
+        /// As the caller gave it.
+        path: PathBuf,
+        /// As open(2) reported it.
+        #[source]
+        source: io::Error,
+    },
+    /// The host kernel has no openat2(2), which came with Linux 5.6.
+    #[error("the kernel of this host cannot confine the shared folder {}: openat2 failed", path.display())]
+    Confine {
+        /// As the caller gave it.
+        path: PathBuf,
+        /// As openat2(2) reported it.
+        #[source]
+        source: io::Error,
+    },
+    /// /proc/self/fd cannot be opened; the folder needs it to open files that it holds.
+    #[error("cannot open /proc/self/fd, which sharing {} needs", path.display())]
+    Descriptors {
+        /// The folder that was to be shared.
+        path: PathBuf,
+        /// As open(2) reported it.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A shared folder, see the module's description.
+///
+/// It acts as the user that the process is when the folder is opened, and must serve in the process that opened it.
+/// Where Landlock confines the process, it must permit what the guest may do beneath the folder.
+pub struct SharedFolder {
+    options: FolderOptions,
+    inodes: Inodes,
+    files: Handles<OpenFile>,
+    directories: Handles<OpenDirectory>,
+    descriptors: DescriptorDirectory,
+    identity: IdentityMap,
+    numbers: InodeNumbers,
+    budget: Budget,
+    /// The guest reads files, or directories, without opening them.
+    openless: Openless,
+}
+
+#[derive(Default)]
+struct Openless {
+    files: AtomicBool,
+    directories: AtomicBool,
+}
+
+impl SharedFolder {
+    /// Opens the folder at `path`, following symbolic links. From then on nothing is opened by path except beneath it.
+    ///
+    /// # Errors
+    /// If `path` is no directory that can be opened, or the host lacks what confining the guest to it takes.
+    pub fn open(path: &Path, options: FolderOptions) -> Result<SharedFolder, FolderError> {
+        let open_error = |source: io::Error| FolderError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|error| open_error(error.into()))?;
+        let status = attributes::status_of(&root).map_err(open_error)?;
+        beneath::probe(&root).map_err(|source| FolderError::Confine {
+            path: path.to_owned(),
+            source,
+        })?;
+        let descriptors =
+            DescriptorDirectory::open().map_err(|source| FolderError::Descriptors {
+                path: path.to_owned(),
+                source,
+            })?;
+        let budget = Budget::of_process().map_err(open_error)?;
+        let permit = budget.take().map_err(open_error)?;
+        Ok(SharedFolder {
+            options,
+            inodes: Inodes::new(root, permit),
+            files: Handles::new(),
+            directories: Handles::new(),
+            descriptors,
+            identity: IdentityMap::of_process(),
+            numbers: InodeNumbers::of_root(&status),
+            budget,
+            openless: Openless::default(),
+        })
+    }
+
+    /// Forgets all that the guest had open or was told of; the next request is FUSE_INIT.
+    pub(crate) fn reset(&self) {
+        self.files.clear();
+        self.directories.clear();
+        self.inodes.clear();
+        self.openless.files.store(false, Ordering::Relaxed);
+        self.openless.directories.store(false, Ordering::Relaxed);
+    }
+
+    /// Refuses a change if the folder is read-only.
+    ///
+    /// # Errors
+    /// `EROFS`.
+    fn check_writable(&self) -> io::Result<()> {
+        if self.options.read_only {
+            Err(errno(libc::EROFS))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// An error that the guest sees as this number.
+fn errno(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}

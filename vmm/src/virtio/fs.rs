@@ -1,0 +1,213 @@
+//! The file system device, section 5.11 of the virtio specification: FUSE requests in, replies out.
+//!
+//! Decoding and encoding is the work of fuse-backend-rs's server, and this is the only module that knows it; the file
+//! system behind is [`SharedFolder`]. A guard stands before the server, because some requests must not reach it.
+//! What the guard relies on for memory safety and bounded memory are the lengths of the buffers, taken from the
+//! descriptors once: the guest can change a header after the guard has read it.
+#![deny(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
+use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
+use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
+
+use super::{Chain, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription};
+use crate::fs::SharedFolder;
+
+/// Device type "file system".
+const DEVICE_TYPE: u32 = 26;
+
+/// Length of the field for the tag in the configuration space.
+const TAG_LENGTH: usize = 36;
+
+/// Size of the request queue. Linux sends requests of at most (queue size - 4) pages, and a request of 1 MiB is 256
+/// pages and its headers.
+const REQUEST_QUEUE_SIZE: u16 = 1024;
+
+/// Size of the queue for FUSE_FORGET and FUSE_INTERRUPT, which are small and need no reply.
+const HIGH_PRIORITY_QUEUE_SIZE: u16 = 128;
+
+/// Longest request: the largest write and a page for the headers, as for the reader of /dev/fuse.
+const MAX_REQUEST: usize = MAX_BUFFER_SIZE as usize + 4096;
+
+/// A file system device cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum FsDeviceError {
+    /// The tag does not fit.
+    #[error("the tag of a shared folder is 1 to 36 bytes without a NUL, not {tag:?}")]
+    Tag {
+        /// As the caller gave it.
+        tag: String,
+    },
+}
+
+/// Describes a device that shares `folder` under `tag`, by which the guest mounts it: 1 to 36 bytes.
+///
+/// # Errors
+/// If the tag does not fit.
+pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, FsDeviceError> {
+    if tag.is_empty() || tag.len() > TAG_LENGTH || tag.contains('\0') {
+        return Err(FsDeviceError::Tag {
+            tag: tag.to_owned(),
+        });
+    }
+    let mut config = tag.as_bytes().to_vec();
+    config.resize(TAG_LENGTH, 0);
+    // num_request_queues. There is no notify_buf_size without VIRTIO_FS_F_NOTIFICATION.
+    config.extend_from_slice(&1_u32.to_le_bytes());
+
+    let session = Arc::new(Session::new(folder));
+    let worker = |name: &str, size, resets| WorkerDescription {
+        name: name.to_owned(),
+        queue_sizes: vec![size],
+        executor: Box::new(Requests {
+            session: Arc::clone(&session),
+            resets,
+        }),
+    };
+    Ok(DeviceDescription {
+        device_type: DEVICE_TYPE,
+        features: 0,
+        config,
+        workers: vec![
+            worker("fs-hiprio", HIGH_PRIORITY_QUEUE_SIZE, false),
+            worker("fs-requests", REQUEST_QUEUE_SIZE, true),
+        ],
+    })
+}
+
+/// Serves one queue of the device.
+struct Requests {
+    session: Arc<Session>,
+    /// Whether a reset of the device ends the session here. One of the workers does it, lest the slower one end a
+    /// session that has begun anew.
+    resets: bool,
+}
+
+impl Executor for Requests {
+    fn execute(
+        &mut self,
+        memory: &GuestMemory,
+        _queue: usize,
+        chain: Chain<'_>,
+    ) -> Result<u32, DeviceFailure> {
+        let written = self.session.serve(memory, &chain);
+        // A reply is never longer than a read, see `MAX_BUFFER_SIZE`.
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+
+    fn reset(&mut self) {
+        if self.resets {
+            self.session.end();
+        }
+    }
+}
+
+/// What the queues of a device share.
+struct Session {
+    server: Server<Arc<SharedFolder>>,
+    folder: Arc<SharedFolder>,
+    /// FUSE_INIT was answered.
+    begun: AtomicBool,
+}
+
+impl Session {
+    fn new(folder: SharedFolder) -> Session {
+        let folder = Arc::new(folder);
+        Session {
+            server: Server::new(Arc::clone(&folder)),
+            folder,
+            begun: AtomicBool::new(false),
+        }
+    }
+
+    /// Back to before FUSE_INIT.
+    fn end(&self) {
+        self.begun.store(false, Ordering::Relaxed);
+        self.folder.reset();
+    }
+
+    /// Carries out the request in `chain` and returns the length of the reply.
+    fn serve(&self, memory: &GuestMemory, chain: &Chain<'_>) -> usize {
+        let Ok(request) = Reader::from_descriptor_chain(memory, chain.clone()) else {
+            return 0;
+        };
+        let Ok(header) = request.clone().read_obj::<InHeader>() else {
+            return 0;
+        };
+        if let Err(error) = self.admit(&header, request.available_bytes()) {
+            return reply_error(memory, chain, &header, error);
+        }
+        let Ok(reply) = VirtioFsWriter::new(memory, chain.clone()) else {
+            return 0;
+        };
+        let result = self
+            .server
+            .handle_message(request, Writer::VirtioFs(reply), None, None);
+        match result {
+            Ok(length) if header.opcode == Opcode::Init as u32 => {
+                self.begun.store(true, Ordering::Relaxed);
+                length
+            }
+            Ok(length) => length,
+            // A request that the server could not decode.
+            Err(_) => reply_error(memory, chain, &header, libc::EIO),
+        }
+    }
+
+    /// Decides whether a request reaches the server; if not, says which error the guest gets.
+    fn admit(&self, header: &InHeader, available: usize) -> Result<(), i32> {
+        let claimed = usize::try_from(header.len).unwrap_or(usize::MAX);
+        // The server allocates as much as the header claims or, for some requests, as the buffers hold.
+        if available > MAX_REQUEST || claimed > available || claimed < size_of::<InHeader>() {
+            return Err(libc::EIO);
+        }
+        // These have never been requests; the server takes the number for one of its enum without a look.
+        if matches!(header.opcode, 0 | 7 | 19) {
+            return Err(libc::ENOSYS);
+        }
+        if header.opcode == Opcode::Init as u32 {
+            // A session begins, also if the last one was not ended.
+            self.end();
+            return Ok(());
+        }
+        if self.begun.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(libc::EIO)
+        }
+    }
+}
+
+/// Answers the request with `header` by `error` and returns the length of the reply, which is 0 if it has no room.
+fn reply_error(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, error: i32) -> usize {
+    let unanswered = [Opcode::Forget as u32, Opcode::BatchForget as u32];
+    if unanswered.contains(&header.opcode) {
+        return 0;
+    }
+    let Ok(mut reply) = VirtioFsWriter::new(memory, chain.clone()) else {
+        return 0;
+    };
+    let length = size_of::<OutHeader>();
+    let out = OutHeader {
+        len: u32::try_from(length).unwrap_or_default(),
+        error: error.saturating_neg(),
+        unique: header.unique,
+    };
+    match reply.write_obj(out).and_then(|()| reply.flush()) {
+        Ok(()) => length,
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod reading_tests;

@@ -1,0 +1,232 @@
+//! Reading: names, attributes, contents, directories.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use fuse_backend_rs::abi::fuse_abi::{EntryOut, FsOptions, Kstatfs, Opcode};
+
+use super::driver::{Driver, REQUESTS, ROOT, decode, dirents};
+use crate::fs::{CachePolicy, FolderOptions};
+
+const LAYER: FolderOptions = FolderOptions {
+    read_only: true,
+    cache: CachePolicy::ReadOnlyLayer,
+};
+const SHARED: FolderOptions = FolderOptions {
+    read_only: false,
+    cache: CachePolicy::Shared,
+};
+
+#[test]
+fn init_offers_one_mebibyte_requests_and_no_locks() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let reply = driver.init(FsOptions::all());
+    assert_eq!((reply.major, reply.minor), (7, 33));
+    assert_eq!(reply.max_pages, 256);
+    assert_eq!(reply.max_write, 1 << 20);
+    let enabled = FsOptions::from_bits_truncate(u64::from(reply.flags));
+    assert!(enabled.contains(FsOptions::DO_READDIRPLUS | FsOptions::ATOMIC_O_TRUNC));
+    assert!(!enabled.intersects(FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS));
+    assert!(!enabled.intersects(FsOptions::WRITEBACK_CACHE | FsOptions::POSIX_ACL));
+}
+
+#[test]
+fn a_file_is_found_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("d")).unwrap();
+    fs::write(folder.path().join("d/f"), b"contents").unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let directory = driver.walk("d");
+    let entry = driver.lookup(directory, "f").unwrap();
+    let metadata = fs::metadata(folder.path().join("d/f")).unwrap();
+    assert_eq!(entry.attr.ino, metadata.ino());
+    assert_eq!(entry.attr.size, 8);
+    assert_eq!(entry.attr.mode, metadata.mode());
+    assert_eq!((entry.entry_valid, entry.attr_valid), (1, 1));
+    let handle = driver.open(entry.nodeid, libc::O_RDONLY).unwrap();
+    assert_eq!(
+        driver.read(entry.nodeid, handle, 0, 4096).unwrap(),
+        b"contents"
+    );
+    assert_eq!(driver.read(entry.nodeid, handle, 5, 2).unwrap(), b"nt");
+    assert_eq!(driver.read(entry.nodeid, handle, 8, 10).unwrap(), b"");
+    driver.release(entry.nodeid, handle).unwrap();
+    let error = driver.read(entry.nodeid, handle, 0, 1).unwrap_err();
+    assert_eq!(error, libc::EBADF);
+}
+
+#[test]
+fn a_mebibyte_is_read_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data: Vec<u8> = (0..1_u32 << 20).map(|i| (i % 251) as u8).collect();
+    fs::write(folder.path().join("f"), &data).unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.walk("f");
+    let handle = driver.open(node, libc::O_RDONLY).unwrap();
+    assert!(driver.read(node, handle, 0, 1 << 20).unwrap() == data);
+}
+
+#[test]
+fn a_layer_is_read_without_open_and_remembers_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("f"), b"contents").unwrap();
+    let mut driver = Driver::new(folder.path(), LAYER);
+    let missing = driver.lookup(ROOT, "missing").unwrap();
+    assert_eq!((missing.nodeid, missing.entry_valid), (0, 24 * 60 * 60));
+    let node = driver.walk("f");
+    assert_eq!(driver.open(node, libc::O_RDONLY).unwrap_err(), libc::ENOSYS);
+    assert_eq!(driver.read(node, 0, 0, 100).unwrap(), b"contents");
+    assert_eq!(driver.read(node, 0, 3, 2).unwrap(), b"te");
+    assert_eq!(driver.opendir(ROOT).unwrap_err(), libc::ENOSYS);
+    assert_eq!(driver.names(ROOT, 0, 4096).len(), 3);
+    assert_eq!(driver.names(ROOT, 0, 4096).len(), 3, "a second time");
+}
+
+#[test]
+fn a_missing_name_of_a_shared_folder_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    assert_eq!(driver.lookup(ROOT, "missing").unwrap_err(), libc::ENOENT);
+}
+
+#[test]
+fn hard_links_are_one_inode_until_all_lookups_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), b"").unwrap();
+    fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.lookup(ROOT, "a").unwrap().nodeid;
+    assert_eq!(driver.lookup(ROOT, "b").unwrap().nodeid, node);
+    assert_eq!(driver.lookup(ROOT, "a").unwrap().attr.nlink, 2);
+    driver.forget(node, 2);
+    driver.getattr(node).unwrap();
+    driver.forget(node, 1);
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    driver.forget(ROOT, u64::MAX);
+    driver.getattr(ROOT).unwrap();
+    let again = driver.lookup(ROOT, "a").unwrap().nodeid;
+    assert_ne!(again, node, "a node ID is never used twice");
+    driver.forget(again, u64::MAX);
+    assert_eq!(driver.getattr(again).unwrap_err(), libc::ESTALE);
+}
+
+#[test]
+fn a_symbolic_link_is_read_and_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    symlink("/etc/passwd", folder.path().join("link")).unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let link = driver.lookup(ROOT, "link").unwrap();
+    assert_eq!(link.attr.mode & libc::S_IFMT, libc::S_IFLNK);
+    let target = driver.call(Opcode::Readlink, link.nodeid, &[], 4096);
+    assert_eq!(target.unwrap(), b"/etc/passwd");
+    assert!(driver.open(link.nodeid, libc::O_RDONLY).is_err());
+    assert!(driver.lookup(link.nodeid, "x").is_err());
+}
+
+#[test]
+fn a_large_directory_is_read_without_loss_whatever_the_size_of_the_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected: BTreeSet<String> = (0..3000)
+        .map(|i| format!("{i}-{}", "n".repeat(i % 200)))
+        .collect();
+    for name in &expected {
+        fs::write(folder.path().join(name), b"").unwrap();
+    }
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let handle = driver.opendir(ROOT).unwrap();
+    for size in [300, 4096, 65536] {
+        let names = driver.names(ROOT, handle, size);
+        assert_eq!(names.len(), 3002, "requests of {size} bytes");
+        let found: BTreeSet<String> = names.into_iter().map(|(name, _)| name).collect();
+        assert!(found.is_superset(&expected));
+        assert!(found.contains(".") && found.contains(".."));
+    }
+    // From a position in the middle, by another reader and after the first has gone on.
+    let names = driver.names(ROOT, handle, 4096);
+    let middle = &names[1500].1;
+    let other = driver.opendir(ROOT).unwrap();
+    for handle in [handle, other] {
+        let reply = driver.readdir(Opcode::Readdir, ROOT, handle, middle.off, 4096);
+        let entries = dirents(&reply.unwrap(), 0);
+        assert_eq!(entries[0].0, names[1501].0);
+    }
+}
+
+#[test]
+fn readdirplus_counts_a_lookup_for_each_entry_that_it_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(folder.path().join(name), name).unwrap();
+    }
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let handle = driver.opendir(ROOT).unwrap();
+    let mut offset = 0;
+    let mut nodes = Vec::new();
+    loop {
+        // Room for two entries and some: the third must not be counted before it is returned.
+        let reply = driver.readdir(Opcode::Readdirplus, ROOT, handle, offset, 400);
+        let entries = dirents(&reply.unwrap(), size_of::<EntryOut>());
+        let Some((_, last, _)) = entries.last() else {
+            break;
+        };
+        offset = last.off;
+        for (name, dirent, attributes) in entries {
+            let entry: EntryOut = decode(&attributes);
+            if name.starts_with('.') {
+                assert_eq!(entry.nodeid, 0, "{name} is not looked up");
+                continue;
+            }
+            assert_eq!(entry.attr.ino, dirent.ino);
+            assert_eq!(entry.attr.size, 1);
+            nodes.push(entry.nodeid);
+        }
+    }
+    assert_eq!(nodes.len(), 3);
+    for node in nodes {
+        driver.getattr(node).unwrap();
+        driver.forget(node, 1);
+        assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    }
+}
+
+#[test]
+fn the_parent_of_the_root_is_the_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let handle = driver.opendir(ROOT).unwrap();
+    let root = driver.getattr(ROOT).unwrap().attr.ino;
+    let names = driver.names(ROOT, handle, 4096);
+    assert_eq!(names.len(), 2);
+    for (name, dirent) in names {
+        assert_eq!(dirent.ino, root, "{name}");
+    }
+}
+
+#[test]
+fn statfs_is_that_of_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let reply = driver.call(Opcode::Statfs, ROOT, &[], 256).unwrap();
+    let status: Kstatfs = decode(&reply);
+    assert_eq!(status.namelen, 255);
+    assert!(status.blocks > 0 && status.bsize > 0);
+}
+
+#[test]
+fn a_reset_ends_the_session_and_a_new_one_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("f"), b"1").unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.walk("f");
+    let handle = driver.open(node, libc::O_RDONLY).unwrap();
+    driver.device.workers[REQUESTS].executor.reset();
+    assert_eq!(driver.lookup(ROOT, "f").unwrap_err(), libc::EIO);
+    driver.init(FsOptions::all());
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    assert_eq!(driver.read(node, handle, 0, 1).unwrap_err(), libc::EBADF);
+    let node = driver.walk("f");
+    let handle = driver.open(node, libc::O_RDONLY).unwrap();
+    assert_eq!(driver.read(node, handle, 0, 1).unwrap(), b"1");
+}
