@@ -23,7 +23,10 @@ pub(crate) fn report_panics() {
 
 fn report(info: &PanicHookInfo<'_>) {
     let message = info.payload_as_str().unwrap_or("unknown reason");
-    let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
+    let place = info
+        .location()
+        .map(|place| format!(" ({place})"))
+        .unwrap_or_default();
     let text = format!("error: internal error: {message}{place}\n  hint: please report this\n");
     // Without standard error there is nobody to tell.
     let _ = io::stderr().lock().write_all(text.as_bytes());

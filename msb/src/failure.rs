@@ -57,17 +57,20 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
 }
 
 /// An error with what to do about it.
-pub(crate) fn with_hint(
-    error: impl Into<anyhow::Error>,
-    hint: impl fmt::Display,
-) -> anyhow::Error {
-    anyhow::Error::new(Noted { error: error.into(), note: Note::Hint(hint.to_string()) })
+pub(crate) fn with_hint(error: impl Into<anyhow::Error>, hint: impl fmt::Display) -> anyhow::Error {
+    anyhow::Error::new(Noted {
+        error: error.into(),
+        note: Note::Hint(hint.to_string()),
+    })
 }
 
 /// An error with the last lines of the guest kernel's log.
 pub(crate) fn with_console(error: impl Into<anyhow::Error>, log: &[u8]) -> anyhow::Error {
     let note = Note::Console(String::from_utf8_lossy(log).into_owned());
-    anyhow::Error::new(Noted { error: error.into(), note })
+    anyhow::Error::new(Noted {
+        error: error.into(),
+        note,
+    })
 }
 
 /// Prints an error: one line that says what, one per cause, one per hint.
@@ -81,7 +84,11 @@ fn render(error: &anyhow::Error) -> String {
     let mut notes = Vec::new();
     let mut last = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        notes.extend(cause.downcast_ref::<Noted>().map(|noted| &noted.note));
+        let mut noted = cause.downcast_ref::<Noted>();
+        while let Some(Noted { error, note }) = noted {
+            notes.push(note);
+            noted = error.downcast_ref();
+        }
         let message = clean(&cause.to_string());
         // Some errors say the same as their source.
         if message != last {
@@ -96,7 +103,10 @@ fn render(error: &anyhow::Error) -> String {
             Note::Hint(hint) => text.push_str(&format!("  hint: {}\n", clean(hint))),
             Note::Console(log) => {
                 let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-                for line in lines.iter().skip(lines.len().saturating_sub(MAX_CONSOLE_LINES)) {
+                for line in lines
+                    .iter()
+                    .skip(lines.len().saturating_sub(MAX_CONSOLE_LINES))
+                {
                     text.push_str(&format!("  guest: {}\n", without_controls(line)));
                 }
             }
@@ -109,8 +119,17 @@ fn render(error: &anyhow::Error) -> String {
 fn clean(message: &str) -> String {
     let mut characters = message.trim().chars();
     let first = characters.next();
-    let acronym = characters.clone().next().is_none_or(|second| !second.is_lowercase());
-    let first = first.map(|first| if acronym { first } else { first.to_ascii_lowercase() });
+    let acronym = characters
+        .clone()
+        .next()
+        .is_none_or(|second| !second.is_lowercase());
+    let first = first.map(|first| {
+        if acronym {
+            first
+        } else {
+            first.to_ascii_lowercase()
+        }
+    });
     without_controls(&first.into_iter().chain(characters).collect::<String>())
 }
 
@@ -142,21 +161,35 @@ mod tests {
     #[test]
     fn a_hint_alone_adds_no_cause() {
         let error = with_hint(anyhow!("KVM is missing"), "run `msb doctor`");
-        assert_eq!(render(&error), "error: KVM is missing\n  hint: run `msb doctor`\n");
+        assert_eq!(
+            render(&error),
+            "error: KVM is missing\n  hint: run `msb doctor`\n"
+        );
     }
 
     #[test]
     fn the_last_lines_of_the_guest_come_before_the_hint() {
-        let log = (0..30).map(|line| format!("line {line}\r\n\r\n")).collect::<String>();
+        let log = (0..30)
+            .map(|line| format!("line {line}\r\n\r\n"))
+            .collect::<String>();
         let error = with_console(anyhow!("the guest did not come up"), log.as_bytes());
         let text = render(&with_hint(error, "look at the log"));
-        assert!(text.starts_with("error: the guest did not come up\n  guest: line 10\n"), "{text}");
-        assert!(text.ends_with("  guest: line 29\n  hint: look at the log\n"), "{text}");
+        assert!(
+            text.starts_with("error: the guest did not come up\n  guest: line 10\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("  guest: line 29\n  hint: look at the log\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_message_cannot_move_the_cursor() {
         let error = anyhow!("cannot run \"\u{1b}[2J\nerror: all is well\"");
-        assert_eq!(render(&error), "error: cannot run \" [2J error: all is well\"\n");
+        assert_eq!(
+            render(&error),
+            "error: cannot run \" [2J error: all is well\"\n"
+        );
     }
 }

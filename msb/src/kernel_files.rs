@@ -55,7 +55,10 @@ impl BootFile {
         match places.iter().find(|path| path.is_file()) {
             Some(path) => Ok(path.clone()),
             None => {
-                let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+                let places: Vec<_> = places
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
                 let error = anyhow!("it is neither of {}", places.join(", "))
                     .context(format!("there is no guest {}", self.what));
                 let (option, variable) = (self.option, self.variable);
@@ -81,10 +84,13 @@ impl BootFile {
     }
 
     fn usual_places(&self, home: &Home) -> Vec<PathBuf> {
-        let beside = env::current_exe().ok().and_then(|program| {
-            Some(program.parent()?.join(self.file_name))
-        });
-        beside.into_iter().chain([home.kernel().join(self.file_name)]).collect()
+        let beside = env::current_exe()
+            .ok()
+            .and_then(|program| Some(program.parent()?.join(self.file_name)));
+        beside
+            .into_iter()
+            .chain([home.kernel().join(self.file_name)])
+            .collect()
     }
 }
 

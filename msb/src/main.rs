@@ -3,6 +3,7 @@
 mod commands;
 mod crash;
 mod failure;
+mod host;
 mod kernel_files;
 mod logging;
 mod options;

@@ -8,8 +8,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that `msb` handles: those that end a program, and the one for a new size of the
 /// terminal.
-const HANDLED: [Signal; 5] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
+const HANDLED: [Signal; 5] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGWINCH,
+];
 
 /// Signals that arrive as data instead of interrupting anything.
 #[derive(Debug)]
@@ -27,7 +32,9 @@ impl Signals {
         let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Signals { descriptor: SignalFd::with_flags(&set, flags)? })
+        Ok(Signals {
+            descriptor: SignalFd::with_flags(&set, flags)?,
+        })
     }
 
     /// The next signal, if there is one.
@@ -35,7 +42,9 @@ impl Signals {
     /// # Errors
     /// As read(2).
     pub(crate) fn next(&self) -> io::Result<Option<Signal>> {
-        let Some(info) = self.descriptor.read_signal()? else { return Ok(None) };
+        let Some(info) = self.descriptor.read_signal()? else {
+            return Ok(None);
+        };
         let number = i32::try_from(info.ssi_signo).unwrap_or_default();
         Ok(Signal::try_from(number).ok())
     }

@@ -9,7 +9,10 @@ use microsandbox::protocol::TerminalSize;
 use nix::sys::termios::{self, SetArg, Termios};
 
 /// Size that a terminal is said to have when nothing better is known.
-const USUAL_SIZE: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+const USUAL_SIZE: TerminalSize = TerminalSize {
+    rows: 24,
+    columns: 80,
+};
 
 /// The terminal in raw mode and how it was before; for ends that run no destructors.
 static SAVED: Mutex<Option<(File, Termios)>> = Mutex::new(None);
@@ -61,16 +64,25 @@ pub(crate) fn is_interactive() -> bool {
 
 /// Size of the terminal at standard output or standard input.
 pub(crate) fn size() -> TerminalSize {
-    size_of(io::stdout()).or_else(|| size_of(io::stdin())).unwrap_or(USUAL_SIZE)
+    size_of(io::stdout())
+        .or_else(|| size_of(io::stdin()))
+        .unwrap_or(USUAL_SIZE)
 }
 
 fn size_of(terminal: impl AsFd) -> Option<TerminalSize> {
     use std::os::fd::AsRawFd;
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     let descriptor = terminal.as_fd().as_raw_fd();
     // SAFETY: TIOCGWINSZ writes one `winsize` to where the pointer leads (ioctl_tty(2)).
     let result = unsafe { libc::ioctl(descriptor, libc::TIOCGWINSZ, &raw mut size) };
     // Some terminals know no size and say 0.
-    (result == 0 && size.ws_row > 0 && size.ws_col > 0)
-        .then_some(TerminalSize { rows: size.ws_row, columns: size.ws_col })
+    (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(TerminalSize {
+        rows: size.ws_row,
+        columns: size.ws_col,
+    })
 }

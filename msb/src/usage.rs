@@ -9,7 +9,11 @@ use crate::{failure, output};
 
 /// Exit status for an error of the command that the user gave.
 pub(crate) fn failure_status() -> u8 {
-    if runs_a_guest() { failure::RUN_FAILED } else { failure::FAILED }
+    if runs_a_guest() {
+        failure::RUN_FAILED
+    } else {
+        failure::FAILED
+    }
 }
 
 /// Prints what clap has to say, help or an error, and returns the exit status.
@@ -29,7 +33,11 @@ pub(crate) fn report(error: &clap::Error) -> u8 {
             let _ = error.print();
         }
     }
-    if runs_a_guest() { failure::RUN_FAILED } else { failure::WRONG_USAGE }
+    if runs_a_guest() {
+        failure::RUN_FAILED
+    } else {
+        failure::WRONG_USAGE
+    }
 }
 
 /// The error of an option's value in the form of all other errors.
@@ -45,7 +53,10 @@ fn wrong_value(error: &clap::Error) -> anyhow::Error {
         None => anyhow::anyhow!(message),
     };
     let command = command().unwrap_or_default();
-    failure::with_hint(error, format!("`msb {command} --help` describes the options"))
+    failure::with_hint(
+        error,
+        format!("`msb {command} --help` describes the options"),
+    )
 }
 
 /// Whether the command stands for a process in a guest, whose exit statuses are not `msb`'s own.

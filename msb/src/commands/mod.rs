@@ -10,7 +10,12 @@ use clap::{Parser, Subcommand};
 
 /// Runs commands in microVMs: as easy as a container, with a machine of its own around each.
 #[derive(Debug, Parser)]
-#[command(name = "msb", version, arg_required_else_help = true, disable_help_subcommand = false)]
+#[command(
+    name = "msb",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = false
+)]
 #[command(after_help = "Examples:
   msb doctor                          Can this machine run microVMs?
   msb run ./rootfs                    A shell, with ./rootfs as its root file system

@@ -47,10 +47,18 @@ mod tests {
 
     #[test]
     fn durations_as_people_write_them() {
-        for (text, milliseconds) in
-            [("5", 5000), ("5s", 5000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        for (text, milliseconds) in [
+            ("5", 5000),
+            ("5s", 5000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
     }
 
@@ -60,7 +68,10 @@ mod tests {
             assert_eq!(parse_duration(text), Err(DurationError::Format), "{text}");
         }
         assert_eq!(parse_duration("0"), Err(DurationError::Zero));
-        assert_eq!(parse_duration("18446744073709551615h"), Err(DurationError::TooLong));
+        assert_eq!(
+            parse_duration("18446744073709551615h"),
+            Err(DurationError::TooLong)
+        );
     }
 
     proptest! {

@@ -42,7 +42,10 @@ impl Variable {
         }
         let own = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         Ok(match value {
-            Some(value) => Variable::Set { key: own(key), value: own(value) },
+            Some(value) => Variable::Set {
+                key: own(key),
+                value: own(value),
+            },
             None => Variable::Inherit { key: own(key) },
         })
     }
@@ -68,22 +71,40 @@ mod tests {
     fn the_first_equals_sign_divides() {
         for (text, key, value) in [("A=b", "A", "b"), ("A=", "A", ""), ("A=b=c", "A", "b=c")] {
             let variable = Variable::parse(OsStr::new(text)).unwrap();
-            assert_eq!(variable, Variable::Set { key: key.into(), value: value.into() }, "{text}");
+            assert_eq!(
+                variable,
+                Variable::Set {
+                    key: key.into(),
+                    value: value.into()
+                },
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_name_alone_takes_the_value_from_here() {
-        let path = Variable::parse(OsStr::new("PATH")).unwrap().resolve().unwrap();
+        let path = Variable::parse(OsStr::new("PATH"))
+            .unwrap()
+            .resolve()
+            .unwrap();
         assert_eq!(path.0, Bytes(b"PATH".to_vec()));
         assert_eq!(path.1.0, env::var_os("PATH").unwrap().into_vec());
-        assert_eq!(Variable::parse(OsStr::new("NOT SET HERE")).unwrap().resolve(), None);
+        assert_eq!(
+            Variable::parse(OsStr::new("NOT SET HERE"))
+                .unwrap()
+                .resolve(),
+            None
+        );
     }
 
     #[test]
     fn values_need_not_be_text() {
         let variable = Variable::parse(OsStr::from_bytes(b"A=\xff")).unwrap();
-        assert_eq!(variable.resolve(), Some((Bytes(b"A".to_vec()), Bytes(b"\xff".to_vec()))));
+        assert_eq!(
+            variable.resolve(),
+            Some((Bytes(b"A".to_vec()), Bytes(b"\xff".to_vec())))
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod volume;
 
 pub(crate) use duration::parse_duration;
 pub(crate) use environment::Variable;
-pub(crate) use guest_path::{GuestPath, GuestPathError};
+pub(crate) use guest_path::GuestPath;
 pub(crate) use rlimit::parse_rlimit;
 pub(crate) use size::{display_size, parse_size};
 pub(crate) use volume::{TmpfsMount, Volume};

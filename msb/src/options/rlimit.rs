@@ -48,24 +48,34 @@ pub(crate) enum RlimitError {
 /// Reads a limit. Without a hard limit, the soft limit is both.
 pub(crate) fn parse_rlimit(text: &str) -> Result<ResourceLimit, RlimitError> {
     let (name, limits) = text.split_once('=').ok_or(RlimitError::Format)?;
-    let known = RESOURCES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
-    let &(_, resource) = known.ok_or_else(|| RlimitError::Resource { name: name.to_owned() })?;
+    let known = RESOURCES
+        .iter()
+        .find(|(known, _)| name.eq_ignore_ascii_case(known));
+    let &(_, resource) = known.ok_or_else(|| RlimitError::Resource {
+        name: name.to_owned(),
+    })?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let (soft, hard) = (parse_limit(soft)?, parse_limit(hard)?);
     if soft > hard {
         return Err(RlimitError::Order);
     }
-    Ok(ResourceLimit { resource, soft, hard })
+    Ok(ResourceLimit {
+        resource,
+        soft,
+        hard,
+    })
 }
 
 fn parse_limit(value: &str) -> Result<u64, RlimitError> {
     match value {
         // `RLIM_INFINITY`
-        "unlimited" => Ok(u64::MAX),
+        "unlimited" => Some(u64::MAX),
         _ if value.bytes().all(|byte| byte.is_ascii_digit()) => value.parse().ok(),
         _ => None,
     }
-    .ok_or_else(|| RlimitError::Value { value: value.to_owned() })
+    .ok_or_else(|| RlimitError::Value {
+        value: value.to_owned(),
+    })
 }
 
 fn names() -> String {
@@ -80,7 +90,13 @@ mod tests {
 
     #[test]
     fn limits_as_people_write_them() {
-        let limit = |soft, hard| Ok(ResourceLimit { resource: libc::RLIMIT_NOFILE, soft, hard });
+        let limit = |soft, hard| {
+            Ok(ResourceLimit {
+                resource: libc::RLIMIT_NOFILE,
+                soft,
+                hard,
+            })
+        };
         assert_eq!(parse_rlimit("nofile=1024"), limit(1024, 1024));
         assert_eq!(parse_rlimit("NOFILE=1024:4096"), limit(1024, 4096));
         assert_eq!(parse_rlimit("nofile=0:unlimited"), limit(0, u64::MAX));
@@ -92,11 +108,24 @@ mod tests {
         assert_eq!(parse_rlimit("nofile"), Err(RlimitError::Format));
         assert_eq!(parse_rlimit("nofile=2:1"), Err(RlimitError::Order));
         assert_eq!(parse_rlimit("nofile=unlimited:1"), Err(RlimitError::Order));
-        for text in ["nofile=", "nofile=-1", "nofile=+1", "nofile=1:", "nofile=1:2:3", "nofile=1k"] {
-            assert!(matches!(parse_rlimit(text), Err(RlimitError::Value { .. })), "{text}");
+        for text in [
+            "nofile=",
+            "nofile=-1",
+            "nofile=+1",
+            "nofile=1:",
+            "nofile=1:2:3",
+            "nofile=1k",
+        ] {
+            assert!(
+                matches!(parse_rlimit(text), Err(RlimitError::Value { .. })),
+                "{text}"
+            );
         }
         let error = parse_rlimit("files=1").unwrap_err().to_string();
-        assert!(error.contains("\"files\"") && error.contains("nofile"), "{error}");
+        assert!(
+            error.contains("\"files\"") && error.contains("nofile"),
+            "{error}"
+        );
     }
 
     proptest! {

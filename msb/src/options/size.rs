@@ -40,8 +40,16 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
 
 /// Writes a size as people do: `512 MiB`.
 pub(crate) fn display_size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.into_iter().find(|&(unit, _)| bytes >= unit && bytes.is_multiple_of(unit)) {
+    let units = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
+    match units
+        .into_iter()
+        .find(|&(unit, _)| bytes >= unit && bytes.is_multiple_of(unit))
+    {
         Some((unit, name)) => format!("{} {name}", bytes / unit),
         None => format!("{bytes} bytes"),
     }

@@ -49,7 +49,9 @@ impl Volume {
             (b"ro", Some((source, target))) => (source, target, true),
             (b"rw", Some((source, target))) => (source, target, false),
             // Three parts, of which the second is the target: the third should be an option.
-            (option, Some((_, target))) if !option.starts_with(b"/") && target.starts_with(b"/") => {
+            (option, Some((_, target)))
+                if !option.starts_with(b"/") && target.starts_with(b"/") =>
+            {
                 let option = String::from_utf8_lossy(option).into_owned();
                 return Err(VolumeError::Option { option });
             }
@@ -62,7 +64,11 @@ impl Volume {
         if target.is_root() {
             return Err(VolumeError::Root);
         }
-        Ok(Volume { source: PathBuf::from(OsStr::from_bytes(rest)), target, read_only })
+        Ok(Volume {
+            source: PathBuf::from(OsStr::from_bytes(rest)),
+            target,
+            read_only,
+        })
     }
 }
 
@@ -149,11 +155,24 @@ mod tests {
         assert_eq!(volume(":/dst"), Err(VolumeError::NoSource));
         assert_eq!(volume(":/dst:ro"), Err(VolumeError::NoSource));
         assert_eq!(volume("/src:/"), Err(VolumeError::Root));
-        assert_eq!(volume("/src:/dst:no"), Err(VolumeError::Option { option: "no".into() }));
-        assert_eq!(volume("/src:/dst:"), Err(VolumeError::Option { option: String::new() }));
+        assert_eq!(
+            volume("/src:/dst:no"),
+            Err(VolumeError::Option {
+                option: "no".into()
+            })
+        );
+        assert_eq!(
+            volume("/src:/dst:"),
+            Err(VolumeError::Option {
+                option: String::new()
+            })
+        );
         for text in ["/src:dst", "/src:", "/src:dst:ro", "/src:ro"] {
             let result = volume(text);
-            assert!(matches!(result, Err(VolumeError::Target(_))), "{text}: {result:?}");
+            assert!(
+                matches!(result, Err(VolumeError::Target(_))),
+                "{text}: {result:?}"
+            );
         }
     }
 

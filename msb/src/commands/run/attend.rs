@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use super::machine::{self, Ended, Progress};
 use super::outcome::{self, Outcome};
 use super::plan::Plan;
+use crate::failure;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 
@@ -47,9 +48,21 @@ impl Attendance {
         console: Option<File>,
         signals: Signals,
     ) -> anyhow::Result<Attendance> {
-        let Plan { name, config, exec, timeout, program } = plan;
+        let Plan {
+            name,
+            config,
+            exec,
+            timeout,
+            program,
+        } = plan;
         let process = machine::start(name, config, home, console)?;
-        Ok(Attendance { signals, process, exec, program, timeout })
+        Ok(Attendance {
+            signals,
+            process,
+            exec,
+            program,
+            timeout,
+        })
     }
 
     /// Runs the process and ends the machine. Returns the exit status.
@@ -61,14 +74,24 @@ impl Attendance {
             return Ok(outcome::signal_status(signal as i32));
         }
         let outcome = self.run_process()?;
-        match outcome {
-            // Nobody waits for an orderly end any more.
-            Outcome::Killed(_) | Outcome::TimedOut => self.process.kill(),
-            _ => machine::shut_down(&self.process),
+        let orderly = !matches!(outcome, Outcome::Killed(_) | Outcome::TimedOut);
+        if orderly {
+            machine::shut_down(&self.process);
+        } else {
+            self.process.kill();
         }
         let ended = self.wait_for_end()?;
-        self.process.wait().context("cannot wait for the machine's process")?;
-        outcome::exit_status(outcome, ended, &self.program, self.timeout)
+        self.process
+            .wait()
+            .context("cannot wait for the machine's process")?;
+        if orderly && let Some(how) = outcome::unclean_end(ended.as_ref()) {
+            tracing::warn!("the guest did not shut down cleanly: {how}");
+        }
+        let (status, error) = outcome::conclude(outcome, ended, &self.program, self.timeout);
+        if let Some(error) = error {
+            failure::report(&error);
+        }
+        Ok(status)
     }
 
     /// Returns the signal that ended the waiting, if one did.
@@ -79,7 +102,7 @@ impl Attendance {
                 Progress::Ended(ended) => return Err(outcome::not_ready(ended, &mut self.process)),
                 Progress::Waiting => {}
             }
-            wait_for([self.signals.as_fd(), machine::descriptor(&self.process)], None)?;
+            wait_for([self.signals.as_fd(), self.process.reports()], None)?;
             match self.signals.next().context("cannot read signals")? {
                 Some(Signal::SIGWINCH) | None => {}
                 Some(signal) => return Ok(Some(signal)),
@@ -155,7 +178,7 @@ impl Attendance {
                 Progress::Ended(ended) => return Ok(ended),
                 Progress::Ready | Progress::Waiting => {}
             }
-            wait_for([self.signals.as_fd(), machine::descriptor(&self.process)], deadline)?;
+            wait_for([self.signals.as_fd(), self.process.reports()], deadline)?;
             let impatient = match self.signals.next().context("cannot read signals")? {
                 Some(Signal::SIGWINCH) | None => false,
                 Some(_) => true,

@@ -1,7 +1,6 @@
 //! The sandbox of `msb run`, from its name to its end.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
 use super::outcome;
-use crate::failure::{Hint, with_hint};
+use crate::failure::with_hint;
 
 /// The program that is running, even if another release has taken its place meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -63,7 +62,10 @@ fn claim(name: Option<Name>, home: &Home) -> anyhow::Result<(Name, Claim)> {
 }
 
 fn home_failed(error: RunDirectoryError) -> anyhow::Error {
-    with_hint(error, "MSB_HOME names a directory that belongs to you alone")
+    with_hint(
+        error,
+        "MSB_HOME names a directory that belongs to you alone",
+    )
 }
 
 /// What became of a machine while somebody waited for it.
@@ -89,9 +91,16 @@ pub(super) struct Ended {
 /// # Errors
 /// When the guest did not come up.
 pub(super) fn progress(process: &mut MachineProcess) -> anyhow::Result<Progress> {
-    match process.next_report().context("the machine cannot be understood")? {
+    match process
+        .next_report()
+        .context("the machine cannot be understood")?
+    {
         Some(Report::Ready(ready)) => {
-            tracing::debug!(kernel_ns = ready.kernel_ns, agent_ns = ready.agent_ns, "ready");
+            tracing::debug!(
+                kernel_ns = ready.kernel_ns,
+                agent_ns = ready.agent_ns,
+                "ready"
+            );
             Ok(Progress::Ready)
         }
         Some(Report::Failed(failure)) => Err(outcome::start_failed(failure)),
@@ -104,9 +113,4 @@ pub(super) fn progress(process: &mut MachineProcess) -> anyhow::Result<Progress>
 /// Asks the machine to come to an orderly end.
 pub(super) fn shut_down(process: &MachineProcess) {
     process.shutdown(GRACE);
-}
-
-/// Where to wait for [`progress`].
-pub(super) fn descriptor(process: &MachineProcess) -> BorrowedFd<'_> {
-    process.reports().as_fd()
 }

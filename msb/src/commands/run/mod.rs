@@ -155,7 +155,11 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
 
 impl Arguments {
     fn log_level(&self) -> LogLevel {
-        if self.quiet { LogLevel::Error } else { self.log_level }
+        if self.quiet {
+            LogLevel::Error
+        } else {
+            self.log_level
+        }
     }
 }
 
@@ -177,5 +181,7 @@ where
     T: Clone + Send + Sync + 'static,
     E: std::error::Error + Send + Sync + 'static,
 {
-    OsStringValueParser::new().try_map(move |text| parse(&text)).into()
+    OsStringValueParser::new()
+        .try_map(move |text| parse(&text))
+        .into()
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::machine::Ended;
-use crate::failure::{self, RUN_FAILED, with_console, with_hint};
+use crate::failure::{RUN_FAILED, with_console, with_hint};
 
 /// Exit status when the time was over, as of timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -39,43 +39,44 @@ pub(super) enum Outcome {
     Killed(Signal),
 }
 
-/// The exit status of `msb run`.
-///
-/// # Errors
-/// When the machine ended before the process did.
-pub(super) fn exit_status(
+/// The exit status of `msb run`, and what is to be said about it.
+pub(super) fn conclude(
     outcome: Outcome,
     ended: Option<Ended>,
     program: &str,
     timeout: Option<Duration>,
-) -> anyhow::Result<u8> {
-    if matches!(outcome, Outcome::Disconnected) {
-        return Err(disconnected(ended));
-    }
-    if !matches!(outcome, Outcome::Killed(_) | Outcome::TimedOut) {
-        warn_of_unclean_end(ended.as_ref());
-    }
-    Ok(match outcome {
-        Outcome::Exited(Exit { timed_out: true, .. }) | Outcome::TimedOut => {
-            let time = timeout.map(|timeout| format!(" within {timeout:?}")).unwrap_or_default();
-            let error = anyhow!("{program} did not end{time} and was killed");
-            failure::report(&with_hint(error, "give it more time with --timeout"));
-            TIMED_OUT
+) -> (u8, Option<anyhow::Error>) {
+    match outcome {
+        Outcome::Exited(Exit {
+            timed_out: true, ..
+        })
+        | Outcome::TimedOut => {
+            let time = timeout
+                .map(|timeout| format!(" within {timeout:?}"))
+                .unwrap_or_default();
+            let error = anyhow!("{program:?} did not end{time} and was killed");
+            (
+                TIMED_OUT,
+                Some(with_hint(error, "give it more time with --timeout")),
+            )
         }
-        Outcome::Exited(Exit { status: GuestStatus::Code(code), .. }) => code,
-        Outcome::Exited(Exit { status: GuestStatus::Signal(signal), .. }) => {
-            signal_status(signal.into())
-        }
-        Outcome::Refused(refusal) => {
-            let status = refusal_status(refusal.stage);
-            failure::report(&refused(refusal, program));
-            status
-        }
+        Outcome::Exited(Exit {
+            status: GuestStatus::Code(code),
+            ..
+        }) => (code, None),
+        Outcome::Exited(Exit {
+            status: GuestStatus::Signal(signal),
+            ..
+        }) => (signal_status(signal.into()), None),
+        Outcome::Refused(refusal) => (
+            refusal_status(refusal.stage),
+            Some(refused(refusal, program)),
+        ),
         // What would have ended a program that runs here.
-        Outcome::OutputClosed => signal_status(Signal::SIGPIPE as i32),
-        Outcome::Killed(signal) => signal_status(signal as i32),
-        Outcome::Disconnected => RUN_FAILED,
-    })
+        Outcome::OutputClosed => (signal_status(Signal::SIGPIPE as i32), None),
+        Outcome::Killed(signal) => (signal_status(signal as i32), None),
+        Outcome::Disconnected => (RUN_FAILED, Some(disconnected(ended))),
+    }
 }
 
 /// Exit status for an end by a signal, as of shells.
@@ -93,7 +94,11 @@ fn refusal_status(stage: Stage) -> u8 {
 
 /// Why the agent could not run the program.
 fn refused(refusal: Failure, program: &str) -> anyhow::Error {
-    let Failure { stage, errno, message } = refusal;
+    let Failure {
+        stage,
+        errno,
+        message,
+    } = refusal;
     let error = with_causes(
         format!("cannot run {program:?} in the guest"),
         [message].into_iter().chain(errno_text(errno)),
@@ -103,10 +108,14 @@ fn refused(refusal: Failure, program: &str) -> anyhow::Error {
             error,
             "the program must be in the root file system: give its path, or set PATH with --env",
         ),
-        Stage::ProgramNotExecutable => {
-            with_hint(error, "it must be a program for Linux on x86_64, or a script, with mode +x")
-        }
-        Stage::User => with_hint(error, "--user names a user of the guest's /etc/passwd, or a number"),
+        Stage::ProgramNotExecutable => with_hint(
+            error,
+            "it must be a program for Linux on x86_64, or a script, with mode +x",
+        ),
+        Stage::User => with_hint(
+            error,
+            "--user names a user of the guest's /etc/passwd, or a number",
+        ),
         Stage::WorkingDirectory => with_hint(error, "--workdir names a directory of the guest"),
         Stage::ResourceLimit => with_hint(error, "see --rlimit, and `ulimit -a` in the guest"),
         _ => error,
@@ -115,7 +124,13 @@ fn refused(refusal: Failure, program: &str) -> anyhow::Error {
 
 /// Why the guest did not come up.
 pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
-    let StartFailure { stage, errno, message, causes, console } = start;
+    let StartFailure {
+        stage,
+        errno,
+        message,
+        causes,
+        console,
+    } = start;
     // The causes say it already when they are there.
     let errno = errno_text(errno).filter(|_| causes.is_empty());
     let error = with_causes(message, causes.into_iter().chain(errno));
@@ -124,13 +139,22 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
         _ => error,
     };
     match stage {
-        StartStage::Machine => with_hint(error, "`msb doctor` tells whether this machine can run microVMs"),
-        StartStage::Kernel => with_hint(error, "--kernel and --initramfs name what `make kernel initramfs` built"),
+        StartStage::Machine => with_hint(
+            error,
+            "`msb doctor` tells whether this machine can run microVMs",
+        ),
+        StartStage::Kernel => with_hint(
+            error,
+            "--kernel and --initramfs name what `make kernel initramfs` built",
+        ),
         StartStage::Boot => with_hint(error, "--console FILE keeps the log of the guest's kernel"),
-        StartStage::Guest(Stage::Root | Stage::Mount) => {
-            with_hint(error, "the places of --volume and --tmpfs must be directories, or be possible to make")
+        StartStage::Guest(Stage::Root | Stage::Mount) => with_hint(
+            error,
+            "the places of --volume and --tmpfs must be directories, or be possible to make",
+        ),
+        StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => {
+            error
         }
-        StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => error,
     }
 }
 
@@ -149,7 +173,10 @@ pub(super) fn not_ready(ended: Option<Ended>, process: &mut MachineProcess) -> a
 /// The session broke off: because of the end of the machine, or without a reason to be seen.
 fn disconnected(ended: Option<Ended>) -> anyhow::Error {
     match ended {
-        Some(Ended { how: Ending::Clean | Ending::Forced, console }) => {
+        Some(Ended {
+            how: Ending::Clean | Ending::Forced,
+            console,
+        }) => {
             let error = anyhow!("the guest's agent ended the session without telling how it went");
             with_console(error, &console)
         }
@@ -175,18 +202,17 @@ fn machine_ended(ended: Ended) -> anyhow::Error {
     )
 }
 
-/// The process has ended well, yet the machine has not.
-fn warn_of_unclean_end(ended: Option<&Ended>) {
-    let how = match ended.map(|ended| &ended.how) {
-        Some(Ending::Clean) => return,
+/// How a machine that should have shut down ended instead, for a warning.
+pub(super) fn unclean_end(ended: Option<&Ended>) -> Option<String> {
+    Some(match ended.map(|ended| &ended.how) {
+        Some(Ending::Clean) => return None,
         Some(Ending::Forced) => "it did not shut down in time and was stopped".to_owned(),
         Some(Ending::Reset) => "it reset itself".to_owned(),
         Some(Ending::KernelPanic { message }) => format!("its kernel panicked: {message}"),
         Some(Ending::TripleFault) => "a triple fault".to_owned(),
         Some(Ending::MonitorFailed { reason }) => format!("the monitor failed: {reason}"),
         None => "its process was killed".to_owned(),
-    };
-    tracing::warn!("the guest did not end cleanly: {how}");
+    })
 }
 
 fn describe_exit(status: ExitStatus) -> String {
@@ -198,10 +224,7 @@ fn describe_exit(status: ExitStatus) -> String {
 }
 
 /// An error whose causes are known as texts only, nearest first.
-fn with_causes(
-    message: String,
-    causes: impl DoubleEndedIterator<Item = String>,
-) -> anyhow::Error {
+fn with_causes(message: String, causes: impl DoubleEndedIterator<Item = String>) -> anyhow::Error {
     let mut chain = causes.rev().chain([message]);
     let innermost = anyhow!(chain.next().unwrap_or_default());
     chain.fold(innermost, |error, message| error.context(message))
@@ -216,11 +239,14 @@ mod tests {
     use super::*;
 
     fn clean() -> Option<Ended> {
-        Some(Ended { how: Ending::Clean, console: Vec::new() })
+        Some(Ended {
+            how: Ending::Clean,
+            console: Vec::new(),
+        })
     }
 
     fn status(outcome: Outcome) -> u8 {
-        exit_status(outcome, clean(), "x", None).unwrap()
+        conclude(outcome, clean(), "x", None).0
     }
 
     fn exited(status: GuestStatus, timed_out: bool) -> Outcome {
@@ -228,7 +254,11 @@ mod tests {
     }
 
     fn refusal(stage: Stage) -> Outcome {
-        Outcome::Refused(Failure { stage, errno: libc::ENOENT, message: "No".into() })
+        Outcome::Refused(Failure {
+            stage,
+            errno: libc::ENOENT,
+            message: "No".into(),
+        })
     }
 
     #[test]
@@ -254,17 +284,31 @@ mod tests {
     #[test]
     fn a_broken_session_is_explained_by_the_end_of_the_machine() {
         let explain = |how| {
-            let ended = Ended { how, console: b"last words\n".to_vec() };
-            let error = exit_status(Outcome::Disconnected, Some(ended), "x", None).unwrap_err();
-            format!("{error:#}")
+            let ended = Ended {
+                how,
+                console: b"last words\n".to_vec(),
+            };
+            let (status, error) = conclude(Outcome::Disconnected, Some(ended), "x", None);
+            assert_eq!(status, 125);
+            format!("{:#}", error.unwrap())
         };
-        assert!(explain(Ending::KernelPanic { message: "Oops".into() }).contains("panicked: Oops"));
+        assert!(
+            explain(Ending::KernelPanic {
+                message: "Oops".into()
+            })
+            .contains("panicked: Oops")
+        );
         assert!(explain(Ending::TripleFault).contains("triple fault"));
         assert!(explain(Ending::Reset).contains("reset"));
-        assert!(explain(Ending::MonitorFailed { reason: "EIO".into() }).contains("EIO"));
+        assert!(
+            explain(Ending::MonitorFailed {
+                reason: "EIO".into()
+            })
+            .contains("EIO")
+        );
         assert!(explain(Ending::Clean).contains("agent"));
-        let killed = exit_status(Outcome::Disconnected, None, "x", None).unwrap_err();
-        assert!(format!("{killed:#}").contains("killed"));
+        let (_, killed) = conclude(Outcome::Disconnected, None, "x", None);
+        assert!(format!("{:#}", killed.unwrap()).contains("killed"));
     }
 
     #[test]
