@@ -167,7 +167,6 @@ impl SharedFolder {
         libc::SYS_linkat,
         libc::SYS_unlinkat,
         libc::SYS_renameat2,
-        libc::SYS_fcntl,
         libc::SYS_fgetxattr,
         libc::SYS_flistxattr,
         libc::SYS_fsetxattr,

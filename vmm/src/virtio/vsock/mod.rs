@@ -59,7 +59,6 @@ const EVENT_QUEUE_SIZE: u16 = 16;
 /// Taking connections from listeners, giving out those of the guest, moving bytes, the timer of unfinished ends.
 const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_fcntl,
     libc::SYS_ioctl,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
