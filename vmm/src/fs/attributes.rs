@@ -72,9 +72,14 @@ impl InodeNumbers {
         }
     }
 
+    /// Whether `device` is that of the root.
+    pub(super) fn is_of_root(&self, device: u64) -> bool {
+        device == self.root_device
+    }
+
     /// The number for inode `number` on `device`; the same every time.
     pub(super) fn shown(&self, device: u64, number: u64) -> u64 {
-        if device == self.root_device {
+        if self.is_of_root(device) {
             return number;
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +112,7 @@ impl SharedFolder {
     ) -> io::Result<stat64> {
         self.check_writable()?;
         let inode = self.inodes.get(inode)?;
+        inode.check_contents()?;
         // The owner first: with it the host takes mode bits away that the guest may set in the same request.
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
             let user = valid.contains(SetattrValid::UID).then_some(new.st_uid);

@@ -164,6 +164,7 @@ impl SharedFolder {
     /// Opens `inode` for reading, if it is a directory.
     pub(super) fn reopen_directory(&self, inode: &Inode) -> io::Result<OwnedFd> {
         check_directory(inode)?;
+        inode.check_contents()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         if !self.options.read_only {
             return self.descriptors.reopen(inode.as_fd(), flags);

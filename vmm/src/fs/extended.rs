@@ -114,10 +114,10 @@ impl SharedFolder {
     /// Opens `inode` for access to its attributes. An `O_PATH` descriptor does not do, and only regular files and
     /// directories can be opened safely and have `user` attributes.
     fn attribute_holder(&self, inode: &Inode) -> io::Result<OwnedFd> {
-        if inode.is_directory() {
-            self.reopen_directory(inode)
-        } else {
-            self.reopen_file(inode, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+        match inode.kind {
+            libc::S_IFDIR => self.reopen_directory(inode),
+            libc::S_IFREG => self.reopen_file(inode, OFlag::O_RDONLY),
+            _ => Err(errno(libc::EOPNOTSUPP)),
         }
     }
 }

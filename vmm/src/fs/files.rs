@@ -99,12 +99,13 @@ impl SharedFolder {
 
     /// Opens `inode` for I/O, if it is a regular file.
     pub(super) fn reopen_file(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
-        if inode.is_directory() {
-            return Err(errno(libc::EISDIR));
+        match inode.kind {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
+            libc::S_IFLNK => return Err(errno(libc::ELOOP)),
+            _ => return Err(errno(libc::EOPNOTSUPP)),
         }
-        if !inode.is_regular_file() {
-            return Err(errno(libc::EOPNOTSUPP));
-        }
+        inode.check_contents()?;
         if !self.options.read_only {
             return self.descriptors.reopen(inode.as_fd(), flags);
         }

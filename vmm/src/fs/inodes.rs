@@ -23,6 +23,8 @@ pub(super) struct Inode {
     pub(super) id: u64,
     /// Type of the file, the `S_IFMT` bits of its mode; they never change.
     pub(super) kind: u32,
+    /// Its contents are not for the guest, see `kernel_interfaces`.
+    withheld: bool,
     descriptor: OwnedFd,
     _permit: Permit,
     /// Opened on first use where the guest reads without opening, see `SharedFolder::file`.
@@ -32,10 +34,11 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    fn new(id: u64, kind: u32, descriptor: OwnedFd, permit: Permit) -> Arc<Inode> {
+    fn new(id: u64, kind: u32, withheld: bool, descriptor: OwnedFd, permit: Permit) -> Arc<Inode> {
         Arc::new(Inode {
             id,
             kind,
+            withheld,
             descriptor,
             _permit: permit,
             file: OnceLock::new(),
@@ -48,9 +51,16 @@ impl Inode {
         self.kind == libc::S_IFDIR
     }
 
-    /// Whether it is a regular file.
-    pub(super) fn is_regular_file(&self) -> bool {
-        self.kind == libc::S_IFREG
+    /// Refuses access to more than its attributes, if its contents are not for the guest.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub(super) fn check_contents(&self) -> io::Result<()> {
+        if self.withheld {
+            Err(errno(libc::EACCES))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -100,7 +110,7 @@ impl Inodes {
     /// A table that holds the root only.
     pub(super) fn new(root: OwnedFd, permit: Permit) -> Inodes {
         Inodes {
-            root: Inode::new(ROOT_ID, libc::S_IFDIR, root, permit),
+            root: Inode::new(ROOT_ID, libc::S_IFDIR, false, root, permit),
             tables: Mutex::default(),
             next_id: AtomicU64::new(ROOT_ID.saturating_add(1)),
         }
@@ -119,7 +129,8 @@ impl Inodes {
         Ok(Arc::clone(&known.inode))
     }
 
-    /// Notes that the guest is told of the file that `descriptor` refers to once more, and returns its ID.
+    /// Notes that the guest is told of the file that `descriptor` refers to once more, and returns its ID. Of one that
+    /// is new, `withheld` says whether its contents are not for the guest.
     ///
     /// # Errors
     /// `ENFILE` if the file is not known yet and `budget` is used up.
@@ -127,6 +138,7 @@ impl Inodes {
         &self,
         descriptor: OwnedFd,
         status: &stat64,
+        withheld: impl FnOnce(&OwnedFd) -> io::Result<bool>,
         budget: &Budget,
     ) -> io::Result<u64> {
         let identity = FileIdentity::of(status);
@@ -139,7 +151,8 @@ impl Inodes {
         let permit = budget.take()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let kind = status.st_mode & libc::S_IFMT;
-        let inode = Inode::new(id, kind, descriptor, permit);
+        let withheld = withheld(&descriptor)?;
+        let inode = Inode::new(id, kind, withheld, descriptor, permit);
         let known = Known {
             inode,
             identity,

@@ -7,6 +7,8 @@
 //!   its directory (`beneath`). Symbolic links are the guest's to follow, the host never does. A directory that
 //!   someone on the host moves out of the folder stays reachable for a guest that already knows it, as it would for a
 //!   process that has it open.
+//! - **Windows into the host's kernel stay shut**, such as /proc where the host's root is shared
+//!   (`kernel_interfaces`).
 //! - **FIFOs, sockets and devices are never opened on the host.** The guest's kernel gives them their meaning. The guest
 //!   can make FIFOs and sockets; device nodes are refused with `EPERM`, since they would be real ones on the host.
 //! - **Read-only is enforced here**, whatever the guest asks: every request that changes something is answered with
@@ -32,6 +34,7 @@ mod filesystem;
 mod handles;
 mod identity;
 mod inodes;
+mod kernel_interfaces;
 mod lookup;
 mod nodes;
 
@@ -53,6 +56,7 @@ use files::OpenFile;
 use handles::Handles;
 use identity::IdentityMap;
 use inodes::Inodes;
+use kernel_interfaces::is_kernel_interface;
 
 /// How a folder is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,12 @@ pub enum FolderError {
         /// As open(2) reported it.
         #[source]
         source: io::Error,
+    },
+    /// The folder is /proc, /sys or the like.
+    #[error("{} holds no files but is an interface of the host's kernel, which is not shared", path.display())]
+    KernelInterface {
+        /// As the caller gave it.
+        path: PathBuf,
     },
     /// The host kernel has no openat2(2), which came with Linux 5.6.
     #[error("the kernel of this host cannot confine the shared folder {}: openat2 failed", path.display())]
@@ -153,6 +163,10 @@ impl SharedFolder {
         let root = nix::fcntl::open(path, flags, Mode::empty())
             .map_err(|error| open_error(error.into()))?;
         let status = attributes::status_of(&root).map_err(open_error)?;
+        if is_kernel_interface(&root).map_err(open_error)? {
+            let path = path.to_owned();
+            return Err(FolderError::KernelInterface { path });
+        }
         beneath::probe(&root).map_err(|source| FolderError::Confine {
             path: path.to_owned(),
             source,

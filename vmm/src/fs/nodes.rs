@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use fuse_backend_rs::abi::fuse_abi::{CreateIn, FOPEN_IN_KILL_SUIDGID, OpenOptions, stat64};
+use fuse_backend_rs::abi::fuse_abi::{CreateIn, OpenOptions, stat64};
 use fuse_backend_rs::api::filesystem::Entry;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
@@ -40,6 +40,7 @@ impl SharedFolder {
         self.check_writable()?;
         let parent = self.inodes.get(parent)?;
         check_directory(&parent)?;
+        parent.check_contents()?;
         let name = Component::new(name)?;
         Ok(Place { parent, name })
     }
@@ -58,20 +59,30 @@ impl SharedFolder {
         let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
         let (descriptor, path) = match self.make_file(caller, &place, flags, request.mode) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
-                self.open_existing(&place, flags, request.fuse_flags)?
+                return self.open_existing(&place, request);
             }
             result => result?,
         };
         let status = status_of(&path)?;
         let entry = self.entry_of(path, status)?;
         let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
-        match self.files.insert(entry.inode, file) {
-            Ok(handle) => Ok((entry, handle, self.open_options())),
-            Err(error) => {
-                self.inodes.forget(entry.inode, 1);
-                Err(error)
-            }
-        }
+        let handle = self.files.insert(entry.inode, file);
+        let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
+        Ok((entry, handle, self.open_options()))
+    }
+
+    /// Opens a file that someone else made since the guest looked.
+    fn open_existing(
+        &self,
+        place: &Place<'_>,
+        request: &CreateIn,
+    ) -> io::Result<(Entry, u64, OpenOptions)> {
+        let mut entry = self.entry_beneath(&place.parent, place.name)?;
+        let opened = self.open_file(entry.inode, request.flags, request.fuse_flags);
+        let (handle, options) = opened.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
+        // Opening may have truncated it.
+        entry.attr = self.shown(status_of(&*self.inodes.get(entry.inode)?)?);
+        Ok((entry, handle, options))
     }
 
     /// Makes a regular file and opens it: a descriptor for I/O and an `O_PATH` one.
@@ -100,26 +111,6 @@ impl SharedFolder {
                 Err(error)
             }
         }
-    }
-
-    /// Opens a file that someone else made since the guest looked.
-    fn open_existing(
-        &self,
-        place: &Place<'_>,
-        flags: OFlag,
-        fuse_flags: u32,
-    ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let path = open_path(&place.parent, place.name)?;
-        match status_of(&path)?.st_mode & libc::S_IFMT {
-            libc::S_IFREG => {}
-            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
-            _ => return Err(errno(libc::EEXIST)),
-        }
-        let descriptor = self.descriptors.reopen(path.as_fd(), flags)?;
-        if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
-            self.strip_privileges(descriptor.as_fd())?;
-        }
-        Ok((descriptor, path))
     }
 
     /// Makes a regular file, a FIFO or a socket.

@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use vm_memory::ByteValued;
 
 use super::driver::{Driver, ROOT};
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+use crate::fs::{CachePolicy, FolderError, FolderOptions, SharedFolder};
 
 const SHARED: FolderOptions = FolderOptions {
     read_only: false,
@@ -90,7 +90,7 @@ fn names_that_lead_elsewhere_are_refused_by_every_request() {
         assert_eq!(inside.unwrap_err(), libc::ENOTDIR);
     }
     let replaced = driver.create(ROOT, "link", libc::O_RDWR, 0o644);
-    assert_eq!(replaced.unwrap_err(), libc::EEXIST);
+    assert_eq!(replaced.unwrap_err(), libc::ELOOP);
     assert_eq!(fs::read(around.outside.join("secret")).unwrap(), b"secret");
     assert_eq!(fs::read_dir(&around.outside).unwrap().count(), 1);
 }
@@ -244,6 +244,25 @@ fn every_request_that_changes_something_is_refused_in_a_read_only_folder() {
         assert_eq!(snapshot(&around.folder), before);
         assert_eq!(driver.read(file, handle, 0, 64).unwrap(), b"contents");
     }
+}
+
+#[test]
+fn the_interfaces_of_the_hosts_kernel_are_shut() {
+    let options = FolderOptions {
+        read_only: true,
+        cache: CachePolicy::Shared,
+    };
+    for path in ["/proc", "/sys", "/proc/self"] {
+        let error = SharedFolder::open(Path::new(path), options).map(drop);
+        let refused = matches!(error, Err(FolderError::KernelInterface { .. }));
+        assert!(refused, "{path}: {error:?}");
+    }
+    let mut driver = Driver::new(Path::new("/"), options);
+    let proc = driver.lookup(ROOT, "proc").unwrap();
+    assert_eq!(proc.attr.mode & libc::S_IFMT, libc::S_IFDIR);
+    let inside = driver.lookup(proc.nodeid, "self").map(drop);
+    assert_eq!(inside.unwrap_err(), libc::EACCES);
+    assert_eq!(driver.opendir(proc.nodeid).unwrap_err(), libc::EACCES);
 }
 
 #[test]
