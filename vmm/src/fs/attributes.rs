@@ -117,7 +117,7 @@ impl SharedFolder {
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
             let user = valid.contains(SetattrValid::UID).then_some(new.st_uid);
             let group = valid.contains(SetattrValid::GID).then_some(new.st_gid);
-            let now = status_of(&*inode)?;
+            let now = status_of(&inode)?;
             self.identity
                 .change_owner(inode.as_fd(), &now, user, group)?;
         }
@@ -143,7 +143,7 @@ impl SharedFolder {
             self.descriptors
                 .change_times(inode.as_fd(), &accessed, &modified)?;
         }
-        Ok(self.shown(status_of(&*inode)?))
+        Ok(self.shown(status_of(&inode)?))
     }
 
     fn set_size(
@@ -156,7 +156,7 @@ impl SharedFolder {
         if size < 0 {
             return Err(errno(libc::EFBIG));
         }
-        let open = handle.map(|handle| self.files.get(inode.id, handle));
+        let open = handle.map(|handle| self.files.get(inode.id(), handle));
         if let Some(file) = open.transpose()?.filter(|file| file.writable) {
             ftruncate(&*file, size)?;
             return if strips_privileges {

@@ -40,17 +40,15 @@ impl SharedFolder {
             let elsewhere = !self.numbers.is_of_root(status.st_dev);
             Ok(elsewhere && is_kernel_interface(descriptor)?)
         };
-        let inode = self
-            .inodes
-            .remember(descriptor, &status, withheld, &self.budget)?;
+        let inode = self.inodes.remember(descriptor, &status, withheld)?;
         Ok(self.entry(inode, status))
     }
 
     /// Tells the guest once more of an inode that it knows.
     pub(super) fn known_entry(&self, inode: &Inode) -> io::Result<Entry> {
         let status = status_of(inode)?;
-        self.inodes.remember_again(inode.id)?;
-        Ok(self.entry(inode.id, status))
+        self.inodes.remember_again(inode.id())?;
+        Ok(self.entry(inode.id(), status))
     }
 
     fn entry(&self, inode: u64, status: stat64) -> Entry {

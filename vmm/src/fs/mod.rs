@@ -37,9 +37,11 @@ mod inodes;
 mod kernel_interfaces;
 mod lookup;
 mod nodes;
+mod parking;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -135,10 +137,9 @@ pub struct SharedFolder {
     inodes: Inodes,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
-    descriptors: DescriptorDirectory,
+    descriptors: Arc<DescriptorDirectory>,
     identity: IdentityMap,
     numbers: InodeNumbers,
-    budget: Budget,
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
 }
@@ -176,17 +177,17 @@ impl SharedFolder {
                 path: path.to_owned(),
                 source,
             })?;
-        let budget = Budget::of_process().map_err(open_error)?;
-        let permit = budget.take().map_err(open_error)?;
+        let descriptors = Arc::new(descriptors);
+        let inodes = Budget::of_process()
+            .and_then(|budget| Inodes::new(root, &status, Arc::clone(&descriptors), budget));
         Ok(SharedFolder {
             options,
-            inodes: Inodes::new(root, permit),
+            inodes: inodes.map_err(open_error)?,
             files: Handles::new(),
             directories: Handles::new(),
             descriptors,
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
-            budget,
             openless: Openless::default(),
         })
     }
@@ -223,7 +224,7 @@ impl SharedFolder {
 
     /// With a budget of its own.
     pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
-        self.budget = Budget::of(limit);
+        self.inodes.set_budget(Budget::of(limit));
         self
     }
 }

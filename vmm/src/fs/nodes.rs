@@ -12,7 +12,7 @@ use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::attributes::{PERMISSIONS, status_of};
 use super::beneath::{self, Component};
-use super::files::{OpenFile, host_flags, is_writable};
+use super::files::host_flags;
 use super::identity::Owner;
 use super::inodes::Inode;
 use super::lookup::{check_directory, open_path};
@@ -23,7 +23,7 @@ const DIRECTORY_PERMISSIONS: u32 = 0o1777;
 
 /// A directory of the folder and the name of a new entry in it.
 struct Place<'n> {
-    parent: std::sync::Arc<Inode>,
+    parent: Inode,
     name: Component<'n>,
 }
 
@@ -31,7 +31,7 @@ impl Place<'_> {
     /// Removes what was made there but could not be finished. The error that is on its way to the guest says more than
     /// one of the removal.
     fn clear(&self, flag: UnlinkatFlags) {
-        let _ = unlinkat(&*self.parent, self.name.as_c_str(), flag);
+        let _ = unlinkat(&self.parent, self.name.as_c_str(), flag);
     }
 }
 
@@ -55,7 +55,7 @@ impl SharedFolder {
     ) -> io::Result<(Entry, u64, OpenOptions)> {
         let place = self.place(parent, name)?;
         let flags = host_flags(request.flags);
-        let permit = self.budget.take()?;
+        let permit = self.inodes.permit()?;
         let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
         let (descriptor, path) = match self.make_file(caller, &place, flags, request.mode) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
@@ -65,8 +65,10 @@ impl SharedFolder {
         };
         let status = status_of(&path)?;
         let entry = self.entry_of(path, status)?;
-        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
-        let handle = self.files.insert(entry.inode, file);
+        let handle = self
+            .inodes
+            .get(entry.inode)
+            .and_then(|inode| self.give_handle(&inode, descriptor, flags, permit));
         let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
         Ok((entry, handle, self.open_options()))
     }
@@ -81,7 +83,7 @@ impl SharedFolder {
         let opened = self.open_file(entry.inode, request.flags, request.fuse_flags);
         let (handle, options) = opened.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
         // Opening may have truncated it.
-        entry.attr = self.shown(status_of(&*self.inodes.get(entry.inode)?)?);
+        entry.attr = self.shown(status_of(self.inodes.get(entry.inode)?)?);
         Ok((entry, handle, options))
     }
 
@@ -135,7 +137,7 @@ impl SharedFolder {
             _ => return Err(errno(libc::EINVAL)),
         };
         let initial = self.initial_mode(caller, mode);
-        mknodat(&*place.parent, place.name.as_c_str(), kind, initial, 0)?;
+        mknodat(&place.parent, place.name.as_c_str(), kind, initial, 0)?;
         let permissions = |_: &stat64| Some(mode & PERMISSIONS);
         self.finish(
             caller,
@@ -156,7 +158,7 @@ impl SharedFolder {
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
         let initial = self.initial_mode(caller, mode & DIRECTORY_PERMISSIONS);
-        mkdirat(&*place.parent, place.name.as_c_str(), initial)?;
+        mkdirat(&place.parent, place.name.as_c_str(), initial)?;
         let permissions = |made: &stat64| {
             let inherited = made.st_mode & libc::S_ISGID;
             Some((mode & DIRECTORY_PERMISSIONS) | inherited)
@@ -174,7 +176,7 @@ impl SharedFolder {
         target: &CStr,
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
-        symlinkat(target, &*place.parent, place.name.as_c_str())?;
+        symlinkat(target, &place.parent, place.name.as_c_str())?;
         let kind = SFlag::S_IFLNK;
         self.finish(caller, &place, UnlinkatFlags::NoRemoveDir, kind, |_| None)
     }
@@ -194,7 +196,7 @@ impl SharedFolder {
     /// Removes an entry: a directory if `flag` says so, else anything but a directory.
     pub(super) fn remove(&self, parent: u64, name: &CStr, flag: UnlinkatFlags) -> io::Result<()> {
         let place = self.place(parent, name)?;
-        Ok(unlinkat(&*place.parent, place.name.as_c_str(), flag)?)
+        Ok(unlinkat(&place.parent, place.name.as_c_str(), flag)?)
     }
 
     /// Moves an entry, as renameat2(2) with `flags`.
@@ -212,9 +214,9 @@ impl SharedFolder {
             return Err(errno(libc::EINVAL));
         }
         Ok(renameat2(
-            &*old.parent,
+            &old.parent,
             old.name.as_c_str(),
-            &*new.parent,
+            &new.parent,
             new.name.as_c_str(),
             flags,
         )?)

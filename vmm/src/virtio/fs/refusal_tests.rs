@@ -265,26 +265,81 @@ fn the_interfaces_of_the_hosts_kernel_are_shut() {
     assert_eq!(driver.opendir(proc.nodeid).unwrap_err(), libc::EACCES);
 }
 
-#[test]
-fn a_guest_that_holds_too_much_gets_enfile_and_goes_on_after_forgetting() {
+/// A folder with 40 files under a budget of 10 descriptors, and its driver.
+fn crowded() -> (Surroundings, Driver) {
     let around = Surroundings::new();
-    for name in 0..20 {
-        fs::write(around.folder.join(name.to_string()), b"").unwrap();
+    for name in 0..40 {
+        fs::write(around.folder.join(name.to_string()), name.to_string()).unwrap();
     }
     let folder = SharedFolder::open(&around.folder, SHARED).unwrap();
-    let mut driver = Driver::initialised(folder.with_descriptor_limit(10));
-    let mut known = Vec::new();
+    let driver = Driver::initialised(folder.with_descriptor_limit(10));
+    (around, driver)
+}
+
+#[test]
+fn a_guest_knows_more_files_than_there_are_descriptors() {
+    let (around, mut driver) = crowded();
+    let entries: Vec<_> = (0..40)
+        .map(|name| driver.lookup(ROOT, &name.to_string()).unwrap())
+        .collect();
+    for (name, entry) in entries.iter().enumerate() {
+        let handle = driver.open(entry.nodeid, libc::O_RDONLY).unwrap();
+        let contents = driver.read(entry.nodeid, handle, 0, 64).unwrap();
+        assert_eq!(contents, name.to_string().as_bytes());
+        driver.release(entry.nodeid, handle).unwrap();
+        let again = driver.lookup(ROOT, &name.to_string()).unwrap();
+        assert_eq!(again.nodeid, entry.nodeid, "still the same inode");
+    }
+    // File 0 was used longest ago and has no descriptor by now. It is renamed: the name says where it is.
+    fs::rename(around.folder.join("0"), around.folder.join("moved")).unwrap();
+    let node = entries[0].nodeid;
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    assert_eq!(driver.lookup(ROOT, "moved").unwrap().nodeid, node);
+    assert_eq!(driver.getattr(node).unwrap().attr.size, 1);
+    // File 1 is replaced by another: it is not taken for the old one.
+    let node = entries[1].nodeid;
+    fs::remove_file(around.folder.join("1")).unwrap();
+    fs::write(around.folder.join("1"), "another").unwrap();
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    assert_ne!(driver.lookup(ROOT, "1").unwrap().nodeid, node);
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+}
+
+#[test]
+fn an_open_file_without_a_name_keeps_its_descriptor() {
+    let (around, mut driver) = crowded();
+    let node = driver.walk("0");
+    let handle = driver.open(node, libc::O_RDONLY).unwrap();
+    fs::remove_file(around.folder.join("0")).unwrap();
+    for _ in 0..3 {
+        for name in 1..40 {
+            driver.lookup(ROOT, &name.to_string()).unwrap();
+        }
+    }
+    assert_eq!(driver.getattr(node).unwrap().attr.nlink, 0);
+    assert_eq!(driver.read(node, handle, 0, 64).unwrap(), b"0");
+}
+
+#[test]
+fn a_guest_that_opens_too_much_gets_enfile_and_goes_on_after_closing() {
+    let (_around, mut driver) = crowded();
+    let mut open = Vec::new();
     let error = loop {
-        match driver.lookup(ROOT, &known.len().to_string()) {
-            Ok(entry) => known.push(entry.nodeid),
+        let node = match driver.lookup(ROOT, &open.len().to_string()) {
+            Ok(entry) => entry.nodeid,
+            Err(error) => break error,
+        };
+        match driver.open(node, libc::O_RDONLY) {
+            Ok(handle) => open.push((node, handle)),
             Err(error) => break error,
         }
     };
     assert_eq!(error, libc::ENFILE);
+    assert!(open.len() >= 4);
     assert_eq!(driver.opendir(ROOT).unwrap_err(), libc::ENFILE);
-    let again = driver.lookup(ROOT, "0").unwrap();
-    assert_eq!(again.nodeid, known[0], "what is known is still found");
-    driver.forget(known.pop().unwrap(), 1);
+    for (node, handle) in open {
+        driver.release(node, handle).unwrap();
+    }
     let handle = driver.opendir(ROOT).unwrap();
-    assert_eq!(driver.names(ROOT, handle, 4096).len(), 22);
+    assert_eq!(driver.names(ROOT, handle, 4096).len(), 42);
 }
