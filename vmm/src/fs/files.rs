@@ -5,14 +5,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fuse_backend_rs::abi::fuse_abi::OpenOptions;
-use fuse_backend_rs::api::filesystem::ZeroCopyWriter;
+use fuse_backend_rs::abi::fuse_abi::{FOPEN_IN_KILL_SUIDGID, OpenOptions};
+use fuse_backend_rs::api::filesystem::{ZeroCopyReader, ZeroCopyWriter};
 use fuse_backend_rs::file_buf::FileVolatileSlice;
 use fuse_backend_rs::file_traits::FileReadWriteVolatile;
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Whence, lseek64};
 
+use super::attributes::status_of;
 use super::descriptors::Permit;
-use super::inodes::Inode;
+use super::inodes::{Inode, Opened};
 use super::{CachePolicy, SharedFolder, errno};
 
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
@@ -27,6 +31,7 @@ pub(super) struct OpenFile {
     /// Whether it was opened for writing.
     pub(super) writable: bool,
     _permit: Option<Permit>,
+    _opened: Option<Opened>,
 }
 
 impl AsFd for OpenFile {
@@ -36,12 +41,15 @@ impl AsFd for OpenFile {
 }
 
 impl OpenFile {
-    /// Wraps a descriptor that was opened for I/O.
-    pub(super) fn new(descriptor: OwnedFd, writable: bool, permit: Option<Permit>) -> OpenFile {
-        OpenFile {
-            descriptor,
-            writable,
-            _permit: permit,
+    /// Refuses to write what was not opened for it.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn check_writable(&self) -> io::Result<()> {
+        if self.writable {
+            Ok(())
+        } else {
+            Err(errno(libc::EBADF))
         }
     }
 }
@@ -53,7 +61,8 @@ impl SharedFolder {
         &self,
         inode: u64,
         flags: u32,
-    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        fuse_flags: u32,
+    ) -> io::Result<(u64, OpenOptions)> {
         let inode = self.inodes.get(inode)?;
         let flags = host_flags(flags);
         if writes(flags) {
@@ -62,11 +71,30 @@ impl SharedFolder {
         if self.openless.files.load(Ordering::Relaxed) {
             return Err(errno(libc::ENOSYS));
         }
-        let permit = self.budget.take()?;
+        let permit = self.inodes.permit()?;
         let descriptor = self.reopen_file(&inode, flags)?;
-        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
-        let handle = self.files.insert(inode.id, file)?;
-        Ok((Some(handle), self.open_options()))
+        if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
+            self.strip_privileges(descriptor.as_fd())?;
+        }
+        let handle = self.give_handle(&inode, descriptor, flags, permit)?;
+        Ok((handle, self.open_options()))
+    }
+
+    /// Gives out a handle for `inode`, of which `descriptor` was opened with `flags`.
+    pub(super) fn give_handle(
+        &self,
+        inode: &Inode,
+        descriptor: OwnedFd,
+        flags: OFlag,
+        permit: Permit,
+    ) -> io::Result<u64> {
+        let file = OpenFile {
+            descriptor,
+            writable: is_writable(flags),
+            _permit: Some(permit),
+            _opened: Some(inode.opened()),
+        };
+        self.files.insert(inode.id(), file)
     }
 
     /// What the guest may keep of a file that it opens.
@@ -79,12 +107,13 @@ impl SharedFolder {
 
     /// Opens `inode` for I/O, if it is a regular file.
     pub(super) fn reopen_file(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
-        if inode.is_directory() {
-            return Err(errno(libc::EISDIR));
+        match inode.kind() {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
+            libc::S_IFLNK => return Err(errno(libc::ELOOP)),
+            _ => return Err(errno(libc::EOPNOTSUPP)),
         }
-        if !inode.is_regular_file() {
-            return Err(errno(libc::EOPNOTSUPP));
-        }
+        inode.check_contents()?;
         if !self.options.read_only {
             return self.descriptors.reopen(inode.as_fd(), flags);
         }
@@ -107,16 +136,21 @@ impl SharedFolder {
             return self.files.get(inode, handle);
         }
         let inode = self.inodes.get(inode)?;
-        if let Some(file) = inode.file.get() {
+        if let Some(file) = inode.pin().file.get() {
             return Ok(Arc::clone(file));
         }
         // Without a descriptor to spare it is opened for this request only.
-        let permit = self.budget.take_spare();
+        let permit = self.inodes.spare_permit();
         let keep = permit.is_some();
         let descriptor = self.reopen_file(&inode, OFlag::O_RDONLY)?;
-        let file = Arc::new(OpenFile::new(descriptor, false, permit));
+        let file = Arc::new(OpenFile {
+            descriptor,
+            writable: false,
+            _permit: permit,
+            _opened: None,
+        });
         if keep {
-            return Ok(Arc::clone(inode.file.get_or_init(|| file)));
+            return Ok(Arc::clone(inode.pin().file.get_or_init(|| file)));
         }
         Ok(file)
     }
@@ -131,8 +165,100 @@ impl SharedFolder {
     ) -> io::Result<usize> {
         let size = usize::try_from(size).unwrap_or(MAX_TRANSFER);
         let size = size.min(MAX_TRANSFER).min(buffers.available_bytes());
-        buffers.write_from(&mut Transfer::at_offset(file.as_fd()), size, offset)
+        buffers.write_from(&mut Transfer::new(file.as_fd()), size, offset)
     }
+
+    /// Writes straight from the guest's buffers to `file`.
+    pub(super) fn write_file(
+        &self,
+        file: &OpenFile,
+        buffers: &mut dyn ZeroCopyReader,
+        write: Write,
+    ) -> io::Result<usize> {
+        file.check_writable()?;
+        if write.strips_privileges {
+            self.strip_privileges(file.as_fd())?;
+        }
+        let size = usize::try_from(write.size).unwrap_or(MAX_TRANSFER);
+        let mut transfer = Transfer::new(file.as_fd());
+        if write.appends {
+            transfer.flags = libc::RWF_APPEND;
+        }
+        buffers.read_to(&mut transfer, size.min(MAX_TRANSFER), write.offset)
+    }
+
+    /// Takes the set-user-ID and set-group-ID bits from the file behind `descriptor`, as the host does when a process
+    /// without privileges changes it; this process may have some. File capabilities the host takes away in any case.
+    pub(super) fn strip_privileges(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mode = status_of(descriptor)?.st_mode;
+        let mut kept = mode & !libc::S_ISUID;
+        // Without the permission to execute it the bit means something else, see inode(7).
+        if mode & libc::S_IXGRP != 0 {
+            kept &= !libc::S_ISGID;
+        }
+        if kept == mode {
+            return Ok(());
+        }
+        match fchmod(descriptor, Mode::from_bits_truncate(kept)) {
+            // Someone else's file: then the host takes the bits away by itself.
+            Ok(()) | Err(Errno::EPERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The guest closes a descriptor of the file: reports what the host has to say only then, such as that a write to a
+    /// network file system failed after all.
+    pub(super) fn flush_file(&self, file: &OpenFile) -> io::Result<()> {
+        if !file.writable {
+            return Ok(());
+        }
+        let duplicate = file.descriptor.try_clone()?;
+        Ok(nix::unistd::close(duplicate)?)
+    }
+
+    /// Reserves or releases space, as fallocate(2).
+    pub(super) fn allocate(
+        &self,
+        file: &OpenFile,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        file.check_writable()?;
+        let known = FallocateFlags::FALLOC_FL_KEEP_SIZE
+            | FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | FallocateFlags::FALLOC_FL_ZERO_RANGE;
+        let mode = FallocateFlags::from_bits_retain(mode.cast_signed());
+        if !known.contains(mode) {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        let signed = |value| i64::try_from(value).map_err(|_| errno(libc::EFBIG));
+        Ok(fallocate(file, mode, signed(offset)?, signed(length)?)?)
+    }
+
+    /// Finds data or a hole, as lseek(2).
+    pub(super) fn seek(&self, file: &OpenFile, offset: u64, whence: u32) -> io::Result<u64> {
+        let whence = match whence.cast_signed() {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(errno(libc::EINVAL)),
+        };
+        let offset = i64::try_from(offset).map_err(|_| errno(libc::ENXIO))?;
+        let found = lseek64(file, offset, whence)?;
+        u64::try_from(found).map_err(|_| errno(libc::EIO))
+    }
+}
+
+/// What a write request says besides the data.
+pub(super) struct Write {
+    /// Bytes to write.
+    pub(super) size: u32,
+    /// Where to write them.
+    pub(super) offset: u64,
+    /// Write them to the end of the file instead.
+    pub(super) appends: bool,
+    /// The writing process lacks the privilege to leave the set-user-ID and set-group-ID bits as they are.
+    pub(super) strips_privileges: bool,
 }
 
 /// Flags for the host of a guest's open(2) flags. Access mode, truncation and synchronous writing are the host's
@@ -149,19 +275,19 @@ fn writes(flags: OFlag) -> bool {
 }
 
 /// Whether a file opened with `flags` can be written.
-pub(super) fn is_writable(flags: OFlag) -> bool {
+fn is_writable(flags: OFlag) -> bool {
     flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
 }
 
 /// Moves data between a file and guest memory without a copy in between, and without the file's position.
-pub(super) struct Transfer<'f> {
+struct Transfer<'f> {
     file: BorrowedFd<'f>,
     flags: libc::c_int,
 }
 
 impl<'f> Transfer<'f> {
     /// Reads and writes at the offset that is asked for.
-    pub(super) fn at_offset(file: BorrowedFd<'f>) -> Transfer<'f> {
+    fn new(file: BorrowedFd<'f>) -> Transfer<'f> {
         Transfer { file, flags: 0 }
     }
 

@@ -7,6 +7,8 @@
 //!   its directory (`beneath`). Symbolic links are the guest's to follow, the host never does. A directory that
 //!   someone on the host moves out of the folder stays reachable for a guest that already knows it, as it would for a
 //!   process that has it open.
+//! - **Windows into the host's kernel stay shut**, such as /proc where the host's root is shared
+//!   (`kernel_interfaces`).
 //! - **FIFOs, sockets and devices are never opened on the host.** The guest's kernel gives them their meaning. The guest
 //!   can make FIFOs and sockets; device nodes are refused with `EPERM`, since they would be real ones on the host.
 //! - **Read-only is enforced here**, whatever the guest asks: every request that changes something is answered with
@@ -26,15 +28,20 @@ mod attributes;
 mod beneath;
 mod descriptors;
 mod directory;
+mod extended;
 mod files;
 mod filesystem;
 mod handles;
 mod identity;
 mod inodes;
+mod kernel_interfaces;
 mod lookup;
+mod nodes;
+mod parking;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -51,6 +58,7 @@ use files::OpenFile;
 use handles::Handles;
 use identity::IdentityMap;
 use inodes::Inodes;
+use kernel_interfaces::is_kernel_interface;
 
 /// How a folder is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +102,12 @@ pub enum FolderError {
         #[source]
         source: io::Error,
     },
+    /// The folder is /proc, /sys or the like.
+    #[error("{} holds no files but is an interface of the host's kernel, which is not shared", path.display())]
+    KernelInterface {
+        /// As the caller gave it.
+        path: PathBuf,
+    },
     /// The host kernel has no openat2(2), which came with Linux 5.6.
     #[error("the kernel of this host cannot confine the shared folder {}: openat2 failed", path.display())]
     Confine {
@@ -123,10 +137,9 @@ pub struct SharedFolder {
     inodes: Inodes,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
-    descriptors: DescriptorDirectory,
+    descriptors: Arc<DescriptorDirectory>,
     identity: IdentityMap,
     numbers: InodeNumbers,
-    budget: Budget,
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
 }
@@ -138,6 +151,39 @@ struct Openless {
 }
 
 impl SharedFolder {
+    /// System calls that serving the folder takes.
+    pub(crate) const SYSTEM_CALLS: &[i64] = &[
+        libc::SYS_openat,
+        libc::SYS_openat2,
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_fstatfs,
+        libc::SYS_readlinkat,
+        libc::SYS_getdents64,
+        libc::SYS_lseek,
+        libc::SYS_preadv,
+        libc::SYS_pwritev,
+        libc::SYS_pwritev2,
+        libc::SYS_fallocate,
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_ftruncate,
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        libc::SYS_fchownat,
+        libc::SYS_utimensat,
+        libc::SYS_mkdirat,
+        libc::SYS_mknodat,
+        libc::SYS_symlinkat,
+        libc::SYS_linkat,
+        libc::SYS_unlinkat,
+        libc::SYS_renameat2,
+        libc::SYS_fgetxattr,
+        libc::SYS_flistxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_fremovexattr,
+    ];
+
     /// Opens the folder at `path`, following symbolic links. From then on nothing is opened by path except beneath it.
     ///
     /// # Errors
@@ -151,6 +197,10 @@ impl SharedFolder {
         let root = nix::fcntl::open(path, flags, Mode::empty())
             .map_err(|error| open_error(error.into()))?;
         let status = attributes::status_of(&root).map_err(open_error)?;
+        if is_kernel_interface(&root).map_err(open_error)? {
+            let path = path.to_owned();
+            return Err(FolderError::KernelInterface { path });
+        }
         beneath::probe(&root).map_err(|source| FolderError::Confine {
             path: path.to_owned(),
             source,
@@ -160,17 +210,17 @@ impl SharedFolder {
                 path: path.to_owned(),
                 source,
             })?;
-        let budget = Budget::of_process().map_err(open_error)?;
-        let permit = budget.take().map_err(open_error)?;
+        let descriptors = Arc::new(descriptors);
+        let inodes = Budget::of_process()
+            .and_then(|budget| Inodes::new(root, &status, Arc::clone(&descriptors), budget));
         Ok(SharedFolder {
             options,
-            inodes: Inodes::new(root, permit),
+            inodes: inodes.map_err(open_error)?,
             files: Handles::new(),
             directories: Handles::new(),
             descriptors,
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
-            budget,
             openless: Openless::default(),
         })
     }
@@ -194,6 +244,21 @@ impl SharedFolder {
         } else {
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+impl SharedFolder {
+    /// As if the process were not root's.
+    pub(crate) fn of_ordinary_user(mut self) -> SharedFolder {
+        self.identity = IdentityMap::OwnIsRoot(nix::unistd::geteuid().as_raw());
+        self
+    }
+
+    /// With a budget of its own.
+    pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
+        self.inodes.set_budget(Budget::of(limit));
+        self
     }
 }
 

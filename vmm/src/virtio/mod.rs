@@ -10,6 +10,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[cfg(test)]
+mod driver_tests;
 mod executor;
 mod features;
 mod fs;
