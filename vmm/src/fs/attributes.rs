@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 use nix::unistd::ftruncate;
 
-use super::inodes::Inode;
+use super::inode::Inode;
 use super::{SharedFolder, errno};
 
 /// Mode bits of a file that are not its type.

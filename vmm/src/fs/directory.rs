@@ -14,7 +14,7 @@ use nix::unistd::{Whence, lseek64};
 use super::attributes::status_of;
 use super::beneath::Component;
 use super::descriptors::Permit;
-use super::inodes::{Inode, Opened};
+use super::inode::{Inode, Opened};
 use super::lookup::check_directory;
 use super::{CachePolicy, SharedFolder, errno};
 
@@ -162,19 +162,7 @@ impl SharedFolder {
     pub(super) fn reopen_directory(&self, inode: &Inode) -> io::Result<OwnedFd> {
         check_directory(inode)?;
         inode.check_contents()?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        if !self.options.read_only {
-            return self.descriptors.reopen(inode.as_fd(), flags);
-        }
-        match self
-            .descriptors
-            .reopen(inode.as_fd(), flags | OFlag::O_NOATIME)
-        {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                self.descriptors.reopen(inode.as_fd(), flags)
-            }
-            result => result,
-        }
+        self.reopen(inode, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
     }
 
     /// The open directory that `handle` of the inode with ID `inode` stands for; 0 as for files, see `file`.

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use fuse_backend_rs::api::filesystem::{GetxattrReply, ListxattrReply};
 use nix::fcntl::OFlag;
 
-use super::inodes::Inode;
+use super::inode::Inode;
 use super::{SharedFolder, errno};
 
 /// Longest value of an attribute and longest list of names on Linux, `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`.

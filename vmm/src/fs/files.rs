@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
-use fuse_backend_rs::abi::fuse_abi::{FOPEN_IN_KILL_SUIDGID, OpenOptions};
+use fuse_backend_rs::abi::fuse_abi::{FOPEN_IN_KILL_SUIDGID, OpenOptions, stat64};
 use fuse_backend_rs::api::filesystem::{ZeroCopyReader, ZeroCopyWriter};
 use fuse_backend_rs::file_buf::FileVolatileSlice;
 use fuse_backend_rs::file_traits::FileReadWriteVolatile;
@@ -16,7 +17,7 @@ use nix::unistd::{Whence, lseek64};
 
 use super::attributes::status_of;
 use super::descriptors::Permit;
-use super::inodes::{Inode, Opened};
+use super::inode::{Inode, Opened};
 use super::{CachePolicy, SharedFolder, errno};
 
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
@@ -76,8 +77,12 @@ impl SharedFolder {
         if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
             self.strip_privileges(descriptor.as_fd())?;
         }
+        let options = match self.options.cache {
+            CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE,
+            CachePolicy::Shared => options_of_shared(&inode, &status_of(&descriptor)?),
+        };
         let handle = self.give_handle(&inode, descriptor, flags, permit)?;
-        Ok((handle, self.open_options()))
+        Ok((handle, options))
     }
 
     /// Gives out a handle for `inode`, of which `descriptor` was opened with `flags`.
@@ -97,14 +102,6 @@ impl SharedFolder {
         self.files.insert(inode.id(), file)
     }
 
-    /// What the guest may keep of a file that it opens.
-    pub(super) fn open_options(&self) -> OpenOptions {
-        match self.options.cache {
-            CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE,
-            CachePolicy::Shared => OpenOptions::empty(),
-        }
-    }
-
     /// Opens `inode` for I/O, if it is a regular file.
     pub(super) fn reopen_file(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
         match inode.kind() {
@@ -114,17 +111,17 @@ impl SharedFolder {
             _ => return Err(errno(libc::EOPNOTSUPP)),
         }
         inode.check_contents()?;
+        self.reopen(inode, flags)
+    }
+
+    /// Opens `inode`; in a read-only folder without a trace where that is permitted: to the owner and to root.
+    pub(super) fn reopen(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
+        let reopen = |flags| self.descriptors.reopen(inode.as_fd(), flags);
         if !self.options.read_only {
-            return self.descriptors.reopen(inode.as_fd(), flags);
+            return reopen(flags);
         }
-        // Reading leaves no trace where that is permitted: to the owner and to root.
-        match self
-            .descriptors
-            .reopen(inode.as_fd(), flags | OFlag::O_NOATIME)
-        {
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                self.descriptors.reopen(inode.as_fd(), flags)
-            }
+        match reopen(flags | OFlag::O_NOATIME) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => reopen(flags),
             result => result,
         }
     }
@@ -259,6 +256,15 @@ pub(super) struct Write {
     pub(super) appends: bool,
     /// The writing process lacks the privilege to leave the set-user-ID and set-group-ID bits as they are.
     pub(super) strips_privileges: bool,
+}
+
+/// Options of an open of `inode`, which has `status` and may be changed by the host.
+fn options_of_shared(inode: &Inode, status: &stat64) -> OpenOptions {
+    if inode.last_open().is_unchanged(status, SystemTime::now()) {
+        OpenOptions::KEEP_CACHE
+    } else {
+        OpenOptions::empty()
+    }
 }
 
 /// Flags for the host of a guest's open(2) flags. Access mode, truncation and synchronous writing are the host's

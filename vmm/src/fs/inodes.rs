@@ -8,180 +8,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::{ROOT_ID, stat64};
 
 use super::beneath::DescriptorDirectory;
 use super::descriptors::{Budget, Permit};
-use super::directory::OpenDirectory;
 use super::errno;
-use super::files::OpenFile;
-use super::parking::Parked;
+use super::inode::{FileIdentity, Inode, Outcome, Pin, Record, State};
+use super::parking::Folder;
 
 /// Most inodes that a guest may know; bounds this process's memory where the guest's own memory does not.
 const MAX_KNOWN: usize = 1 << 20;
 
 /// Inodes that are parked at once when descriptors run short.
 const PARKED_AT_ONCE: usize = 64;
-
-/// A file on the host that the guest knows, held as long as this value lives.
-pub(super) struct Inode {
-    record: Arc<Record>,
-    pin: Arc<Pin>,
-}
-
-impl Inode {
-    /// Number under which the guest knows it.
-    pub(super) fn id(&self) -> u64 {
-        self.record.id
-    }
-
-    /// Type of the file, the `S_IFMT` bits of its mode; they never change.
-    pub(super) fn kind(&self) -> u32 {
-        self.record.kind
-    }
-
-    /// Whether it is a directory.
-    pub(super) fn is_directory(&self) -> bool {
-        self.record.kind == libc::S_IFDIR
-    }
-
-    /// Refuses access to more than its attributes, if its contents are not for the guest.
-    ///
-    /// # Errors
-    /// `EACCES`.
-    pub(super) fn check_contents(&self) -> io::Result<()> {
-        if self.record.withheld {
-            Err(errno(libc::EACCES))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// What goes away with the descriptor.
-    pub(super) fn pin(&self) -> &Pin {
-        &self.pin
-    }
-
-    /// Notes that the guest has it open, for as long as the result lives. It is not parked meanwhile: it may lose its
-    /// last name.
-    pub(super) fn opened(&self) -> Opened {
-        self.record.open.fetch_add(1, Ordering::Relaxed);
-        Opened(Arc::clone(&self.record))
-    }
-}
-
-impl AsFd for Inode {
-    /// The `O_PATH` descriptor.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pin.descriptor.as_fd()
-    }
-}
-
-/// The guest has an inode open.
-pub(super) struct Opened(Arc<Record>);
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The descriptor that holds an inode.
-pub(super) struct Pin {
-    descriptor: OwnedFd,
-    _permit: Permit,
-    /// Opened on first use where the guest reads without opening, see `SharedFolder::file`.
-    pub(super) file: OnceLock<Arc<OpenFile>>,
-    /// The same for a directory.
-    pub(super) directory: OnceLock<Arc<OpenDirectory>>,
-}
-
-impl Pin {
-    fn new(descriptor: OwnedFd, permit: Permit) -> Arc<Pin> {
-        Arc::new(Pin {
-            descriptor,
-            _permit: permit,
-            file: OnceLock::new(),
-            directory: OnceLock::new(),
-        })
-    }
-}
-
-/// What makes two names lead to the same file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FileIdentity {
-    device: u64,
-    number: u64,
-}
-
-impl FileIdentity {
-    /// Of the file that has `status`.
-    pub(super) fn of(status: &stat64) -> FileIdentity {
-        FileIdentity {
-            device: status.st_dev,
-            number: status.st_ino,
-        }
-    }
-}
-
-struct Record {
-    id: u64,
-    kind: u32,
-    identity: FileIdentity,
-    /// Its contents are not for the guest, see `kernel_interfaces`.
-    withheld: bool,
-    /// How often the guest has it open.
-    open: AtomicUsize,
-    /// Used since parking it was considered last.
-    used: AtomicBool,
-    state: Mutex<State>,
-}
-
-enum State {
-    Pinned(Arc<Pin>),
-    Parked(Parked),
-}
-
-/// What became of an inode that was to be parked.
-enum Outcome {
-    Parked(Arc<Pin>),
-    /// It is in use.
-    Later,
-    /// It could not be found again.
-    Never,
-}
-
-impl Record {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn park(&self, root: &Inode, descriptors: &DescriptorDirectory) -> Outcome {
-        if self.open.load(Ordering::Relaxed) > 0 || self.used.swap(false, Ordering::Relaxed) {
-            return Outcome::Later;
-        }
-        let mut state = self.state();
-        let State::Pinned(pin) = &*state else {
-            return Outcome::Never;
-        };
-        if Arc::strong_count(pin) > 1 {
-            return Outcome::Later;
-        }
-        let pin = Arc::clone(pin);
-        let descriptor = pin.descriptor.as_fd();
-        match Parked::new(root.as_fd(), descriptors, descriptor, self.identity) {
-            Ok(parked) => {
-                *state = State::Parked(parked);
-                Outcome::Parked(pin)
-            }
-            Err(_) => Outcome::Never,
-        }
-    }
-}
 
 struct Known {
     record: Arc<Record>,
@@ -215,7 +58,7 @@ impl Tables {
             return None;
         }
         known.lookups = known.lookups.saturating_add(1);
-        known.record.used.store(true, Ordering::Relaxed);
+        known.record.touch();
         Some(Arc::clone(&known.record))
     }
 }
@@ -241,17 +84,9 @@ impl Inodes {
         budget: Budget,
     ) -> io::Result<Inodes> {
         let pin = Pin::new(root, budget.take()?);
-        let record = Arc::new(Record {
-            id: ROOT_ID,
-            kind: libc::S_IFDIR,
-            identity: FileIdentity::of(status),
-            withheld: false,
-            open: AtomicUsize::new(0),
-            used: AtomicBool::new(true),
-            state: Mutex::new(State::Pinned(Arc::clone(&pin))),
-        });
+        let record = Record::new(ROOT_ID, status, false, Arc::clone(&pin));
         Ok(Inodes {
-            root: Inode { record, pin },
+            root: Inode::new(record, pin),
             tables: Mutex::default(),
             next_id: AtomicU64::new(ROOT_ID.saturating_add(1)),
             budget,
@@ -265,20 +100,21 @@ impl Inodes {
     /// `ESTALE` if there is none: the guest forgot it, or never was told of it, or it was parked and is not where it was;
     /// the guest's kernel then looks up its name again. `ENFILE` if it is parked and descriptors run short.
     pub(super) fn get(&self, id: u64) -> io::Result<Inode> {
-        let record = if id == ROOT_ID {
-            Arc::clone(&self.root.record)
-        } else {
+        if id == ROOT_ID {
+            return Ok(self.root.clone());
+        }
+        let record = {
             let tables = self.tables();
             let known = tables.by_id.get(&id).ok_or_else(|| errno(libc::ESTALE))?;
             Arc::clone(&known.record)
         };
-        record.used.store(true, Ordering::Relaxed);
+        record.touch();
         let pinned = match &*record.state() {
             State::Pinned(pin) => Some(Arc::clone(pin)),
             State::Parked(_) => None,
         };
         match pinned {
-            Some(pin) => Ok(Inode { record, pin }),
+            Some(pin) => Ok(Inode::new(record, pin)),
             None => self.recall(record, None),
         }
     }
@@ -293,14 +129,14 @@ impl Inodes {
             (State::Pinned(pin), _) => {
                 let pin = Arc::clone(pin);
                 drop(state);
-                return Ok(Inode { record, pin });
+                return Ok(Inode::new(record, pin));
             }
         };
         let pin = Pin::new(descriptor, permit);
         *state = State::Pinned(Arc::clone(&pin));
         drop(state);
         self.tables().candidates.push_back(record.id);
-        Ok(Inode { record, pin })
+        Ok(Inode::new(record, pin))
     }
 
     /// Sees to it that an inode of which the guest was just told is pinned: if it was parked, `found` may be at another
@@ -343,15 +179,7 @@ impl Inodes {
             return Err(errno(libc::ENFILE));
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let record = Arc::new(Record {
-            id,
-            kind: status.st_mode & libc::S_IFMT,
-            identity,
-            withheld,
-            open: AtomicUsize::new(0),
-            used: AtomicBool::new(true),
-            state: Mutex::new(State::Pinned(Pin::new(descriptor, permit))),
-        });
+        let record = Record::new(id, status, withheld, Pin::new(descriptor, permit));
         tables.by_id.insert(id, Known { record, lookups: 1 });
         tables.by_identity.insert(identity, id);
         tables.candidates.push_back(id);
@@ -413,6 +241,9 @@ impl Inodes {
 
     /// Parks inodes that were not used for a while: those that were not used since all others were considered.
     fn park_some(&self) -> bool {
+        let Ok(folder) = Folder::new(self.root.as_fd(), &self.descriptors) else {
+            return false;
+        };
         let mut tables = self.tables();
         let Tables {
             by_id, candidates, ..
@@ -429,7 +260,7 @@ impl Inodes {
             let Some(known) = by_id.get(&id) else {
                 continue;
             };
-            match known.record.park(&self.root, &self.descriptors) {
+            match known.record.park(&folder) {
                 Outcome::Parked(pin) => released.push(pin),
                 Outcome::Later => candidates.push_back(id),
                 Outcome::Never => {}

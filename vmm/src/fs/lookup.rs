@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 
 use super::attributes::status_of;
 use super::beneath::{self, Component};
-use super::inodes::Inode;
+use super::inode::Inode;
 use super::kernel_interfaces::is_kernel_interface;
 use super::{CachePolicy, SharedFolder, errno};
 

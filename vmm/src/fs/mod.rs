@@ -31,8 +31,10 @@ mod directory;
 mod extended;
 mod files;
 mod filesystem;
+mod freshness;
 mod handles;
 mod identity;
+mod inode;
 mod inodes;
 mod kernel_interfaces;
 mod lookup;
@@ -75,8 +77,8 @@ pub enum CachePolicy {
     /// Nobody changes the folder while the machine runs: everything is kept for a day, also that a name does not exist,
     /// and contents stay cached between one open and the next. For the read-only layers of root file systems.
     ReadOnlyLayer,
-    /// The host may change the folder: names and attributes are kept for a second, and contents until the file is
-    /// opened again or seen to have changed.
+    /// The host may change the folder: names and attributes are kept for a second, and contents until the file is seen
+    /// to have changed, which each open looks for.
     Shared,
 }
 

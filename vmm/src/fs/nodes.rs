@@ -14,7 +14,7 @@ use super::attributes::{PERMISSIONS, status_of};
 use super::beneath::{self, Component};
 use super::files::host_flags;
 use super::identity::Owner;
-use super::inodes::Inode;
+use super::inode::Inode;
 use super::lookup::{check_directory, open_path};
 use super::{SharedFolder, errno};
 
@@ -70,7 +70,7 @@ impl SharedFolder {
             .get(entry.inode)
             .and_then(|inode| self.give_handle(&inode, descriptor, flags, permit));
         let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
-        Ok((entry, handle, self.open_options()))
+        Ok((entry, handle, OpenOptions::empty()))
     }
 
     /// Opens a file that someone else made since the guest looked.

@@ -8,16 +8,16 @@
 //! If the file was renamed or removed meanwhile, it is not found again by its path. The guest gets `ESTALE`, and its
 //! kernel looks the name up again, which leads to the same inode if it still exists.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::attributes::status_of;
 use super::beneath::{self, DescriptorDirectory};
 use super::errno;
-use super::inodes::FileIdentity;
+use super::inode::FileIdentity;
 
 /// Longest file handle of any file system, `MAX_HANDLE_SZ`.
 const MAX_HANDLE: usize = 128;
@@ -25,6 +25,30 @@ const MAX_HANDLE: usize = 128;
 /// A handle is only to be compared, not opened: more file systems can do that. Since Linux 6.5, which is when older
 /// libraries do not know it yet.
 const AT_HANDLE_FID: libc::c_int = 0x200;
+
+/// The folder, for parking some of its inodes.
+pub(super) struct Folder<'f> {
+    root: BorrowedFd<'f>,
+    path: OsString,
+    descriptors: &'f DescriptorDirectory,
+}
+
+impl<'f> Folder<'f> {
+    /// The folder whose root is `root`.
+    ///
+    /// # Errors
+    /// As readlink(2).
+    pub(super) fn new(
+        root: BorrowedFd<'f>,
+        descriptors: &'f DescriptorDirectory,
+    ) -> io::Result<Folder<'f>> {
+        Ok(Folder {
+            root,
+            path: descriptors.path_of(root)?,
+            descriptors,
+        })
+    }
+}
 
 /// What it takes to find an inode again.
 pub(super) struct Parked {
@@ -34,25 +58,23 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    /// Of what `descriptor` refers to, which has `identity`, beneath the folder `root`.
+    /// Of what `descriptor` refers to, which has `identity`.
     ///
     /// # Errors
     /// If it cannot be found again: it has no name, or the file system no file handles.
     pub(super) fn new(
-        root: BorrowedFd<'_>,
-        descriptors: &DescriptorDirectory,
+        folder: &Folder<'_>,
         descriptor: BorrowedFd<'_>,
         identity: FileIdentity,
     ) -> io::Result<Parked> {
         let handle = FileHandle::of(descriptor)?;
-        let folder = descriptors.path_of(root)?;
-        let path = descriptors.path_of(descriptor)?;
-        let path = Path::new(&path).strip_prefix(&folder);
+        let path = folder.descriptors.path_of(descriptor)?;
+        let path = Path::new(&path).strip_prefix(&folder.path);
         let path = path.map_err(|_| errno(libc::ESTALE))?;
         let path = CString::new(path.as_os_str().as_bytes())?;
         let parked = Parked { path, handle };
         // The path may be that of something else: it is for people to read, see proc_pid_fd(5).
-        parked.open(root, identity)?;
+        parked.open(folder.root, identity)?;
         Ok(parked)
     }
 
@@ -69,7 +91,7 @@ impl Parked {
                 _ => error,
             })?;
         let status = status_of(&found)?;
-        if FileIdentity::of(&status) == identity && self.is(std::os::fd::AsFd::as_fd(&found)) {
+        if FileIdentity::of(&status) == identity && self.is(found.as_fd()) {
             Ok(found)
         } else {
             Err(errno(libc::ESTALE))

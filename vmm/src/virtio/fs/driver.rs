@@ -38,6 +38,8 @@ pub(super) struct Driver {
     pub(super) device: DeviceDescription,
     /// User and group for the next requests.
     pub(super) caller: (u32, u32),
+    /// Worker that gets the requests of the methods below.
+    request_worker: usize,
     unique: u64,
 }
 
@@ -48,6 +50,7 @@ impl Driver {
             memory: GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
             device: fs_device("tag", folder).unwrap(),
             caller: (0, 0),
+            request_worker: REQUESTS,
             unique: 1,
         }
     }
@@ -62,6 +65,24 @@ impl Driver {
         let mut driver = Driver::silent(folder);
         driver.init(FsOptions::all());
         driver
+    }
+
+    /// Another driver for the queue with high priority of the same device, for another thread. This one is left with
+    /// the other.
+    pub(super) fn second_queue(&mut self) -> Driver {
+        let workers = self.device.workers.drain(..1).collect();
+        self.request_worker = 0;
+        Driver {
+            memory: GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            device: DeviceDescription {
+                config: self.device.config.clone(),
+                workers,
+                ..self.device
+            },
+            caller: self.caller,
+            request_worker: 0,
+            unique: 1,
+        }
     }
 
     /// Begins a session, offering `capable`.
@@ -136,7 +157,8 @@ impl Driver {
     /// Carries out a request and checks the form of the reply.
     pub(super) fn call(&mut self, opcode: Opcode, node: u64, body: &[u8], room: usize) -> Reply {
         let request = self.request(opcode as u32, node, body);
-        let reply = self.send(REQUESTS, &request, size_of::<OutHeader>() + room);
+        let room = size_of::<OutHeader>() + room;
+        let reply = self.send(self.request_worker, &request, room);
         let (header, rest) = reply.split_at(size_of::<OutHeader>());
         let header: OutHeader = decode(header);
         assert_eq!(header.len as usize, reply.len());

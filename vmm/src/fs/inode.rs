@@ -1,0 +1,207 @@
+//! An inode that the guest knows.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use fuse_backend_rs::abi::fuse_abi::stat64;
+
+use super::descriptors::Permit;
+use super::directory::OpenDirectory;
+use super::errno;
+use super::files::OpenFile;
+use super::freshness::LastOpen;
+use super::parking::{Folder, Parked};
+
+/// A file on the host that the guest knows, held as long as this value lives.
+#[derive(Clone)]
+pub(super) struct Inode {
+    record: Arc<Record>,
+    pin: Arc<Pin>,
+}
+
+impl Inode {
+    /// The inode with `record`, which `pin` holds.
+    pub(super) fn new(record: Arc<Record>, pin: Arc<Pin>) -> Inode {
+        Inode { record, pin }
+    }
+
+    /// Number under which the guest knows it.
+    pub(super) fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    /// Type of the file, the `S_IFMT` bits of its mode; they never change.
+    pub(super) fn kind(&self) -> u32 {
+        self.record.kind
+    }
+
+    /// The state in which the guest last opened it.
+    pub(super) fn last_open(&self) -> &LastOpen {
+        &self.record.last_open
+    }
+
+    /// Whether it is a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        self.record.kind == libc::S_IFDIR
+    }
+
+    /// Refuses access to more than its attributes, if its contents are not for the guest.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub(super) fn check_contents(&self) -> io::Result<()> {
+        if self.record.withheld {
+            Err(errno(libc::EACCES))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What goes away with the descriptor.
+    pub(super) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+
+    /// Notes that the guest has it open, for as long as the result lives. It is not parked meanwhile: it may lose its
+    /// last name.
+    pub(super) fn opened(&self) -> Opened {
+        self.record.open.fetch_add(1, Ordering::Relaxed);
+        Opened(Arc::clone(&self.record))
+    }
+}
+
+impl AsFd for Inode {
+    /// The `O_PATH` descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pin.descriptor.as_fd()
+    }
+}
+
+/// The guest has an inode open.
+pub(super) struct Opened(Arc<Record>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The descriptor that holds an inode.
+pub(super) struct Pin {
+    descriptor: OwnedFd,
+    _permit: Permit,
+    /// Opened on first use where the guest reads without opening, see `SharedFolder::file`.
+    pub(super) file: OnceLock<Arc<OpenFile>>,
+    /// The same for a directory.
+    pub(super) directory: OnceLock<Arc<OpenDirectory>>,
+}
+
+impl Pin {
+    /// Holds the inode that the `O_PATH` descriptor refers to.
+    pub(super) fn new(descriptor: OwnedFd, permit: Permit) -> Arc<Pin> {
+        Arc::new(Pin {
+            descriptor,
+            _permit: permit,
+            file: OnceLock::new(),
+            directory: OnceLock::new(),
+        })
+    }
+}
+
+/// What makes two names lead to the same file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FileIdentity {
+    device: u64,
+    number: u64,
+}
+
+impl FileIdentity {
+    /// Of the file that has `status`.
+    pub(super) fn of(status: &stat64) -> FileIdentity {
+        FileIdentity {
+            device: status.st_dev,
+            number: status.st_ino,
+        }
+    }
+}
+
+/// What is kept of an inode that the guest knows, whether it is held or parked.
+pub(super) struct Record {
+    pub(super) id: u64,
+    pub(super) identity: FileIdentity,
+    kind: u32,
+    /// Its contents are not for the guest, see `kernel_interfaces`.
+    withheld: bool,
+    /// How often the guest has it open.
+    open: AtomicUsize,
+    /// Used since parking it was considered last.
+    used: AtomicBool,
+    last_open: LastOpen,
+    state: Mutex<State>,
+}
+
+/// Whether an inode has a descriptor.
+pub(super) enum State {
+    Pinned(Arc<Pin>),
+    Parked(Parked),
+}
+
+/// What became of an inode that was to be parked.
+pub(super) enum Outcome {
+    /// It is, and this is to be closed.
+    Parked(Arc<Pin>),
+    /// It is in use.
+    Later,
+    /// It could not be found again.
+    Never,
+}
+
+impl Record {
+    /// Of the inode with ID `id` that has `status` and is held by `pin`; `withheld` if its contents are not for the guest.
+    pub(super) fn new(id: u64, status: &stat64, withheld: bool, pin: Arc<Pin>) -> Arc<Record> {
+        Arc::new(Record {
+            id,
+            identity: FileIdentity::of(status),
+            kind: status.st_mode & libc::S_IFMT,
+            withheld,
+            open: AtomicUsize::new(0),
+            used: AtomicBool::new(true),
+            last_open: LastOpen::default(),
+            state: Mutex::new(State::Pinned(pin)),
+        })
+    }
+
+    /// Whether it has a descriptor. Taken after the lock of the table, never before.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it is used.
+    pub(super) fn touch(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Parks it, unless it is in use or was used since the last attempt.
+    pub(super) fn park(&self, folder: &Folder<'_>) -> Outcome {
+        if self.open.load(Ordering::Relaxed) > 0 || self.used.swap(false, Ordering::Relaxed) {
+            return Outcome::Later;
+        }
+        let mut state = self.state();
+        let State::Pinned(pin) = &*state else {
+            return Outcome::Never;
+        };
+        if Arc::strong_count(pin) > 1 {
+            return Outcome::Later;
+        }
+        let pin = Arc::clone(pin);
+        match Parked::new(folder, pin.descriptor.as_fd(), self.identity) {
+            Ok(parked) => {
+                *state = State::Parked(parked);
+                Outcome::Parked(pin)
+            }
+            Err(_) => Outcome::Never,
+        }
+    }
+}
