@@ -218,8 +218,8 @@ impl HostEnd {
 
     /// Appends `data` to the backlog, in pieces through the stack: this path is for slow readers only.
     fn keep(&mut self, mut data: Buffers<'_>) {
-        let mut piece = [0; 4096];
         while !data.is_empty() {
+            let mut piece = [0; 4096];
             let front = data.take_front(piece.len());
             let copied = front.copy_to(&mut piece);
             self.backlog.extend(piece.get(..copied).unwrap_or_default());

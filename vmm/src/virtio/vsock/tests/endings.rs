@@ -201,6 +201,8 @@ fn a_host_that_stops_reading_for_good_tells_the_guest() {
     host.shutdown(Direction::Read).unwrap();
     guest.send(ports, b"unheard");
     guest.wait("the end", |guest| guest.sockets[&ports].shutdown == RECEIVE);
+    // What was under way is dropped, and costs the guest no credit.
+    guest.send(ports, &noise(15, 1 << 20));
     host.write_all(b"but I can talk").unwrap();
     guest.wait("data", |guest| {
         guest.sockets[&ports].received == b"but I can talk"

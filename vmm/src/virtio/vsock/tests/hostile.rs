@@ -260,8 +260,6 @@ fn deeds() -> impl Strategy<Value = Deed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, fork: false, ..ProptestConfig::default() })]
-
     #[test]
     fn no_sequence_of_packets_breaks_the_bounds(deeds in proptest::collection::vec(deeds(), 1..150)) {
         let limits = Limits { connections: 8, resets: 8, closing: Duration::from_millis(1) };

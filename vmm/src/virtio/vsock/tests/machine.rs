@@ -297,6 +297,8 @@ pub(super) fn from_guest(port: u32) -> (Route, Receiver<UnixStream>) {
     let (sender, receiver) = channel();
     let accept = Box::new(move || {
         let (ours, theirs) = UnixStream::pair()?;
+        // A test that waits in vain fails instead of waiting for ever.
+        ours.set_read_timeout(Some(Duration::from_secs(20)))?;
         sender.send(ours).map_err(std::io::Error::other)?;
         Ok(theirs)
     });
