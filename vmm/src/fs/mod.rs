@@ -159,6 +159,7 @@ impl SharedFolder {
         libc::SYS_newfstatat,
         libc::SYS_fstatfs,
         libc::SYS_readlinkat,
+        libc::SYS_name_to_handle_at,
         libc::SYS_getdents64,
         libc::SYS_lseek,
         libc::SYS_preadv,
