@@ -2,6 +2,8 @@
 //!
 //! Without libtest, because that would not understand the command line of `msb vm`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -51,7 +53,7 @@ fn main() {
     for (name, test) in tests {
         if wanted.is_none_or(|filter| name.contains(filter.as_str())) {
             test();
-            writeln!(std::io::stdout(), "test {name} ... ok").unwrap();
+            println!("test {name} ... ok");
         }
     }
 }
@@ -241,8 +243,8 @@ fn creator(home: &str) {
     let home = Home::at(home);
     let mut process = start(&home, "web");
     assert_eq!(next(&mut process), Some(READY));
-    write!(std::io::stdout(), "ready").unwrap();
-    std::io::stdout().flush().unwrap();
+    // Standard output is line-buffered.
+    println!("ready");
     assert_eq!(next(&mut process), None);
 }
 
