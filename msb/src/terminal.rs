@@ -36,7 +36,8 @@ impl RawMode {
         // Saved first: whatever happens from here on, it is restored.
         *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some((terminal, before));
         let guard = RawMode(());
-        termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw)?;
+        // Now, not after pending output: that may wait for a terminal that is stopped (Ctrl-S).
+        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
         Ok(guard)
     }
 }
@@ -53,7 +54,7 @@ pub(crate) fn restore() {
     let saved = SAVED.try_lock().ok().and_then(|mut saved| saved.take());
     if let Some((terminal, before)) = saved {
         // If the terminal is gone, there is nothing to restore.
-        let _ = termios::tcsetattr(&terminal, SetArg::TCSADRAIN, &before);
+        let _ = termios::tcsetattr(&terminal, SetArg::TCSANOW, &before);
     }
 }
 

@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::pipe2;
 use vmm::fs::{CachePolicy, FolderOptions, SharedFolder, raise_descriptor_limit};
-use vmm::machine::{self, Ending, Stopper};
+use vmm::machine::{self, BootError, Ending, Stopper};
 use vmm::virtio::{DeviceDescription, fs_device, rng_device};
 
-use crate::failure::{Hint, with_hint};
+use crate::failure::with_hint;
 use crate::signals::Signals;
 use crate::terminal::RawMode;
 
@@ -94,7 +94,7 @@ pub(crate) fn boot_in_foreground(machine: Foreground) -> anyhow::Result<u8> {
     let kernel = open(&machine.kernel)?;
     let initramfs = machine.initramfs.as_deref().map(open).transpose()?;
     let (console, keyboard) = console(&machine.console)?;
-    let _raw = (keyboard.is_some() && io::stdin().is_terminal())
+    let raw_mode = (keyboard.is_some() && io::stdin().is_terminal())
         .then(RawMode::enter)
         .transpose()
         .context("cannot put the terminal into raw mode")?;
@@ -107,14 +107,20 @@ pub(crate) fn boot_in_foreground(machine: Foreground) -> anyhow::Result<u8> {
         console,
         devices,
     })
-    .context("cannot boot the machine")
-    .hint("`msb doctor` tells whether this machine can run microVMs")?;
+    .map_err(|error| {
+        let hint = match error {
+            BootError::Kernel(_) => "--kernel names a vmlinux or a bzImage for x86_64",
+            _ => "`msb doctor` tells whether this machine can run microVMs",
+        };
+        with_hint(anyhow!(error).context("cannot boot the machine"), hint)
+    })?;
     if let Some(keyboard) = keyboard {
         read_keyboard(keyboard, machine.stopper(), Arc::clone(&stop))?;
     }
     watch_signals(signals, machine.stopper(), Arc::clone(&stop))?;
     let ending = machine.wait();
-    drop(_raw);
+    // Before anything is printed.
+    drop(raw_mode);
     exit_status(ending, stop.get().copied())
 }
 

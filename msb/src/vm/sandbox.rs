@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,12 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         commands,
         console,
     } = handover;
+    tracing::debug!(
+        name = config.name,
+        vcpus = config.vcpus,
+        memory = config.memory,
+        "booting"
+    );
     let last_lines = LastLines::default();
     let log = ConsoleLog::new(last_lines.clone(), console);
     let verdict =
@@ -212,8 +218,7 @@ fn next(events: &Receiver<Event>, deadline: Option<Instant>) -> Option<Event> {
         // The thread that waits for the machine always has a last word.
         return events.recv().ok();
     };
-    match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(event) => Some(event),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-    }
+    events
+        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        .ok()
 }

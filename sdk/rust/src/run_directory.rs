@@ -196,8 +196,9 @@ fn open_lock(path: &Path) -> Result<File, RunDirectoryError> {
 fn remove_left_overs(run: &Path) -> Result<(), RunDirectoryError> {
     for entry in fs::read_dir(run).map_err(failed("read", run))? {
         let entry = entry.map_err(failed("read", run))?;
-        if entry.file_type().map_err(failed("read", run))?.is_dir() {
-            remove_if_left_over(&entry.path())?;
+        // One that cannot be removed is no reason not to make another.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = remove_if_left_over(&entry.path());
         }
     }
     Ok(())

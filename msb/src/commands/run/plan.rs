@@ -26,8 +26,8 @@ const MEMORY: std::ops::RangeInclusive<u64> = 64 << 20..=64 << 30;
 const PAGE: u64 = 4096;
 
 /// How long a guest may take to come up. Some hundred times what it takes: where KVM itself is
-/// emulated, everything is that slow.
-const BOOT_TIMEOUT_MS: u32 = 60_000;
+/// emulated, and others use the machine, everything is that slow.
+const BOOT_TIMEOUT_MS: u32 = 120_000;
 
 /// What `msb run` is to do.
 pub(super) struct Plan {

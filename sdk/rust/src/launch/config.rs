@@ -89,3 +89,43 @@ pub(super) mod path_bytes {
         Ok(PathBuf::from(OsString::from_vec(bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn arrives_as_it_was_sent() {
+        let config = LaunchConfig {
+            name: "web".to_owned(),
+            vcpus: 32,
+            memory: 64 << 30,
+            kernel: "/boot/vmlinux".into(),
+            initramfs: "/boot/initramfs.cpio".into(),
+            extra_command_line: "loglevel=7".to_owned(),
+            root: RootFolder {
+                source: OsStr::from_bytes(b"/not \xff text").into(),
+                writable: true,
+            },
+            folders: vec![Folder {
+                source: "/home".into(),
+                target: Bytes(b"/mnt/\xfe".to_vec()),
+                read_only: true,
+            }],
+            tmpfs: vec![Tmpfs {
+                target: Bytes(b"/tmp".to_vec()),
+                size: Some(1 << 20),
+            }],
+            hostname: "box".to_owned(),
+            boot_timeout_ms: 1000,
+            log_level: "debug".to_owned(),
+        };
+        let mut frame = Vec::new();
+        protocol::encode(&config, &mut frame).unwrap();
+        let mut reader = protocol::FrameReader::new(&frame[..]);
+        assert_eq!(reader.read().unwrap(), Some(config));
+    }
+}
