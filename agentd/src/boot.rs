@@ -15,7 +15,7 @@ const MAX_HOSTNAME: usize = 64;
 /// Turns the initramfs into the guest that `boot` describes. Each step needs those before it; what
 /// can be checked is checked before the first of them.
 pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
-    let plan = mount_plan::plan(&boot.mounts)?;
+    let plan = mount_plan::plan(&boot.root, &boot.mounts)?;
     check_hostname(&boot.hostname)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     root::enter(&boot.root)?;

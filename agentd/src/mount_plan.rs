@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use protocol::{Failure, Mount, MountSource, Stage};
+use protocol::{Failure, Mount, MountSource, Root, Stage};
 
 use crate::failure::{failure, shown};
 
@@ -20,14 +20,26 @@ pub(crate) struct PlannedMount {
 }
 
 /// Checks all of `mounts` before the first is carried out, and puts parents before their children:
-/// by depth, then by path.
-pub(crate) fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
+/// by depth, then by path. `root` is the folder that is mounted already.
+pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
+    let (Root::Overlay { tag } | Root::Direct { tag }) = root;
     let mut plan = Vec::new();
     let mut targets = BTreeSet::new();
+    let mut tags = BTreeSet::from([tag]);
     for mount in mounts {
         let target = normalise(&mount.target)?;
         if !targets.insert(target.clone()) {
             return Err(refusal(&mount.target, "is there twice"));
+        }
+        // The kernel has one file system for a tag, with one set of options: of two mounts one
+        // would silently be as read-only as the other.
+        if let MountSource::Folder { tag } = &mount.source
+            && !tags.insert(tag)
+        {
+            return Err(refusal(
+                &mount.target,
+                "asks for a folder that is mounted elsewhere",
+            ));
         }
         let source = mount.source.clone();
         plan.push(PlannedMount {
@@ -84,6 +96,17 @@ mod tests {
         }
     }
 
+    fn folder(target: &[u8], tag: &str) -> Mount {
+        Mount {
+            source: MountSource::Folder { tag: tag.into() },
+            ..mount(target)
+        }
+    }
+
+    fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
+        super::plan(&Root::Overlay { tag: "root".into() }, mounts)
+    }
+
     fn targets(mounts: &[&str]) -> Result<Vec<String>, Failure> {
         let mounts: Vec<_> = mounts
             .iter()
@@ -126,6 +149,21 @@ mod tests {
                 "{case:?}"
             );
             assert!(failure.message.contains(reason), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_mounted_once() {
+        assert_eq!(
+            plan(&[folder(b"/a", "x"), folder(b"/b", "y")])
+                .unwrap()
+                .len(),
+            2
+        );
+        for tags in [["x", "x"], ["x", "root"]] {
+            let failure = plan(&[folder(b"/a", tags[0]), folder(b"/b", tags[1])]).unwrap_err();
+            assert_eq!((failure.stage, failure.errno), (Stage::Mount, libc::EINVAL));
+            assert!(failure.message.contains("/b"), "{}", failure.message);
         }
     }
 

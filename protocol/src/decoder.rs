@@ -2,17 +2,20 @@ use std::io::{self, Read};
 
 use serde::Deserialize;
 
-use crate::{FRAME_HEADER, FrameError, MAX_FRAME, MAX_MESSAGE};
+use crate::{FRAME_HEADER, FrameError, MAX_DATA, MAX_FRAME, MAX_MESSAGE};
 
 /// Size of the buffer until a frame needs more.
 const INITIAL_BUFFER: usize = 8 * 1024;
+
+/// Size above which an empty buffer is given back: more than any data frame needs.
+const LARGE_BUFFER: usize = 4 * MAX_DATA;
 
 /// Cuts a stream of bytes into frames.
 ///
 /// Feed it with [`read_from`](Self::read_from) and take what has arrived with
 /// [`next_frame`](Self::next_frame) until there is nothing more. The buffer is reused; it grows
-/// with the bytes that have arrived, never ahead of them on the word of a length field, and at
-/// most to [`MAX_FRAME`].
+/// with the bytes that have arrived, never ahead of them on the word of a length field, at most to
+/// [`MAX_FRAME`], and shrinks after an unusually large frame.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     /// Initialised storage; what has arrived and is not yet taken is `start..end`.
@@ -100,6 +103,9 @@ impl FrameDecoder {
             self.end = self.end.saturating_sub(self.start);
             self.start = 0;
         }
+        if self.end == 0 && self.buffer.len() > LARGE_BUFFER {
+            self.buffer = Vec::new();
+        }
         if self.end == self.buffer.len() {
             let size = self
                 .buffer
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn grows_for_the_largest_frame_and_not_further() {
+    fn grows_for_the_largest_frame_and_not_further_and_shrinks_again() {
         let data = vec![7; MAX_MESSAGE - 4];
         let mut stream = Vec::new();
         for _ in 0..3 {
@@ -188,15 +194,18 @@ mod tests {
         }
         let mut decoder = FrameDecoder::new();
         let mut rest = &stream[..];
-        let mut taken = 0;
+        let (mut taken, mut largest) = (0, 0);
         while !rest.is_empty() {
             decoder.read_from(&mut rest).unwrap();
+            largest = largest.max(decoder.buffer.len());
             while let Some(message) = decoder.next_frame::<HostMessage>().unwrap() {
                 assert_eq!(message, HostMessage::Stdin(&data));
                 taken += 1;
             }
         }
-        assert_eq!((taken, decoder.buffer.len()), (3, MAX_FRAME));
+        assert_eq!((taken, largest), (3, MAX_FRAME));
+        decoder.make_room();
+        assert_eq!(decoder.buffer.len(), INITIAL_BUFFER);
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! for event loops. None of them decides when to read, to write or to give up: that is the
 //! business of the two ends.
 
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 mod decoder;
 mod encoder;
 mod error;

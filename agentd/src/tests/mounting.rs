@@ -7,10 +7,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use protocol::{Mount, MountSource, Stage};
+use protocol::{Mount, MountSource, Root, Stage};
 
 use super::*;
-use crate::{mount_plan, mounts, root};
+use crate::mount_plan::{self, PlannedMount};
+use crate::{mounts, root};
 
 /// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
 /// its exit status.
@@ -28,6 +29,10 @@ fn with_own_mounts(body: impl FnOnce()) {
     };
     let status = waitpid(child, None).unwrap();
     assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+}
+
+fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
+    mount_plan::plan(&Root::Overlay { tag: "root".into() }, mounts)
 }
 
 fn tmpfs(target: &str, size: Option<u64>, read_only: bool) -> Mount {
@@ -88,14 +93,14 @@ fn the_plan_is_carried_out_beneath_the_root() {
         enter_overlay(folder.path());
         fs::create_dir("/target").unwrap();
         symlink("/target", "/link").unwrap();
-        let plan = [
+        let mounts = [
             tmpfs("/a/b", Some(8192), false),
             tmpfs("/a", None, false),
             tmpfs("/tmp", None, false),
             tmpfs("/link/sub", None, false),
             tmpfs("/fixed", None, true),
         ];
-        mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap();
+        mounts::mount_planned(&plan(&mounts).unwrap()).unwrap();
         assert_eq!(fs::metadata("/tmp").unwrap().mode() & 0o7777, 0o1777);
         assert_eq!(fs::metadata("/a").unwrap().mode() & 0o7777, 0o755);
         assert!(
@@ -114,18 +119,18 @@ fn a_mount_that_fails_is_named() {
     let folder = tempfile::tempdir().unwrap();
     with_own_mounts(|| {
         enter_overlay(folder.path());
-        let plan = mount_plan::plan(&[tmpfs("/file", None, false)]).unwrap();
-        let failure = mounts::mount_planned(&plan).unwrap_err();
+        let mounts = [tmpfs("/file", None, false)];
+        let failure = mounts::mount_planned(&plan(&mounts).unwrap()).unwrap_err();
         assert_eq!(
             (failure.stage, failure.errno),
             (Stage::Mount, Errno::ENOTDIR as i32)
         );
         assert!(failure.message.contains("/file"), "{}", failure.message);
-        let plan = [
+        let mounts = [
             tmpfs("/fixed", None, true),
             tmpfs("/fixed/sub", None, false),
         ];
-        let failure = mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap_err();
+        let failure = mounts::mount_planned(&plan(&mounts).unwrap()).unwrap_err();
         assert_eq!(
             (failure.stage, failure.errno),
             (Stage::Mount, Errno::EROFS as i32)
@@ -152,11 +157,11 @@ fn everything_is_unmounted_in_the_end() {
             None::<&str>,
         )
         .unwrap();
-        let plan = [
+        let mounts = [
             tmpfs("/a", None, false),
             tmpfs("/a/with space", None, false),
         ];
-        mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap();
+        mounts::mount_planned(&plan(&mounts).unwrap()).unwrap();
         fs::write("/a/with space/x", "").unwrap();
         // As long as it is open, its file system cannot be unmounted.
         let _directory = File::open("/a").unwrap();
