@@ -237,6 +237,8 @@ pub enum Stage {
     ProgramNotExecutable,
     /// Making the process.
     Spawn,
+    /// Bringing up the loopback interface.
+    Network,
 }
 
 /// How a process ended.

@@ -3,5 +3,16 @@
 //! The crate knows nothing of sandboxes, images or command lines: a caller describes a machine as data and gets back a
 //! running one, and learns how it ended.
 
+mod cpu;
+mod ending;
 pub mod fs;
+mod jail;
+mod kernel;
+mod layout;
+pub mod machine;
+mod memory;
+mod platform;
+pub mod probe;
+mod threads;
+mod vcpu;
 pub mod virtio;

@@ -67,6 +67,7 @@ pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, F
     let worker = |name: &str, size, resets| WorkerDescription {
         name: name.to_owned(),
         queue_sizes: vec![size],
+        system_calls: SharedFolder::SYSTEM_CALLS,
         executor: Box::new(Requests {
             session: Arc::clone(&session),
             resets,

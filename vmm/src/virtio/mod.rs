@@ -1,9 +1,33 @@
 //! virtio devices over MMIO, after the Virtual I/O Device specification, version 1.2.
+//!
+//! ```text
+//! driver --registers--> transport --queues--> worker --chains--> executor (one for each kind of device)
+//!        <--interrupt--------------------------'
+//! ```
+#![deny(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
+#[cfg(test)]
+mod driver_tests;
 mod executor;
+mod features;
 mod fs;
+mod interrupt;
+mod queue;
+mod rng;
+mod status;
+mod transport;
+pub mod vsock;
+mod worker;
 
 pub use executor::{
     Chain, DeviceDescription, DeviceFailure, Events, Executor, GuestMemory, WorkerDescription,
 };
 pub use fs::{FsDeviceError, fs_device};
+pub(crate) use interrupt::Interrupt;
+pub use rng::rng_device;
+pub(crate) use transport::{MmioTransport, Parts, QUEUE_NOTIFY};
+pub(crate) use worker::Worker;

@@ -1,0 +1,361 @@
+//! Golden vectors: the bytes of every message, as `docs/protocol.md` prints them.
+//!
+//! A change of any of these bytes is a change of the protocol and needs a new `VERSION`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::{
+    Boot, Bytes, Exec, Exit, ExitStatus, Failure, FrameReader, GuestMessage, Hello, HostMessage,
+    MAGIC, Mount, MountSource, Ready, ResourceLimit, Root, Shutdown, Stage, Started, TerminalSize,
+    VERSION, encode,
+};
+
+const DOCUMENT: &str = include_str!("../../docs/protocol.md");
+
+#[derive(Debug, PartialEq)]
+enum Message {
+    Host(HostMessage<'static>),
+    Guest(GuestMessage<'static>),
+}
+use Message::{Guest, Host};
+
+fn bytes(text: &str) -> Bytes {
+    Bytes(text.as_bytes().to_vec())
+}
+
+fn hello() -> Hello {
+    Hello {
+        magic: MAGIC,
+        version: VERSION,
+        build: "0.1.0".into(),
+    }
+}
+
+fn exec() -> Exec {
+    Exec {
+        args: vec![],
+        env: vec![],
+        cwd: None,
+        user: None,
+        rlimits: vec![],
+        terminal: None,
+        stdin: false,
+        timeout_ms: None,
+    }
+}
+
+fn exited(status: ExitStatus, timed_out: bool) -> Message {
+    Guest(GuestMessage::Exited(Exit { status, timed_out }))
+}
+
+fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
+    vec![
+        (
+            "host hello",
+            Host(HostMessage::Hello(hello())),
+            "0c000000 00 6d736200 01 05 302e312e30",
+        ),
+        (
+            "host boot, overlay",
+            Host(HostMessage::Boot(Boot {
+                root: Root::Overlay { tag: "root".into() },
+                mounts: vec![],
+                hostname: "box".into(),
+            })),
+            "0c000000 01 00 04 726f6f74 00 03 626f78",
+        ),
+        (
+            "host boot, direct with mounts",
+            Host(HostMessage::Boot(Boot {
+                root: Root::Direct { tag: "root".into() },
+                mounts: vec![
+                    Mount {
+                        target: b"/data".to_vec(),
+                        source: MountSource::Folder { tag: "v0".into() },
+                        read_only: true,
+                    },
+                    Mount {
+                        target: b"/tmp".to_vec(),
+                        source: MountSource::Tmpfs {
+                            size: Some(1024 * 1024),
+                        },
+                        read_only: false,
+                    },
+                    Mount {
+                        target: b"/x".to_vec(),
+                        source: MountSource::Tmpfs { size: None },
+                        read_only: false,
+                    },
+                ],
+                hostname: "box".into(),
+            })),
+            "28000000 01 01 04 726f6f74 03 \
+             05 2f64617461 00 02 7630 01 \
+             04 2f746d70 01 01 808040 00 \
+             02 2f78 01 00 00 \
+             03 626f78",
+        ),
+        (
+            "host exec, smallest",
+            Host(HostMessage::Exec(Box::new(exec()))),
+            "09000000 02 00 00 00 00 00 00 00 00",
+        ),
+        (
+            "host exec, everything",
+            Host(HostMessage::Exec(Box::new(Exec {
+                args: vec![bytes("ls"), bytes("-l")],
+                env: vec![(bytes("A"), bytes("1"))],
+                cwd: Some(bytes("/srv")),
+                user: Some("1000:100".into()),
+                rlimits: vec![ResourceLimit {
+                    resource: 7,
+                    soft: 1024,
+                    hard: u64::MAX,
+                }],
+                terminal: Some(TerminalSize {
+                    rows: 24,
+                    columns: 80,
+                }),
+                stdin: true,
+                timeout_ms: Some(1500),
+            }))),
+            "32000000 02 02 02 6c73 02 2d6c 01 01 41 01 31 01 04 2f737276 01 08 313030303a313030 \
+             01 07 8008 ffffffffffffffffff01 01 18 50 01 01 dc0b",
+        ),
+        (
+            "host stdin",
+            Host(HostMessage::Stdin(b"hi\n")),
+            "05000000 03 03 68690a",
+        ),
+        ("host stdin end", Host(HostMessage::StdinEnd), "01000000 04"),
+        (
+            "host resize",
+            Host(HostMessage::Resize(TerminalSize {
+                rows: 50,
+                columns: 200,
+            })),
+            "04000000 05 32 c801",
+        ),
+        (
+            "host signal",
+            Host(HostMessage::Signal(15)),
+            "02000000 06 1e",
+        ),
+        (
+            "host shutdown",
+            Host(HostMessage::Shutdown(Shutdown { grace_ms: 10_000 })),
+            "03000000 07 904e",
+        ),
+    ]
+}
+
+fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
+    vec![
+        (
+            "guest hello",
+            Guest(GuestMessage::Hello(hello())),
+            "0c000000 00 6d736200 01 05 302e312e30",
+        ),
+        (
+            "guest ready",
+            Guest(GuestMessage::Ready(Ready {
+                kernel_ns: 60_000_000,
+                agent_ns: 4_000_000,
+            })),
+            "09000000 01 808ece1c 8092f401",
+        ),
+        (
+            "guest failed",
+            Guest(GuestMessage::Failed(Failure {
+                stage: Stage::ProgramNotFound,
+                errno: 2,
+                message: "ls is not in PATH".into(),
+            })),
+            "15000000 02 08 04 11 6c73206973206e6f7420696e2050415448",
+        ),
+        (
+            "guest started",
+            Guest(GuestMessage::Started(Started { pid: 300 })),
+            "03000000 03 ac02",
+        ),
+        (
+            "guest stdout",
+            Guest(GuestMessage::Stdout(b"hi\n")),
+            "05000000 04 03 68690a",
+        ),
+        (
+            "guest stderr",
+            Guest(GuestMessage::Stderr(b"oh\n")),
+            "05000000 05 03 6f680a",
+        ),
+        (
+            "guest stdin credit",
+            Guest(GuestMessage::StdinCredit(65_536)),
+            "04000000 06 808004",
+        ),
+        (
+            "guest stdin closed",
+            Guest(GuestMessage::StdinClosed),
+            "01000000 07",
+        ),
+        (
+            "guest exited, code",
+            exited(ExitStatus::Code(3), false),
+            "04000000 08 00 03 00",
+        ),
+        (
+            "guest exited, time-out",
+            exited(ExitStatus::Signal(9), true),
+            "04000000 08 01 09 01",
+        ),
+        ("guest goodbye", Guest(GuestMessage::Goodbye), "01000000 09"),
+    ]
+}
+
+fn vectors() -> Vec<(&'static str, Message, &'static str)> {
+    host_vectors().into_iter().chain(guest_vectors()).collect()
+}
+
+/// The digits of `text`, without the spaces that group them.
+fn digits(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn messages_encode_to_their_vectors() {
+    for (name, message, vector) in vectors() {
+        let mut frame = Vec::new();
+        match &message {
+            Host(message) => encode(message, &mut frame).unwrap(),
+            Guest(message) => encode(message, &mut frame).unwrap(),
+        }
+        assert_eq!(hex(&frame), digits(vector), "{name}");
+    }
+}
+
+#[test]
+fn vectors_decode_to_their_messages() {
+    for (name, message, vector) in vectors() {
+        let frame = unhex(&digits(vector));
+        let mut reader = FrameReader::new(&frame[..]);
+        match message {
+            Host(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
+            Guest(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
+        }
+        assert_eq!(reader.read::<GuestMessage>().unwrap(), None, "{name}");
+    }
+}
+
+/// A new variant stops this from compiling until it is counted here and has a vector.
+fn variant(message: &Message) -> (&'static str, u8) {
+    match message {
+        Host(message) => (
+            "host",
+            match message {
+                HostMessage::Hello(_) => 0,
+                HostMessage::Boot(_) => 1,
+                HostMessage::Exec(_) => 2,
+                HostMessage::Stdin(_) => 3,
+                HostMessage::StdinEnd => 4,
+                HostMessage::Resize(_) => 5,
+                HostMessage::Signal(_) => 6,
+                HostMessage::Shutdown(_) => 7,
+            },
+        ),
+        Guest(message) => (
+            "guest",
+            match message {
+                GuestMessage::Hello(_) => 0,
+                GuestMessage::Ready(_) => 1,
+                GuestMessage::Failed(_) => 2,
+                GuestMessage::Started(_) => 3,
+                GuestMessage::Stdout(_) => 4,
+                GuestMessage::Stderr(_) => 5,
+                GuestMessage::StdinCredit(_) => 6,
+                GuestMessage::StdinClosed => 7,
+                GuestMessage::Exited(_) => 8,
+                GuestMessage::Goodbye => 9,
+            },
+        ),
+    }
+}
+
+#[test]
+fn every_message_has_a_vector_and_keeps_its_number() {
+    let mut seen = BTreeSet::new();
+    for (name, message, vector) in vectors() {
+        let (direction, number) = variant(&message);
+        assert!(name.starts_with(direction), "{name}");
+        assert_eq!(unhex(&digits(vector))[4], number, "{name}");
+        seen.insert((direction, number));
+    }
+    let expected = (0..8)
+        .map(|n| ("host", n))
+        .chain((0..10).map(|n| ("guest", n)))
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn the_document_prints_the_same_vectors() {
+    // Inside the fences called `vectors`: a line `name:`, then indented lines of hex.
+    let mut printed: BTreeMap<&str, String> = BTreeMap::new();
+    let mut inside = false;
+    let mut name = "";
+    for line in DOCUMENT.lines() {
+        if line.starts_with("```") {
+            inside = line == "```vectors";
+        } else if inside && line.starts_with(' ') {
+            printed.entry(name).or_default().push_str(&digits(line));
+        } else if inside && let Some(title) = line.strip_suffix(':') {
+            name = title;
+            assert!(!printed.contains_key(name), "{name} is printed twice");
+        }
+    }
+    let expected: BTreeMap<&str, String> = vectors()
+        .into_iter()
+        .map(|(name, _, vector)| (name, digits(vector)))
+        .collect();
+    assert_eq!(printed, expected);
+}
+
+#[test]
+fn the_document_numbers_the_stages_as_the_code_does() {
+    use Stage::*;
+    let stages = [
+        Protocol,
+        Root,
+        Mount,
+        Hostname,
+        User,
+        WorkingDirectory,
+        ResourceLimit,
+        Stdio,
+        ProgramNotFound,
+        ProgramNotExecutable,
+        Spawn,
+        Network,
+    ];
+    for (number, stage) in stages.iter().enumerate() {
+        assert_eq!(number, *stage as usize);
+        let row = format!("| {number} | `{stage:?}` |");
+        assert!(DOCUMENT.contains(&row), "no row {row}");
+    }
+    assert!(
+        !DOCUMENT.contains(&format!("| {} | `", stages.len())),
+        "a stage too many"
+    );
+}

@@ -1,0 +1,208 @@
+//! What holds for every message and for every sequence of bytes.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use protocol::{
+    Boot, Bytes, Exec, Exit, ExitStatus, Failure, FrameDecoder, FrameError, FrameReader,
+    GuestMessage, Hello, HostMessage, Mount, MountSource, Ready, ResourceLimit, Root, Shutdown,
+    Stage, Started, TerminalSize, encode,
+};
+
+fn data() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..300)
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    data().prop_map(Bytes)
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    (any::<[u8; 4]>(), any::<u16>(), ".*").prop_map(|(magic, version, build)| Hello {
+        magic,
+        version,
+        build,
+    })
+}
+
+fn size() -> impl Strategy<Value = TerminalSize> {
+    any::<(u16, u16)>().prop_map(|(rows, columns)| TerminalSize { rows, columns })
+}
+
+fn mount() -> impl Strategy<Value = Mount> {
+    let source = prop_oneof![
+        ".*".prop_map(|tag| MountSource::Folder { tag }),
+        any::<Option<u64>>().prop_map(|size| MountSource::Tmpfs { size }),
+    ];
+    (data(), source, any::<bool>()).prop_map(|(target, source, read_only)| Mount {
+        target,
+        source,
+        read_only,
+    })
+}
+
+fn boot() -> impl Strategy<Value = Boot> {
+    let root = prop_oneof![
+        ".*".prop_map(|tag| Root::Overlay { tag }),
+        ".*".prop_map(|tag| Root::Direct { tag }),
+    ];
+    (root, vec(mount(), 0..5), ".*").prop_map(|(root, mounts, hostname)| Boot {
+        root,
+        mounts,
+        hostname,
+    })
+}
+
+fn exec() -> impl Strategy<Value = Exec> {
+    let limit = any::<(u32, u64, u64)>().prop_map(|(resource, soft, hard)| ResourceLimit {
+        resource,
+        soft,
+        hard,
+    });
+    (
+        vec(bytes(), 0..5),
+        vec((bytes(), bytes()), 0..5),
+        of(bytes()),
+        of(".*"),
+        vec(limit, 0..3),
+        of(size()),
+        any::<bool>(),
+        any::<Option<u64>>(),
+    )
+        .prop_map(
+            |(args, env, cwd, user, rlimits, terminal, stdin, timeout_ms)| Exec {
+                args,
+                env,
+                cwd,
+                user,
+                rlimits,
+                terminal,
+                stdin,
+                timeout_ms,
+            },
+        )
+}
+
+/// A message from the host and the data it carries.
+fn host_message() -> impl Strategy<Value = HostMessage<'static>> {
+    prop_oneof![
+        hello().prop_map(HostMessage::Hello),
+        boot().prop_map(HostMessage::Boot),
+        exec().prop_map(|exec| HostMessage::Exec(Box::new(exec))),
+        data().prop_map(|data| HostMessage::Stdin(data.leak())),
+        Just(HostMessage::StdinEnd),
+        size().prop_map(HostMessage::Resize),
+        any::<i32>().prop_map(HostMessage::Signal),
+        any::<u32>().prop_map(|grace_ms| HostMessage::Shutdown(Shutdown { grace_ms })),
+    ]
+}
+
+fn guest_message() -> impl Strategy<Value = GuestMessage<'static>> {
+    let failure = (any::<i32>(), ".*").prop_map(|(errno, message)| Failure {
+        stage: Stage::Network,
+        errno,
+        message,
+    });
+    let exit = (any::<bool>(), any::<u8>(), any::<bool>()).prop_map(|(code, n, timed_out)| Exit {
+        status: if code {
+            ExitStatus::Code(n)
+        } else {
+            ExitStatus::Signal(n)
+        },
+        timed_out,
+    });
+    prop_oneof![
+        hello().prop_map(GuestMessage::Hello),
+        any::<(u64, u64)>().prop_map(|(kernel_ns, agent_ns)| GuestMessage::Ready(Ready {
+            kernel_ns,
+            agent_ns
+        })),
+        failure.prop_map(GuestMessage::Failed),
+        any::<u32>().prop_map(|pid| GuestMessage::Started(Started { pid })),
+        data().prop_map(|data| GuestMessage::Stdout(data.leak())),
+        data().prop_map(|data| GuestMessage::Stderr(data.leak())),
+        any::<u32>().prop_map(GuestMessage::StdinCredit),
+        Just(GuestMessage::StdinClosed),
+        exit.prop_map(GuestMessage::Exited),
+        Just(GuestMessage::Goodbye),
+    ]
+}
+
+/// Decodes all of `stream`, given to the decoder in pieces of at most `piece` bytes.
+fn decode_in_pieces(stream: &[u8], piece: usize) -> Result<Vec<String>, FrameError> {
+    let mut decoder = FrameDecoder::new();
+    let mut messages = Vec::new();
+    for chunk in stream.chunks(piece) {
+        let mut chunk = chunk;
+        while !chunk.is_empty() {
+            decoder.read_from(&mut chunk)?;
+            while let Some(message) = decoder.next_frame::<HostMessage>()? {
+                messages.push(format!("{message:?}"));
+            }
+        }
+    }
+    decoder.finish()?;
+    Ok(messages)
+}
+
+proptest! {
+    #[test]
+    fn host_messages_survive_the_wire(message in host_message()) {
+        let mut frame = Vec::new();
+        encode(&message, &mut frame).unwrap();
+        let mut reader = FrameReader::new(&frame[..]);
+        prop_assert_eq!(reader.read().unwrap(), Some(message));
+    }
+
+    #[test]
+    fn guest_messages_survive_the_wire(message in guest_message()) {
+        let mut frame = Vec::new();
+        encode(&message, &mut frame).unwrap();
+        let mut reader = FrameReader::new(&frame[..]);
+        prop_assert_eq!(reader.read().unwrap(), Some(message));
+    }
+
+    #[test]
+    fn the_pieces_in_which_a_stream_arrives_make_no_difference(
+        messages in vec(host_message(), 1..8),
+        piece in 1usize..700,
+    ) {
+        let mut stream = Vec::new();
+        for message in &messages {
+            encode(message, &mut stream).unwrap();
+        }
+        let expected: Vec<_> = messages.iter().map(|message| format!("{message:?}")).collect();
+        prop_assert_eq!(decode_in_pieces(&stream, piece).unwrap(), expected);
+    }
+
+    #[test]
+    fn random_bytes_are_refused_or_decoded_but_never_crash(
+        stream in vec(any::<u8>(), 0..2000),
+        piece in 1usize..100,
+    ) {
+        let _ = decode_in_pieces(&stream, piece);
+    }
+
+    #[test]
+    fn random_bodies_are_refused_or_decoded_but_never_crash(body in vec(any::<u8>(), 0..400)) {
+        let mut frame = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
+        frame.extend(body);
+        let _ = FrameReader::new(&frame[..]).read::<HostMessage>();
+        let _ = FrameReader::new(&frame[..]).read::<GuestMessage>();
+    }
+
+    #[test]
+    fn a_damaged_frame_is_refused_or_decoded_but_never_crashes(
+        message in host_message(),
+        at in any::<prop::sample::Index>(),
+        value in any::<u8>(),
+    ) {
+        let mut frame = Vec::new();
+        encode(&message, &mut frame).unwrap();
+        let at = at.index(frame.len());
+        frame[at] = value;
+        let _ = decode_in_pieces(&frame, 64);
+    }
+}

@@ -1,0 +1,45 @@
+//! Where things stand in the guest's physical address space.
+//!
+//! ```text
+//! 0x0000_0500  global descriptor table          0x0010_0000  usable memory, first part
+//! 0x0000_7000  boot parameters (zero page)      0x0100_0000  kernel (address in its ELF file)
+//! 0x0000_9000  page tables of the entry         0xc000_0000  no memory: device registers
+//! 0x0002_0000  kernel command line              0xfec0_0000  I/O APIC, local APICs
+//! 0x0009_fc00  MP table, reserved               0x1_0000_0000 usable memory, second part
+//! ```
+
+/// Global descriptor table of the entry state.
+pub(crate) const GDT: u64 = 0x500;
+/// `struct boot_params`, the "zero page" of the Linux boot protocol.
+pub(crate) const BOOT_PARAMS: u64 = 0x7000;
+/// Page map level 4; the page directory pointer table and the page directory follow.
+pub(crate) const PAGE_TABLES: u64 = 0x9000;
+/// Kernel command line.
+pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
+/// Longest command line, terminating NUL included: COMMAND_LINE_SIZE of Linux on x86.
+pub(crate) const COMMAND_LINE_SIZE: usize = 2048;
+/// End of usable low memory; Linux searches the last KiB of the first 640 for the MP table.
+pub(crate) const MP_TABLE: u64 = 0x9_fc00;
+/// Room for the MP table.
+pub(crate) const MP_TABLE_SIZE: usize = 1024;
+/// Usable memory goes on here, behind the legacy video and BIOS areas.
+pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
+/// Memory ends here and goes on at [`HOLE_END`].
+pub(crate) const HOLE_START: u64 = 0xc000_0000;
+/// End of the hole for devices.
+pub(crate) const HOLE_END: u64 = 0x1_0000_0000;
+/// Registers of the first virtio device.
+pub(crate) const VIRTIO_MMIO: u64 = 0xd000_0000;
+/// Size of one virtio device's registers.
+pub(crate) const VIRTIO_MMIO_SIZE: u64 = 0x1000;
+/// Default base of the I/O APIC.
+pub(crate) const IO_APIC: u32 = 0xfec0_0000;
+/// Default base of the local APICs.
+pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
+/// Three pages that KVM needs on Intel processors, below 4 GiB and in no memory.
+pub(crate) const KVM_TSS: usize = 0xfffb_d000;
+
+/// Interrupt line of the first serial port.
+pub(crate) const SERIAL_IRQ: u32 = 4;
+/// First and last line for virtio devices; beyond that the devices share lines.
+pub(crate) const VIRTIO_IRQS: std::ops::RangeInclusive<u32> = 5..=23;

@@ -1,0 +1,355 @@
+//! A machine: `boot` builds it in one line of steps, the handle waits for its end.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use vm_memory::{GuestMemory as _, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub use crate::cpu::MAX_VCPUS;
+use crate::cpu::{self, CpuError, CpuTemplate};
+pub use crate::ending::Ending;
+use crate::ending::EndingReporter;
+use crate::kernel::{self, KernelError};
+use crate::layout;
+use crate::memory::{self, MemoryError};
+pub use crate::memory::{MAX_MEMORY, MIN_MEMORY};
+pub use crate::platform::Console;
+use crate::platform::{ConsoleInput, ConsoleLog, ConsoleState, MmioBus, Ports, VirtioSlot};
+use crate::vcpu::{Vcpu, VcpuContext};
+use crate::virtio::{
+    DeviceDescription, GuestMemory, Interrupt, MmioTransport, Parts, QUEUE_NOTIFY, Worker,
+};
+
+/// Everything that a machine is made of.
+pub struct Config {
+    /// Virtual processors, 1 to [`MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Memory in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`], in whole pages of 4 KiB.
+    pub memory: u64,
+    /// ELF `vmlinux` or bzImage.
+    pub kernel: File,
+    /// cpio archive that the kernel unpacks as its first root.
+    pub initramfs: Option<File>,
+    /// Kernel command line; the devices' parameters are appended.
+    pub command_line: String,
+    /// The serial port.
+    pub console: Console,
+    /// virtio devices, in the order in which the kernel finds them.
+    pub devices: Vec<DeviceDescription>,
+}
+
+/// Why a machine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// /dev/kvm cannot be used.
+    #[error("cannot open /dev/kvm")]
+    OpenKvm(#[source] io::Error),
+    /// An ioctl failed.
+    #[error("KVM refuses to {0}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// The number of processors is out of range.
+    #[error("a machine cannot have {0} processors: give 1 to {MAX_VCPUS}")]
+    VcpuCount(u8),
+    /// The guest's memory.
+    #[error("cannot set up the guest's memory")]
+    Memory(#[from] MemoryError),
+    /// The kernel.
+    #[error("cannot load the guest's kernel")]
+    Kernel(#[from] KernelError),
+    /// The processors.
+    #[error("cannot set up the processors")]
+    Cpu(#[from] CpuError),
+    /// More devices than the address space has room for.
+    #[error("a machine cannot have {0} devices")]
+    TooManyDevices(usize),
+    /// Events or threads.
+    #[error("cannot create {0}")]
+    Resource(&'static str, #[source] io::Error),
+}
+
+/// Builds the machine and starts its processors.
+///
+/// # Errors
+/// When a part of the configuration is out of range, a file is unusable, or the host refuses a resource.
+pub fn boot(config: Config) -> Result<Machine, BootError> {
+    if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
+        return Err(BootError::VcpuCount(config.vcpus));
+    }
+    let (ending, endings) = EndingReporter::new();
+    let kvm = open_kvm()?;
+    let vm = create_vm(&kvm)?;
+    // Before any processor: each gets its local APIC from the interrupt controller.
+    create_interrupt_controller(&vm)?;
+    let memory = Arc::new(memory::create(config.memory)?);
+    memory::register(&vm, &memory)?;
+
+    let (bus, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
+    let log =
+        ConsoleLog::new(config.console.output, ending.clone()).map_err(resource("the console"))?;
+    let console = log.state();
+    let ports = attach_ports(&vm, log, &ending)?;
+
+    // After the devices, which the command line names.
+    let command_line = command_line(&config.command_line, &slots);
+    let entry = load_kernel(
+        &memory,
+        config.memory,
+        config.kernel,
+        config.initramfs,
+        &command_line,
+    )?;
+    cpu::write_tables(&memory, config.vcpus)?;
+
+    let template = CpuTemplate::new(&kvm, config.vcpus)?;
+    let vcpus = (0..config.vcpus)
+        .map(|index| template.create_vcpu(&vm, index, entry))
+        .collect::<Result<Vec<_>, _>>()?;
+    // All are created before the first runs: the guest may start them at once.
+    let context = VcpuContext {
+        ports: ports.clone(),
+        bus,
+        ending: ending.clone(),
+    };
+    let vcpus = (0u8..)
+        .zip(vcpus)
+        .map(|(index, vcpu)| Vcpu::spawn(index, vcpu, context.clone()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(resource("a processor's thread"))?;
+    let input = start_console_input(config.console.input, ports, &ending)?;
+
+    Ok(Machine {
+        vcpus,
+        _input: input,
+        console,
+        ending,
+        endings,
+        _context: context,
+        _vm: vm,
+        _memory: memory,
+    })
+}
+
+/// A running machine. Dropping it stops it.
+// Fields are dropped in this order: the processors first, then what they use.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    _input: Option<ConsoleInput>,
+    console: Arc<ConsoleState>,
+    ending: EndingReporter,
+    endings: Receiver<Ending>,
+    _context: VcpuContext,
+    _vm: VmFd,
+    _memory: Arc<GuestMemory>,
+}
+
+impl Machine {
+    /// A handle that stops the machine from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper {
+            ending: self.ending.clone(),
+        }
+    }
+
+    /// Waits until the machine ends, by itself or by a [`Stopper`], and takes it apart.
+    pub fn wait(self) -> Ending {
+        // The machine holds a reporter itself, so the channel cannot be closed.
+        let ending = self.endings.recv().unwrap_or(Ending::Stopped);
+        self.console.close();
+        for vcpu in &self.vcpus {
+            // All at once, so that dropping them does not wait for one after the other.
+            vcpu.kick();
+        }
+        match (ending, self.console.panic()) {
+            // A kernel that panics says so and resets the machine.
+            (Ending::Reset | Ending::TripleFault, Some(message)) => Ending::Panicked { message },
+            (ending, _) => ending,
+        }
+    }
+}
+
+/// Stops a machine by force: its processors are halted where they are.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    ending: EndingReporter,
+}
+
+impl Stopper {
+    /// Stops the machine. Has no effect on one that has ended.
+    pub fn stop(&self) {
+        self.ending.report(Ending::Stopped);
+    }
+}
+
+fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |error| BootError::Resource(what, error)
+}
+
+fn kvm(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BootError {
+    move |error| BootError::Kvm(what, error)
+}
+
+fn open_kvm() -> Result<Kvm, BootError> {
+    Kvm::new().map_err(|error| BootError::OpenKvm(io::Error::from_raw_os_error(error.errno())))
+}
+
+pub(crate) fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
+    loop {
+        match host.create_vm() {
+            // A signal that arrives during KVM_CREATE_VM makes it fail (Linux virt/kvm/kvm_main.c).
+            Err(error) if error.errno() == libc::EINTR => {}
+            other => return other.map_err(kvm("create a virtual machine")),
+        }
+    }
+}
+
+pub(crate) fn create_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
+    vm.set_tss_address(layout::KVM_TSS)
+        .map_err(kvm("reserve its own pages"))?;
+    vm.create_irq_chip()
+        .map_err(kvm("create the interrupt controller"))?;
+    // Without the dummy speaker port the guest's reads of port 0x61 would leave KVM.
+    let timer = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    vm.create_pit2(timer)
+        .map_err(kvm("create the interval timer"))
+}
+
+/// Gives each device its slot, its events and its threads.
+fn attach_devices(
+    vm: &VmFd,
+    memory: &Arc<GuestMemory>,
+    devices: Vec<DeviceDescription>,
+    ending: &EndingReporter,
+) -> Result<(Arc<MmioBus>, Vec<VirtioSlot>), BootError> {
+    let count = devices.len();
+    let mut transports = Vec::with_capacity(count);
+    let mut slots = Vec::with_capacity(count);
+    for (index, device) in devices.into_iter().enumerate() {
+        let slot = VirtioSlot::new(index).ok_or(BootError::TooManyDevices(count))?;
+        transports.push(attach_device(vm, memory, device, slot, ending)?);
+        slots.push(slot);
+    }
+    Ok((Arc::new(MmioBus::new(transports)), slots))
+}
+
+fn attach_device(
+    vm: &VmFd,
+    memory: &Arc<GuestMemory>,
+    device: DeviceDescription,
+    slot: VirtioSlot,
+    ending: &EndingReporter,
+) -> Result<MmioTransport, BootError> {
+    let interrupt = Arc::new(Interrupt::new().map_err(resource("a device's interrupt"))?);
+    vm.register_irqfd(interrupt.line(), slot.irq)
+        .map_err(kvm("connect a device's interrupt"))?;
+
+    let queue_sizes: Vec<u16> = device
+        .workers
+        .iter()
+        .flat_map(|worker| worker.queue_sizes.iter().copied())
+        .collect();
+    let notify = IoEventAddress::Mmio(slot.address + QUEUE_NOTIFY);
+    let mut kicks = Vec::with_capacity(queue_sizes.len());
+    for index in (0u32..).take(queue_sizes.len()) {
+        let kick = EventFd::new(EFD_NONBLOCK).map_err(resource("a queue's event"))?;
+        vm.register_ioevent(&kick, &notify, index)
+            .map_err(kvm("connect a queue's event"))?;
+        kicks.push(Arc::new(kick));
+    }
+
+    let workers = device
+        .workers
+        .into_iter()
+        .map(|worker| {
+            Worker::spawn(
+                worker,
+                Arc::clone(memory),
+                Arc::clone(&interrupt),
+                ending.clone(),
+            )
+        })
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(resource("a device's thread"))?;
+    Ok(MmioTransport::new(Parts {
+        device_type: device.device_type,
+        features: device.features,
+        config: device.config,
+        queue_sizes,
+        kicks,
+        interrupt,
+        memory: Arc::clone(memory),
+        workers,
+    }))
+}
+
+fn attach_ports(vm: &VmFd, log: ConsoleLog, ending: &EndingReporter) -> Result<Ports, BootError> {
+    let ports = Ports::new(log, ending.clone()).map_err(resource("the serial port"))?;
+    vm.register_irqfd(ports.serial_line(), layout::SERIAL_IRQ)
+        .map_err(kvm("connect the serial port's interrupt"))?;
+    Ok(ports)
+}
+
+/// The caller's parameters and those that name the devices. What stands behind " -- " is for the first process, so the
+/// devices go before it (Linux `Documentation/admin-guide/kernel-parameters.rst`).
+fn command_line(given: &str, slots: &[VirtioSlot]) -> String {
+    let devices: String = slots
+        .iter()
+        .map(|slot| format!(" {}", slot.parameter()))
+        .collect();
+    match given.split_once(" -- ") {
+        Some((kernel, init)) => format!("{kernel}{devices} -- {init}"),
+        None => format!("{given}{devices}").trim_start().to_owned(),
+    }
+}
+
+/// Loads what the boot processor starts with; returns where.
+fn load_kernel(
+    memory: &GuestMemory,
+    memory_size: u64,
+    kernel: File,
+    initramfs: Option<File>,
+    command_line: &str,
+) -> Result<u64, BootError> {
+    let loaded = kernel::load(memory, kernel)?;
+    let low_memory_end = memory.iter().next().map_or(0, GuestMemoryRegion::len);
+    let initramfs = initramfs
+        .map(|file| kernel::load_initramfs(memory, file, loaded.end, low_memory_end))
+        .transpose()?;
+    kernel::write_command_line(memory, command_line)?;
+    kernel::write_boot_params(memory, memory_size, &loaded, initramfs)?;
+    Ok(loaded.entry)
+}
+
+fn start_console_input(
+    input: Option<OwnedFd>,
+    ports: Ports,
+    ending: &EndingReporter,
+) -> Result<Option<ConsoleInput>, BootError> {
+    input
+        .map(|input| ConsoleInput::spawn(input, ports, ending.clone()))
+        .transpose()
+        .map_err(resource("the console's input"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_before_the_first_process_arguments() {
+        let slots = [VirtioSlot::new(0).unwrap(), VirtioSlot::new(1).unwrap()];
+        assert_eq!(
+            command_line("quiet -- single", &slots),
+            "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 -- single"
+        );
+        assert_eq!(command_line("", &[]), "");
+    }
+}

@@ -1,0 +1,301 @@
+//! The registers of a device on the MMIO transport, section 4.2.
+//!
+//! The transport owns status, features and queue set-up; a device only learns of a start and of a reset.
+
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::interrupt::Interrupt;
+use super::queue::QueueConfig;
+use super::status::{Status, Step};
+use super::worker::{Worker, WorkerQueue};
+use super::{GuestMemory, features};
+
+/// Offsets of the registers, section 4.2.2.
+mod register {
+    pub(super) const MAGIC_VALUE: u64 = 0x000;
+    pub(super) const VERSION: u64 = 0x004;
+    pub(super) const DEVICE_ID: u64 = 0x008;
+    pub(super) const VENDOR_ID: u64 = 0x00c;
+    pub(super) const DEVICE_FEATURES: u64 = 0x010;
+    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub(super) const DRIVER_FEATURES: u64 = 0x020;
+    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub(super) const QUEUE_SEL: u64 = 0x030;
+    pub(super) const QUEUE_NUM_MAX: u64 = 0x034;
+    pub(super) const QUEUE_NUM: u64 = 0x038;
+    pub(super) const QUEUE_READY: u64 = 0x044;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
+    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(super) const INTERRUPT_ACK: u64 = 0x064;
+    pub(super) const STATUS: u64 = 0x070;
+    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
+    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    /// Shared memory regions: none, which reads as length and base of all ones.
+    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
+    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
+    pub(super) const CONFIG: u64 = 0x100;
+}
+
+/// Offset of QueueNotify, where KVM catches the driver's kicks.
+pub(crate) const QUEUE_NOTIFY: u64 = register::QUEUE_NOTIFY;
+
+/// "virt".
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// "msb" and a NUL.
+const VENDOR: u32 = 0x0062_736d;
+
+/// One device's registers and the workers behind them.
+pub(crate) struct MmioTransport {
+    device_type: u32,
+    device_features: u64,
+    driver_features: u64,
+    device_features_select: u32,
+    driver_features_select: u32,
+    queue_select: u32,
+    config: Vec<u8>,
+    queues: Vec<QueueConfig>,
+    kicks: Vec<Arc<EventFd>>,
+    interrupt: Arc<Interrupt>,
+    memory: Arc<GuestMemory>,
+    workers: Vec<Worker>,
+    started: bool,
+}
+
+/// What a transport is made of.
+pub(crate) struct Parts {
+    pub(crate) device_type: u32,
+    pub(crate) features: u64,
+    pub(crate) config: Vec<u8>,
+    pub(crate) queue_sizes: Vec<u16>,
+    /// One for each queue; KVM signals it when the driver kicks the queue.
+    pub(crate) kicks: Vec<Arc<EventFd>>,
+    pub(crate) interrupt: Arc<Interrupt>,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) workers: Vec<Worker>,
+}
+
+impl MmioTransport {
+    pub(crate) fn new(parts: Parts) -> MmioTransport {
+        MmioTransport {
+            device_type: parts.device_type,
+            device_features: parts.features | features::RING,
+            driver_features: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            queue_select: 0,
+            config: parts.config,
+            queues: parts
+                .queue_sizes
+                .into_iter()
+                .map(QueueConfig::new)
+                .collect(),
+            kicks: parts.kicks,
+            interrupt: parts.interrupt,
+            memory: parts.memory,
+            workers: parts.workers,
+            started: false,
+        }
+    }
+
+    /// The driver reads at `offset`. What is no register reads as all ones.
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(at) = offset.checked_sub(register::CONFIG) {
+            let bytes = usize::try_from(at)
+                .ok()
+                .and_then(|at| self.config.get(at..));
+            for (to, from) in data.iter_mut().zip(bytes.unwrap_or_default()) {
+                *to = *from;
+            }
+        } else if let Ok(word) = <&mut [u8; 4]>::try_from(data) {
+            // Registers are 32 bits wide (section 4.2.2.2).
+            *word = self.read_register(offset).to_le_bytes();
+        }
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        match offset {
+            register::MAGIC_VALUE => MAGIC,
+            register::VERSION => VERSION,
+            register::DEVICE_ID => self.device_type,
+            register::VENDOR_ID => VENDOR,
+            register::DEVICE_FEATURES => word(self.device_features, self.device_features_select),
+            // A queue that does not exist has size 0.
+            register::QUEUE_NUM_MAX => self.queue().map_or(0, |queue| u32::from(queue.max_size)),
+            register::QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready)),
+            register::INTERRUPT_STATUS => self.interrupt.pending(),
+            register::STATUS => self.interrupt.status().bits(),
+            register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
+            // The configuration never changes while the device exists.
+            register::CONFIG_GENERATION => 0,
+            _ => u32::MAX,
+        }
+    }
+
+    /// The driver writes at `offset`. What is no register, or not writable now, is ignored.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
+        let Ok(word) = <[u8; 4]>::try_from(data) else {
+            return;
+        };
+        let value = u32::from_le_bytes(word);
+        match offset {
+            register::DEVICE_FEATURES_SEL => self.device_features_select = value,
+            register::DRIVER_FEATURES_SEL => self.driver_features_select = value,
+            register::DRIVER_FEATURES => self.accept_features(value),
+            register::QUEUE_SEL => self.queue_select = value,
+            register::QUEUE_NOTIFY => self.kick(value),
+            register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            register::STATUS => self.write_status(Status::from_bits(value)),
+            _ => self.write_queue(offset, value),
+        }
+    }
+
+    fn accept_features(&mut self, value: u32) {
+        let status = self.interrupt.status();
+        if !status.contains(Status::DRIVER) || status.contains(Status::FEATURES_OK) {
+            return;
+        }
+        let shift = match self.driver_features_select {
+            0 => 0,
+            1 => 32,
+            _ => return,
+        };
+        let mask = u64::from(u32::MAX) << shift;
+        self.driver_features = (self.driver_features & !mask) | (u64::from(value) << shift);
+    }
+
+    /// Queues can be set up between FEATURES_OK and DRIVER_OK only (section 3.1.1).
+    fn write_queue(&mut self, offset: u64, value: u32) {
+        let status = self.interrupt.status();
+        if !status.contains(Status::FEATURES_OK) || status.contains(Status::DRIVER_OK) {
+            return;
+        }
+        let Some(queue) = usize::try_from(self.queue_select)
+            .ok()
+            .and_then(|index| self.queues.get_mut(index))
+        else {
+            return;
+        };
+        match offset {
+            register::QUEUE_READY => queue.ready = value == 1,
+            // A queue in use must be taken out of use first.
+            _ if queue.ready => {}
+            register::QUEUE_NUM => queue.size = value,
+            register::QUEUE_DESC_LOW => set_low(&mut queue.descriptors, value),
+            register::QUEUE_DESC_HIGH => set_high(&mut queue.descriptors, value),
+            register::QUEUE_DRIVER_LOW => set_low(&mut queue.driver, value),
+            register::QUEUE_DRIVER_HIGH => set_high(&mut queue.driver, value),
+            register::QUEUE_DEVICE_LOW => set_low(&mut queue.device, value),
+            register::QUEUE_DEVICE_HIGH => set_high(&mut queue.device, value),
+            _ => {}
+        }
+    }
+
+    fn write_status(&mut self, written: Status) {
+        match self.interrupt.status().step(written) {
+            None => tracing::debug!(?written, "the driver's device status is out of order"),
+            Some(Step::Reset) => self.reset(),
+            Some(Step::Noticed(bit)) => self.interrupt.add_status(bit),
+            Some(Step::Failed) => self.interrupt.add_status(Status::FAILED),
+            Some(Step::Features) => {
+                // Left clear when the driver wants what was not offered, or the legacy interface (section 6.1).
+                let offered = self.driver_features & !self.device_features == 0;
+                if offered && self.driver_features & features::VERSION_1 != 0 {
+                    self.interrupt.add_status(Status::FEATURES_OK);
+                }
+            }
+            Some(Step::Start) => {
+                self.interrupt.add_status(Status::DRIVER_OK);
+                self.start();
+            }
+        }
+    }
+
+    /// Hands the queues to the workers.
+    fn start(&mut self) {
+        let event_idx = self.driver_features & features::RING_EVENT_IDX != 0;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for (index, config) in self.queues.iter().enumerate() {
+            match config.activate(index, &self.memory, event_idx) {
+                Ok(queue) => queues.push(queue),
+                Err(error) => {
+                    tracing::warn!(device = self.device_type, "{error}");
+                    return self.interrupt.needs_reset();
+                }
+            }
+        }
+        let mut queues = queues.into_iter().zip(&self.kicks);
+        for worker in &self.workers {
+            let share = queues
+                .by_ref()
+                .take(worker.queue_count())
+                .map(|(queue, kick)| {
+                    queue.map(|queue| WorkerQueue {
+                        queue,
+                        kick: Arc::clone(kick),
+                    })
+                })
+                .collect();
+            worker.start(share, self.driver_features);
+        }
+        self.started = true;
+    }
+
+    /// Back to the state after creation; returns when the workers have let go of the rings.
+    fn reset(&mut self) {
+        if self.started {
+            for worker in &self.workers {
+                worker.reset();
+            }
+            self.started = false;
+        }
+        self.driver_features = 0;
+        self.device_features_select = 0;
+        self.driver_features_select = 0;
+        self.queue_select = 0;
+        for queue in &mut self.queues {
+            *queue = QueueConfig::new(queue.max_size);
+        }
+        self.interrupt.reset();
+    }
+
+    /// A kick that did not come through KVM, because its width or value was unusual.
+    fn kick(&self, queue: u32) {
+        let kick = usize::try_from(queue)
+            .ok()
+            .and_then(|index| self.kicks.get(index));
+        if let Some(kick) = kick {
+            // The counter refuses only at its maximum, and then the worker is awake anyway.
+            let _ = kick.write(1);
+        }
+    }
+
+    fn queue(&self) -> Option<&QueueConfig> {
+        self.queues.get(usize::try_from(self.queue_select).ok()?)
+    }
+}
+
+/// The low or high half of a 64-bit set of features.
+fn word(features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn set_low(address: &mut u64, value: u32) {
+    *address = (*address & !0xffff_ffff) | u64::from(value);
+}
+
+fn set_high(address: &mut u64, value: u32) {
+    *address = (*address & 0xffff_ffff) | (u64::from(value) << 32);
+}

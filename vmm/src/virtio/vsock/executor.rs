@@ -1,0 +1,245 @@
+//! Serves the queues and the listeners.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use vmm_sys_util::epoll::EventSet;
+
+use super::buffers::Buffers;
+use super::connection::{Connection, Ports};
+use super::packet::{HEADER_LEN, HOST_CID, Header, Op, TYPE_STREAM};
+use super::switchboard::Switchboard;
+use super::token::Token;
+use super::{Accept, QUEUE_RX, QUEUE_TX};
+use crate::virtio::{Chain, DeviceFailure, Events, Executor, GuestMemory};
+
+/// A nonblocking Unix listener whose connections go to a port of the guest.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: UnixListener,
+    pub(super) port: u32,
+    /// There may be connections in its backlog.
+    pub(super) pending: bool,
+}
+
+/// The executor of the device.
+pub(super) struct VsockExecutor {
+    guest_cid: u64,
+    accepts: HashMap<u32, Accept>,
+    listeners: Vec<Listener>,
+    switchboard: Switchboard,
+}
+
+impl VsockExecutor {
+    /// An executor for the guest with this address.
+    pub(super) fn new(
+        guest_cid: u64,
+        accepts: HashMap<u32, Accept>,
+        listeners: Vec<Listener>,
+        switchboard: Switchboard,
+    ) -> VsockExecutor {
+        VsockExecutor {
+            guest_cid,
+            accepts,
+            listeners,
+            switchboard,
+        }
+    }
+
+    /// A packet of the guest. What is not from it or not for the host is dropped, and so is what has no whole header.
+    fn take_packet(&mut self, mut packet: Buffers<'_>) {
+        let mut bytes = [0; HEADER_LEN];
+        if packet.take_front(HEADER_LEN).copy_to(&mut bytes) < HEADER_LEN {
+            return;
+        }
+        let header = Header::decode(bytes);
+        if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
+            return;
+        }
+        if header.socket_type != TYPE_STREAM {
+            return self.switchboard.refuse(&header);
+        }
+        let ports = Ports {
+            host: header.dst_port,
+            guest: header.src_port,
+        };
+        let op = Op::from_number(header.op);
+        match self.switchboard.find(ports) {
+            Some(place) => self.switchboard.on_packet(place, op, &header, packet),
+            None if op == Some(Op::Request) => self.accept(&header),
+            None => self.switchboard.refuse(&header),
+        }
+    }
+
+    /// The guest asks for a connection.
+    fn accept(&mut self, request: &Header) {
+        let port = request.dst_port;
+        let Some(accept) = self.accepts.get_mut(&port) else {
+            return self.switchboard.refuse(request);
+        };
+        if self.switchboard.is_full() {
+            tracing::debug!(
+                port,
+                "refused a connection of the guest: there are too many"
+            );
+            return self.switchboard.refuse(request);
+        }
+        match accept() {
+            Ok(socket) => {
+                let window = self.switchboard.window();
+                if !self
+                    .switchboard
+                    .open(Connection::accepted(request, socket, window))
+                {
+                    self.switchboard.refuse(request);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(port, %error, "refused a connection of the guest");
+                self.switchboard.refuse(request);
+            }
+        }
+    }
+
+    /// Takes connections of host programs, as many as there are places. The others stay in the backlogs until a
+    /// connection ends.
+    fn accept_pending(&mut self) {
+        for listener in self
+            .listeners
+            .iter_mut()
+            .filter(|listener| listener.pending)
+        {
+            while !self.switchboard.is_full() {
+                match listener.socket.accept() {
+                    Ok((socket, _)) => {
+                        let ports = self.switchboard.choose_port(listener.port);
+                        let window = self.switchboard.window();
+                        let wanted = Connection::wanted(self.guest_cid, ports, socket, window);
+                        // When that fails, the host program finds its socket closed.
+                        self.switchboard.open(wanted);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.pending = false;
+                        break;
+                    }
+                    // Most likely file descriptors ran out: tried again when a connection ends or another one comes.
+                    Err(error) => {
+                        tracing::debug!(port = listener.port, %error, "cannot accept a connection");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills a chain of the guest with the next packet and returns its length; 0 when the chain is too small for any.
+    fn fill_chain(&mut self, mut chain: Buffers<'_>) -> u32 {
+        let front = chain.take_front(HEADER_LEN);
+        if front.len() < HEADER_LEN {
+            return 0;
+        }
+        let Some(header) = self.switchboard.next_packet(&chain) else {
+            return 0;
+        };
+        front.copy_from(&header.encode());
+        header.packet_len()
+    }
+}
+
+#[cfg(test)]
+impl VsockExecutor {
+    /// What the device holds.
+    pub(super) fn switchboard(&mut self) -> &mut Switchboard {
+        &mut self.switchboard
+    }
+}
+
+impl Executor for VsockExecutor {
+    fn start(
+        &mut self,
+        _memory: &Arc<GuestMemory>,
+        _features: u64,
+        events: &Events,
+    ) -> Result<(), DeviceFailure> {
+        self.switchboard.start(events)?;
+        for (index, listener) in (0..=u16::MAX).zip(&self.listeners) {
+            let token = Token::Listener(index).encode();
+            let interest = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            events
+                .add(listener.socket.as_fd(), token, interest)
+                .map_err(|error| {
+                    let port = listener.port;
+                    let reason =
+                        format!("Cannot watch the listener for vsock port {port}: {error}");
+                    DeviceFailure { reason }
+                })?;
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, queue: usize) -> bool {
+        match queue {
+            QUEUE_RX => self.switchboard.has_output(),
+            QUEUE_TX => self.switchboard.has_room_for_resets(),
+            // The event queue: only a restored snapshot has events to tell.
+            _ => false,
+        }
+    }
+
+    fn execute(
+        &mut self,
+        memory: &GuestMemory,
+        queue: usize,
+        chain: Chain<'_>,
+    ) -> Result<u32, DeviceFailure> {
+        let mut written = 0;
+        match queue {
+            QUEUE_RX => {
+                if let Ok(chain) = Buffers::writable(memory, chain) {
+                    written = self.fill_chain(chain);
+                }
+            }
+            QUEUE_TX => {
+                if let Ok(packet) = Buffers::readable(memory, chain) {
+                    self.take_packet(packet);
+                }
+            }
+            _ => {}
+        }
+        if self.switchboard.take_vacated() {
+            self.accept_pending();
+        }
+        Ok(written)
+    }
+
+    fn event(&mut self, token: u32, ready: EventSet) -> Result<(), DeviceFailure> {
+        match Token::decode(token) {
+            Token::Timer => self.switchboard.on_timer(),
+            Token::Connection(occupant) => self.switchboard.on_ready(occupant, ready),
+            Token::Listener(index) => {
+                if let Some(listener) = self.listeners.get_mut(usize::from(index)) {
+                    listener.pending = true;
+                    self.accept_pending();
+                }
+            }
+        }
+        if self.switchboard.take_vacated() {
+            self.accept_pending();
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        let Some(events) = self.switchboard.reset() else {
+            return;
+        };
+        for listener in &mut self.listeners {
+            listener.pending = false;
+            // Nothing is left to be done when it was not watched.
+            let _ = events.remove(listener.socket.as_fd());
+        }
+    }
+}
