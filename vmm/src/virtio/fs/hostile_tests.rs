@@ -213,30 +213,71 @@ fn both_queues_are_served_at_once() {
     driver.getattr(ROOT).unwrap();
 }
 
+/// Requests and the length of their fields before the names.
+const FORMS: [(Opcode, usize); 30] = [
+    (Opcode::Lookup, 0),
+    (Opcode::Forget, 8),
+    (Opcode::Getattr, 16),
+    (Opcode::Setattr, 88),
+    (Opcode::Readlink, 0),
+    (Opcode::Symlink, 0),
+    (Opcode::Mknod, 16),
+    (Opcode::Mkdir, 8),
+    (Opcode::Unlink, 0),
+    (Opcode::Rmdir, 0),
+    (Opcode::Rename, 8),
+    (Opcode::Link, 8),
+    (Opcode::Open, 8),
+    (Opcode::Read, 40),
+    (Opcode::Write, 40),
+    (Opcode::Release, 24),
+    (Opcode::Setxattr, 8),
+    (Opcode::Getxattr, 8),
+    (Opcode::Listxattr, 8),
+    (Opcode::Removexattr, 0),
+    (Opcode::Flush, 24),
+    (Opcode::Opendir, 8),
+    (Opcode::Readdir, 40),
+    (Opcode::Readdirplus, 40),
+    (Opcode::Releasedir, 24),
+    (Opcode::Create, 16),
+    (Opcode::BatchForget, 8),
+    (Opcode::Fallocate, 32),
+    (Opcode::Rename2, 16),
+    (Opcode::Lseek, 24),
+];
+
 /// A request that is right in part: such get further than random bytes.
 fn request() -> impl Strategy<Value = (u32, u64, Vec<u8>, Option<u32>, usize)> {
-    let opcode = prop_oneof![9 => 0_u32..54, 1 => any::<u32>()];
-    let node = prop_oneof![4 => 0_u64..8, 1 => any::<u64>()];
+    let form = prop_oneof![
+        9 => prop::sample::select(&FORMS[..]).prop_map(|(opcode, length)| (opcode as u32, length)),
+        1 => (any::<u32>(), 0..100_usize),
+        1 => (0_u32..54, 0..100_usize),
+    ];
+    let node = prop_oneof![8 => Just(ROOT), 6 => 0_u64..8, 1 => any::<u64>()];
     let name = prop_oneof![
         "f\0",
         "d\0",
         "\\.\\.\0",
-        "[a-f]{1,3}\0[a-f]{1,3}\0",
+        "[a-f]\0[a-f]\0",
+        "user.[a-c]\0",
         "/etc\0"
     ];
-    let small = prop_oneof![0_u64..8, any::<u64>(), Just(u64::MAX)];
-    let fields = prop::collection::vec(small, 0..13);
-    let body = (fields, name, prop::collection::vec(any::<u8>(), 0..40));
-    let body = body.prop_map(|(fields, name, rest)| {
-        let fields: Vec<u8> = fields
+    let field = prop_oneof![8 => 0_u32..3, 1 => Just(0o100_755), 1 => any::<u32>()];
+    let body = (form, prop::collection::vec(field, 25), name);
+    let body = body.prop_map(|((opcode, length), fields, name)| {
+        let mut body: Vec<u8> = fields
             .iter()
             .flat_map(|field| field.to_le_bytes())
             .collect();
-        [fields, name.into_bytes(), rest].concat()
+        body.truncate(length);
+        body.extend_from_slice(name.as_bytes());
+        (opcode, body)
     });
-    let length = prop::option::weighted(0.1, any::<u32>());
-    let room = prop_oneof![Just(0), Just(HEADER), 0..5000_usize];
-    (opcode, node, body, length, room)
+    let length = prop::option::weighted(0.05, any::<u32>());
+    let room = prop_oneof![1 => Just(0), 1 => Just(HEADER), 6 => 200..5000_usize];
+    (body, node, length, room)
+        .prop_map(|((opcode, body), node, length, room)| (opcode, node, body, length, room))
 }
 
 #[test]
@@ -245,7 +286,7 @@ fn no_request_stops_the_device() {
     let folder = SharedFolder::open(folder.path(), SHARED).unwrap();
     let driver = RefCell::new(Driver::initialised(folder.with_descriptor_limit(100)));
     let config = Config {
-        cases: 6000,
+        cases: 4000,
         failure_persistence: None,
         ..Config::default()
     };
