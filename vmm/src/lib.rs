@@ -6,6 +6,7 @@
 mod cpu;
 mod ending;
 pub mod fs;
+mod jail;
 mod kernel;
 mod layout;
 pub mod machine;

@@ -15,6 +15,9 @@ use crate::ending::{Ending, EndingReporter};
 use crate::platform::{MmioBus, Ports};
 use crate::threads;
 
+/// KVM_RUN, and the registers for the report of a failure.
+const SYSTEM_CALLS: &[i64] = &[libc::SYS_ioctl];
+
 /// What all processors of a machine share.
 #[derive(Clone)]
 pub(crate) struct VcpuContext {
@@ -37,7 +40,7 @@ impl Vcpu {
         let thread = {
             let stop = Arc::clone(&stop);
             let ending = context.ending.clone();
-            threads::spawn(&format!("vcpu{index}"), ending, move || {
+            threads::spawn(&format!("vcpu{index}"), SYSTEM_CALLS, ending, move || {
                 run(vcpu, &context, &stop)
             })?
         };

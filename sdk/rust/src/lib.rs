@@ -1,1 +1,14 @@
 //! Run untrusted workloads in microVMs.
+//!
+//! A sandbox is one process, `msb vm`, that is the machine. This crate starts it ([`launch`]), keeps
+//! the place where it can be found ([`run_directory`]) and talks to the agent in its guest
+//! ([`session`]).
+
+pub mod home;
+pub mod launch;
+pub mod names;
+pub mod run_directory;
+pub mod session;
+mod socket;
+
+pub use protocol;

@@ -6,6 +6,7 @@ reaps every process that loses its parent. If it fails, the kernel panics and th
 
 # Under emulation every import costs: this module and those it imports leave out the heavy ones (typing, dataclasses,
 # pathlib).
+import contextlib
 import json
 import os
 import signal
@@ -175,10 +176,8 @@ def _open_port(name: str) -> int:
 
 
 def _beat(beats: int, source: int) -> None:
-    try:
+    with contextlib.suppress(BlockingIOError):
         os.write(beats, bytes([source]))
-    except BlockingIOError:
-        pass
 
 
 def _start_pulses(beats: int) -> None:

@@ -12,8 +12,17 @@ from typing import Any, NoReturn
 
 import image
 from client import Outcome, Run, say
-from host import DEFAULT_IDLE_MINUTES, DEFAULT_MEMORY, Host, HostError, check_caller, find_kept, start_kept
-from host import start_private, stop_kept
+from host import (
+    DEFAULT_IDLE_MINUTES,
+    DEFAULT_MEMORY,
+    Host,
+    HostError,
+    check_caller,
+    find_kept,
+    start_kept,
+    start_private,
+    stop_kept,
+)
 
 FAILED = 125
 NOT_RUNNING = 3
@@ -97,6 +106,7 @@ def status(arguments: list[str]) -> int:
 
 def main(action: Callable[[list[str]], int]) -> NoReturn:
     """Runs the action; whatever ends it, its host is closed on the way out."""
+    _open_standard_descriptors()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit_by_signal)
     try:
@@ -110,6 +120,13 @@ def main(action: Callable[[list[str]], int]) -> NoReturn:
         # Nobody reads the output any more. The interpreter must not try to write it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _open_standard_descriptors() -> None:
+    """A caller may have closed some; no connection must take their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _exit_by_signal(number: int, _: Any) -> NoReturn:

@@ -1,6 +1,8 @@
 """A command inside the host: its processes, its output and its standard input."""
 
+import contextlib
 import fcntl
+import functools
 import json
 import os
 import struct
@@ -128,11 +130,9 @@ class Command:
             stream.left = struct.unpack("i", waiting)[0]
             self._close_if_passed_on(stream)
         self._close_stdin()
-        try:
+        # It may have left processes in the background, which is its right.
+        with contextlib.suppress(OSError):
             os.rmdir(self._cgroup)
-        except OSError:
-            # It left processes in the background, which is its right.
-            pass
 
     # Output
 
@@ -142,9 +142,9 @@ class Command:
 
     def _watch_streams(self) -> None:
         for stream in self._streams:
-            self._watcher.watch(stream.descriptor, lambda _, s=stream: self._pass_on(s), read=self._window > 0)
+            self._watcher.watch(stream.descriptor, functools.partial(self._pass_on, stream), read=self._window > 0)
 
-    def _pass_on(self, stream: Stream) -> None:
+    def _pass_on(self, stream: Stream, _: int) -> None:
         limit = min(CHUNK, self._window) if stream.left is None else min(CHUNK, self._window, stream.left)
         data = os.read(stream.descriptor, limit)
         if not data:

@@ -94,7 +94,7 @@ def start_private(memory: str) -> Host:
 
 
 def stop_kept() -> bool:
-    """Ends the kept host, if one runs. A keeper that does not answer is killed, and all that it started dies with it."""
+    """Ends the kept host, if one runs. A keeper that does not answer is killed; what it started dies too."""
     connection = _connect_kept()
     if not connection:
         return False

@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 BUSYBOX = "/bin/busybox"
+APT_LISTS = Path("/var/lib/apt/lists")
 MODULES = ["virtio_pci", "virtio_console", "virtiofs", "kvm-amd", "tun", "vhost_net", "loop", "overlay"]
 
 # A file of each package that tests/kvmhost/packages names, to see whether the package is installed.
@@ -52,7 +53,7 @@ def ensure() -> Path:
     _check_packages()
     cache = _cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    package, version = _kernel_package()
+    package, version = _kernel_package(cache)
     recipe = hashlib.sha256(f"{package} {version}\n".encode())
     for source in (HERE / "image.py", HERE / "init"):
         recipe.update(source.read_bytes())
@@ -80,18 +81,35 @@ def _check_packages() -> None:
         raise ImageError(f"needs Debian packages that are not installed; as root: {command}")
 
 
-def _kernel_package() -> tuple[str, str]:
-    """Name and version of the kernel package, from apt's lists; fetches the lists when they are empty."""
-    wanted = ["apt-cache", "show", "--no-all-versions", "linux-image-cloud-amd64"]
-    for attempt in range(2):
-        shown = subprocess.run(wanted, capture_output=True, text=True, check=False).stdout
-        found = re.search(r"^Depends: (linux-image-\S+) \(= (\S+)\)", shown, re.MULTILINE)
-        if found:
-            return found[1], found[2]
-        if attempt == 0:
-            print("kvmhost: apt has no package lists; running apt-get update", file=sys.stderr)
-            _call(["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq", "update"])
+def _kernel_package(cache: Path) -> tuple[str, str]:
+    """Name and version of the kernel package, from apt's lists. They are read again only if they have changed since:
+    that takes a good part of a second."""
+    note = cache / "kernel-package"
+    if note.exists() and note.stat().st_mtime > APT_LISTS.stat().st_mtime:
+        name, version = note.read_text().split()
+        return name, version
+    # Under the lock, because apt does not wait for another one that fetches the lists.
+    with _locked(cache / "lock"):
+        name, version = _known_kernel_package() or _updated_kernel_package()
+        fresh = cache / "kernel-package.new"
+        fresh.write_text(f"{name} {version}\n")
+        fresh.rename(note)
+    return name, version
+
+
+def _updated_kernel_package() -> tuple[str, str]:
+    print("kvmhost: apt knows no kernel package; running apt-get update", file=sys.stderr)
+    _call(["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq", "update"])
+    if known := _known_kernel_package():
+        return known
     raise ImageError("apt knows no linux-image-cloud-amd64; is a Debian archive among its sources?")
+
+
+def _known_kernel_package() -> tuple[str, str] | None:
+    wanted = ["apt-cache", "show", "--no-all-versions", "linux-image-cloud-amd64"]
+    shown = subprocess.run(wanted, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"^Depends: (linux-image-\S+) \(= (\S+)\)", shown, re.MULTILINE)
+    return (found[1], found[2]) if found else None
 
 
 def _build(package: str, version: str, image: Path) -> None:
@@ -146,8 +164,9 @@ def _modules_in_order(kernel: Path, release: str) -> list[Path]:
             order.append(path)
 
     for wanted in MODULES:
-        if path := by_name.get(wanted.replace("-", "_")):
-            add(path)
+        name = wanted.replace("-", "_")
+        if name in by_name:
+            add(by_name[name])
     return [tree / path for path in order]
 
 

@@ -94,12 +94,8 @@ class Keeper:
         self.booted = time.monotonic()
         self.heard: dict[int, float] = {}
         self.machine = machine = Machine(Path(self.settings["image"]), self.settings["memory"])
-        for descriptor, callback in (
-            (machine.commands.fileno(), self._on_commands),
-            (machine.beats.fileno(), self._on_beats),
-            (machine.console, self._on_console),
-            (machine.monitor.fileno(), self._on_monitor),
-        ):
+        callbacks = (self._on_commands, self._on_beats, self._on_monitor, self._on_console)
+        for descriptor, callback in zip(machine.descriptors, callbacks, strict=True):
             self.watcher.watch(descriptor, callback, read=True)
 
     def _lose(self, reason: str) -> None:
@@ -107,12 +103,12 @@ class Keeper:
         lost with it, and a kept host is replaced at once."""
         assert self.machine
         machine, self.machine = self.machine, None
-        for descriptor in (machine.commands.fileno(), machine.beats.fileno(), machine.console, machine.monitor.fileno()):
+        for descriptor in machine.descriptors:
             self.watcher.forget(descriptor)
         machine.kill()
         self.hosts_lost += 1
         again = not self.up and self.attempt < BOOT_ATTEMPTS
-        notice = f"the KVM host (process {machine.pid}) {reason}; it was killed" + self._last_words()
+        notice = f"the KVM host (process {machine.pid}) {reason}" + self._last_words()
         if again:
             self._tell_all(Kind.NOTE, notice + "; booting it again")
             self._boot(self.attempt + 1)
@@ -142,12 +138,12 @@ class Keeper:
         now = time.monotonic()
         if not self.up:
             if now > self.booted + BOOT_SECONDS:
-                self._lose(f"hung: it did not come up within {BOOT_SECONDS:.0f} s")
+                self._lose(f"hung: it did not come up within {BOOT_SECONDS:.0f} s; it was killed")
         elif self.machine.paused:
             return
         elif silent := [source for source, when in self.heard.items() if now > when + SILENCE_SECONDS]:
             sources = " and ".join("its agent" if s == AGENT_BEAT else f"its processor {s}" for s in silent)
-            self._lose(f"hung: no heartbeat from {sources} for {SILENCE_SECONDS:.0f} s")
+            self._lose(f"hung: no heartbeat from {sources} for {SILENCE_SECONDS:.0f} s; it was killed")
         elif self.listener and not self.channels and now > self.last_used + PAUSE_SECONDS:
             self.machine.pause()
 
@@ -182,7 +178,7 @@ class Keeper:
             if kind == Kind.EXIT:
                 self._end_channel(client)
         if stuck:
-            self._lose("cannot kill a command")
+            self._lose("cannot end a process; it was killed")
 
     def _on_beats(self, _: int) -> None:
         assert self.machine

@@ -35,9 +35,9 @@ class Machine:
         for end in [listener, *ends]:
             end.close()
         os.close(console_end)
-        for ours in (self.commands, self.beats, self.monitor):
-            ours.setblocking(False)
-        os.set_blocking(self.console, False)
+        self.descriptors = [self.commands.fileno(), self.beats.fileno(), self.monitor.fileno(), self.console]
+        for ours in self.descriptors:
+            os.set_blocking(ours, False)
         self.paused = False
 
     @property
@@ -64,8 +64,11 @@ class Machine:
 
 def _qemu(image_folder: Path, memory: str, commands: int, beats: int, monitor: int, files: int) -> list[str]:
     # idle=poll: under nested AMD-V a halted processor loses its wake-up now and then, and the host hangs.
+    # tsc=reliable: the emulated processors share one time stamp counter; without it every look at the clock goes to an
+    # emulated timer chip.
+    # maxcpus=1: the agent brings the other processors up once the modules are loaded.
     # panic=-1 with -no-reboot: a host that fails ends instead of standing still.
-    kernel_line = f'console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll kvmhost_agent="{AGENT}"'
+    kernel_line = f'console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll tsc=reliable kvmhost_agent="{AGENT}"'
     return [
         "/usr/bin/qemu-system-x86_64",
         *("-name", "kvmhost"),

@@ -6,9 +6,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, PoisonError};
 
-use fuse_backend_rs::abi::fuse_abi::{stat64, statvfs64};
+use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64, statvfs64};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::sys::time::TimeSpec;
+use nix::unistd::ftruncate;
 
-use super::SharedFolder;
+use super::inodes::Inode;
+use super::{SharedFolder, errno};
+
+/// Mode bits of a file that are not its type.
+pub(super) const PERMISSIONS: u32 = 0o7777;
 
 /// Attributes of what `descriptor`, which may be an `O_PATH` one, refers to.
 ///
@@ -87,6 +95,87 @@ impl SharedFolder {
         status.st_gid = owner.group;
         status.st_ino = self.numbers.shown(status.st_dev, status.st_ino);
         status
+    }
+
+    /// Changes those attributes of an inode that `valid` names to the values in `new`, and returns all as they are then.
+    pub(super) fn set_attributes(
+        &self,
+        inode: u64,
+        new: &stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<stat64> {
+        self.check_writable()?;
+        let inode = self.inodes.get(inode)?;
+        // The owner first: with it the host takes mode bits away that the guest may set in the same request.
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+            let user = valid.contains(SetattrValid::UID).then_some(new.st_uid);
+            let group = valid.contains(SetattrValid::GID).then_some(new.st_gid);
+            let now = status_of(&*inode)?;
+            self.identity
+                .change_owner(inode.as_fd(), &now, user, group)?;
+        }
+        if valid.contains(SetattrValid::SIZE) {
+            let strips_privileges = valid.contains(SetattrValid::KILL_SUIDGID);
+            self.set_size(&inode, new.st_size, handle, strips_privileges)?;
+        }
+        if valid.contains(SetattrValid::MODE) {
+            let mode = Mode::from_bits_truncate(new.st_mode & PERMISSIONS);
+            self.descriptors.change_mode(inode.as_fd(), mode)?;
+        }
+        let accessed = new_time(
+            valid.contains(SetattrValid::ATIME),
+            valid.contains(SetattrValid::ATIME_NOW),
+            (new.st_atime, new.st_atime_nsec),
+        )?;
+        let modified = new_time(
+            valid.contains(SetattrValid::MTIME),
+            valid.contains(SetattrValid::MTIME_NOW),
+            (new.st_mtime, new.st_mtime_nsec),
+        )?;
+        if accessed != TimeSpec::UTIME_OMIT || modified != TimeSpec::UTIME_OMIT {
+            self.descriptors
+                .change_times(inode.as_fd(), &accessed, &modified)?;
+        }
+        Ok(self.shown(status_of(&*inode)?))
+    }
+
+    fn set_size(
+        &self,
+        inode: &Inode,
+        size: i64,
+        handle: Option<u64>,
+        strips_privileges: bool,
+    ) -> io::Result<()> {
+        if size < 0 {
+            return Err(errno(libc::EFBIG));
+        }
+        let open = handle.map(|handle| self.files.get(inode.id, handle));
+        if let Some(file) = open.transpose()?.filter(|file| file.writable) {
+            ftruncate(&*file, size)?;
+            return if strips_privileges {
+                self.strip_privileges(file.as_fd())
+            } else {
+                Ok(())
+            };
+        }
+        let file = self.reopen_file(inode, OFlag::O_WRONLY)?;
+        ftruncate(&file, size)?;
+        if strips_privileges {
+            self.strip_privileges(file.as_fd())?;
+        }
+        Ok(())
+    }
+}
+
+/// The time for utimensat(2): now, as given in seconds and nanoseconds, or unchanged.
+fn new_time(set: bool, now: bool, time: (i64, i64)) -> io::Result<TimeSpec> {
+    match (set, now) {
+        (_, true) => Ok(TimeSpec::UTIME_NOW),
+        (false, false) => Ok(TimeSpec::UTIME_OMIT),
+        // Beyond a second lie numbers that mean something else to utimensat(2).
+        (true, false) if (0..1_000_000_000).contains(&time.1) => Ok(TimeSpec::new(time.0, time.1)),
+        (true, false) => Err(errno(libc::EINVAL)),
     }
 }
 

@@ -145,7 +145,7 @@ impl OpenDirectory {
 
 impl SharedFolder {
     /// Opens the directory with ID `inode` and gives out a handle, or tells the guest by `ENOSYS` that it need not.
-    pub(super) fn open_directory(&self, inode: u64) -> io::Result<(Option<u64>, OpenOptions)> {
+    pub(super) fn open_directory(&self, inode: u64) -> io::Result<(u64, OpenOptions)> {
         let inode = self.inodes.get(inode)?;
         if self.openless.directories.load(Ordering::Relaxed) {
             return Err(errno(libc::ENOSYS));
@@ -158,10 +158,11 @@ impl SharedFolder {
             CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE | OpenOptions::CACHE_DIR,
             CachePolicy::Shared => OpenOptions::empty(),
         };
-        Ok((Some(handle), options))
+        Ok((handle, options))
     }
 
-    fn reopen_directory(&self, inode: &Inode) -> io::Result<OwnedFd> {
+    /// Opens `inode` for reading, if it is a directory.
+    pub(super) fn reopen_directory(&self, inode: &Inode) -> io::Result<OwnedFd> {
         check_directory(inode)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         if !self.options.read_only {

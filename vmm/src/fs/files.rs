@@ -5,12 +5,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fuse_backend_rs::abi::fuse_abi::OpenOptions;
-use fuse_backend_rs::api::filesystem::ZeroCopyWriter;
+use fuse_backend_rs::abi::fuse_abi::{FOPEN_IN_KILL_SUIDGID, OpenOptions};
+use fuse_backend_rs::api::filesystem::{ZeroCopyReader, ZeroCopyWriter};
 use fuse_backend_rs::file_buf::FileVolatileSlice;
 use fuse_backend_rs::file_traits::FileReadWriteVolatile;
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Whence, lseek64};
 
+use super::attributes::status_of;
 use super::descriptors::Permit;
 use super::inodes::Inode;
 use super::{CachePolicy, SharedFolder, errno};
@@ -44,6 +48,18 @@ impl OpenFile {
             _permit: permit,
         }
     }
+
+    /// Refuses to write what was not opened for it.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn check_writable(&self) -> io::Result<()> {
+        if self.writable {
+            Ok(())
+        } else {
+            Err(errno(libc::EBADF))
+        }
+    }
 }
 
 impl SharedFolder {
@@ -53,7 +69,8 @@ impl SharedFolder {
         &self,
         inode: u64,
         flags: u32,
-    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        fuse_flags: u32,
+    ) -> io::Result<(u64, OpenOptions)> {
         let inode = self.inodes.get(inode)?;
         let flags = host_flags(flags);
         if writes(flags) {
@@ -64,9 +81,12 @@ impl SharedFolder {
         }
         let permit = self.budget.take()?;
         let descriptor = self.reopen_file(&inode, flags)?;
+        if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
+            self.strip_privileges(descriptor.as_fd())?;
+        }
         let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
         let handle = self.files.insert(inode.id, file)?;
-        Ok((Some(handle), self.open_options()))
+        Ok((handle, self.open_options()))
     }
 
     /// What the guest may keep of a file that it opens.
@@ -131,8 +151,100 @@ impl SharedFolder {
     ) -> io::Result<usize> {
         let size = usize::try_from(size).unwrap_or(MAX_TRANSFER);
         let size = size.min(MAX_TRANSFER).min(buffers.available_bytes());
-        buffers.write_from(&mut Transfer::at_offset(file.as_fd()), size, offset)
+        buffers.write_from(&mut Transfer::new(file.as_fd()), size, offset)
     }
+
+    /// Writes straight from the guest's buffers to `file`.
+    pub(super) fn write_file(
+        &self,
+        file: &OpenFile,
+        buffers: &mut dyn ZeroCopyReader,
+        write: Write,
+    ) -> io::Result<usize> {
+        file.check_writable()?;
+        if write.strips_privileges {
+            self.strip_privileges(file.as_fd())?;
+        }
+        let size = usize::try_from(write.size).unwrap_or(MAX_TRANSFER);
+        let mut transfer = Transfer::new(file.as_fd());
+        if write.appends {
+            transfer.flags = libc::RWF_APPEND;
+        }
+        buffers.read_to(&mut transfer, size.min(MAX_TRANSFER), write.offset)
+    }
+
+    /// Takes the set-user-ID and set-group-ID bits from the file behind `descriptor`, as the host does when a process
+    /// without privileges changes it; this process may have some. File capabilities the host takes away in any case.
+    pub(super) fn strip_privileges(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mode = status_of(descriptor)?.st_mode;
+        let mut kept = mode & !libc::S_ISUID;
+        // Without the permission to execute it the bit means something else, see inode(7).
+        if mode & libc::S_IXGRP != 0 {
+            kept &= !libc::S_ISGID;
+        }
+        if kept == mode {
+            return Ok(());
+        }
+        match fchmod(descriptor, Mode::from_bits_truncate(kept)) {
+            // Someone else's file: then the host takes the bits away by itself.
+            Ok(()) | Err(Errno::EPERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The guest closes a descriptor of the file: reports what the host has to say only then, such as that a write to a
+    /// network file system failed after all.
+    pub(super) fn flush_file(&self, file: &OpenFile) -> io::Result<()> {
+        if !file.writable {
+            return Ok(());
+        }
+        let duplicate = file.descriptor.try_clone()?;
+        Ok(nix::unistd::close(duplicate)?)
+    }
+
+    /// Reserves or releases space, as fallocate(2).
+    pub(super) fn allocate(
+        &self,
+        file: &OpenFile,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        file.check_writable()?;
+        let known = FallocateFlags::FALLOC_FL_KEEP_SIZE
+            | FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | FallocateFlags::FALLOC_FL_ZERO_RANGE;
+        let mode = FallocateFlags::from_bits_retain(mode.cast_signed());
+        if !known.contains(mode) {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        let signed = |value| i64::try_from(value).map_err(|_| errno(libc::EFBIG));
+        Ok(fallocate(file, mode, signed(offset)?, signed(length)?)?)
+    }
+
+    /// Finds data or a hole, as lseek(2).
+    pub(super) fn seek(&self, file: &OpenFile, offset: u64, whence: u32) -> io::Result<u64> {
+        let whence = match whence.cast_signed() {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(errno(libc::EINVAL)),
+        };
+        let offset = i64::try_from(offset).map_err(|_| errno(libc::ENXIO))?;
+        let found = lseek64(file, offset, whence)?;
+        u64::try_from(found).map_err(|_| errno(libc::EIO))
+    }
+}
+
+/// What a write request says besides the data.
+pub(super) struct Write {
+    /// Bytes to write.
+    pub(super) size: u32,
+    /// Where to write them.
+    pub(super) offset: u64,
+    /// Write them to the end of the file instead.
+    pub(super) appends: bool,
+    /// The writing process lacks the privilege to leave the set-user-ID and set-group-ID bits as they are.
+    pub(super) strips_privileges: bool,
 }
 
 /// Flags for the host of a guest's open(2) flags. Access mode, truncation and synchronous writing are the host's
@@ -154,14 +266,14 @@ pub(super) fn is_writable(flags: OFlag) -> bool {
 }
 
 /// Moves data between a file and guest memory without a copy in between, and without the file's position.
-pub(super) struct Transfer<'f> {
+struct Transfer<'f> {
     file: BorrowedFd<'f>,
     flags: libc::c_int,
 }
 
 impl<'f> Transfer<'f> {
     /// Reads and writes at the offset that is asked for.
-    pub(super) fn at_offset(file: BorrowedFd<'f>) -> Transfer<'f> {
+    fn new(file: BorrowedFd<'f>) -> Transfer<'f> {
         Transfer { file, flags: 0 }
     }
 

@@ -2,15 +2,41 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fuse_backend_rs::abi::fuse_abi::{FsOptions, OpenOptions, stat64, statvfs64};
-use fuse_backend_rs::api::filesystem::{Context, DirEntry, Entry, FileSystem, ZeroCopyWriter};
+use fuse_backend_rs::abi::fuse_abi::{
+    CreateIn, FsOptions, OpenOptions, SetattrValid, WRITE_KILL_PRIV, stat64, statvfs64,
+};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader,
+    ZeroCopyWriter,
+};
 use nix::fcntl::readlinkat;
+use nix::unistd::{UnlinkatFlags, fdatasync, fsync};
 
 use super::attributes::{space_of, status_of};
+use super::files::Write;
+use super::identity::Owner;
 use super::{CachePolicy, SharedFolder, errno};
+
+/// Who makes the request.
+fn caller(context: &Context) -> Owner {
+    Owner {
+        user: context.uid,
+        group: context.gid,
+    }
+}
+
+/// Waits until what was written is on the disk.
+fn synchronise(descriptor: impl AsFd, data_only: bool) -> io::Result<()> {
+    if data_only {
+        Ok(fdatasync(descriptor)?)
+    } else {
+        Ok(fsync(descriptor)?)
+    }
+}
 
 impl FileSystem for SharedFolder {
     type Inode = u64;
@@ -43,10 +69,6 @@ impl FileSystem for SharedFolder {
         Ok(wanted)
     }
 
-    fn destroy(&self) {
-        self.reset();
-    }
-
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         self.look_up(parent, name)
     }
@@ -66,6 +88,18 @@ impl FileSystem for SharedFolder {
         Ok((self.shown(status), self.options.cache.lifetime()))
     }
 
+    fn setattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        attr: stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        let now = self.set_attributes(inode, &attr, handle, valid)?;
+        Ok((now, self.options.cache.lifetime()))
+    }
+
     fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
         let inode = self.inodes.get(inode)?;
         if inode.kind != libc::S_IFLNK {
@@ -75,15 +109,84 @@ impl FileSystem for SharedFolder {
         Ok(std::os::unix::ffi::OsStringExt::into_vec(target))
     }
 
+    fn symlink(
+        &self,
+        context: &Context,
+        target: &CStr,
+        parent: u64,
+        name: &CStr,
+    ) -> io::Result<Entry> {
+        self.make_symbolic_link(caller(context), parent, name, target)
+    }
+
+    // The guest's kernel has applied the umask to the mode already: FsOptions::DONT_MASK is not asked for.
+    fn mknod(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        _device: u32,
+        _umask: u32,
+    ) -> io::Result<Entry> {
+        self.make_node(caller(context), parent, name, mode)
+    }
+
+    fn mkdir(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        _umask: u32,
+    ) -> io::Result<Entry> {
+        self.make_directory(caller(context), parent, name, mode)
+    }
+
+    fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(parent, name, UnlinkatFlags::NoRemoveDir)
+    }
+
+    fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(parent, name, UnlinkatFlags::RemoveDir)
+    }
+
+    fn rename(
+        &self,
+        _: &Context,
+        old_parent: u64,
+        old_name: &CStr,
+        new_parent: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        self.move_entry((old_parent, old_name), (new_parent, new_name), flags)
+    }
+
+    fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.make_link(inode, parent, name)
+    }
+
     fn open(
         &self,
         _: &Context,
         inode: u64,
         flags: u32,
-        _fuse_flags: u32,
+        fuse_flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
-        let (handle, options) = self.open_file(inode, flags)?;
-        Ok((handle, options, None))
+        let (handle, options) = self.open_file(inode, flags, fuse_flags)?;
+        Ok((Some(handle), options, None))
+    }
+
+    fn create(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        request: CreateIn,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
+        let (entry, handle, options) = self.create_file(caller(context), parent, name, &request)?;
+        Ok((entry, Some(handle), options, None))
     }
 
     fn read(
@@ -99,6 +202,74 @@ impl FileSystem for SharedFolder {
     ) -> io::Result<usize> {
         let file = self.file(inode, handle)?;
         self.read_file(&file, buffers, size, offset)
+    }
+
+    fn write(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        buffers: &mut dyn ZeroCopyReader,
+        size: u32,
+        offset: u64,
+        _lock_owner: Option<u64>,
+        delayed: bool,
+        flags: u32,
+        fuse_flags: u32,
+    ) -> io::Result<usize> {
+        self.check_writable()?;
+        let file = self.file(inode, handle)?;
+        let write = Write {
+            size,
+            offset,
+            // A page that was changed through a mapping goes where it came from, however the file was opened.
+            appends: flags & libc::O_APPEND.cast_unsigned() != 0 && !delayed,
+            strips_privileges: fuse_flags & WRITE_KILL_PRIV != 0,
+        };
+        self.write_file(&file, buffers, write)
+    }
+
+    fn flush(&self, _: &Context, inode: u64, handle: u64, _lock_owner: u64) -> io::Result<()> {
+        if self.openless.files.load(Ordering::Relaxed) {
+            // The guest does not ask again.
+            return Err(errno(libc::ENOSYS));
+        }
+        let file = self.file(inode, handle)?;
+        self.flush_file(&file)
+    }
+
+    fn fsync(&self, _: &Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let file = self.file(inode, handle)?;
+        synchronise(&*file, data_only)
+    }
+
+    fn fallocate(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        self.check_writable()?;
+        let file = self.file(inode, handle)?;
+        self.allocate(&file, mode, offset, length)
+    }
+
+    fn lseek(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        offset: u64,
+        whence: u32,
+    ) -> io::Result<u64> {
+        let file = self.file(inode, handle)?;
+        self.seek(&file, offset, whence)
     }
 
     fn release(
@@ -119,13 +290,43 @@ impl FileSystem for SharedFolder {
         space_of(&*inode)
     }
 
+    fn setxattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+    ) -> io::Result<()> {
+        self.set_extended_attribute(inode, name, value, flags)
+    }
+
+    fn getxattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        name: &CStr,
+        size: u32,
+    ) -> io::Result<GetxattrReply> {
+        self.extended_attribute(inode, name, size)
+    }
+
+    fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        self.extended_attributes(inode, size)
+    }
+
+    fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
+        self.remove_extended_attribute(inode, name)
+    }
+
     fn opendir(
         &self,
         _: &Context,
         inode: u64,
         _flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        self.open_directory(inode)
+        let (handle, options) = self.open_directory(inode)?;
+        Ok((Some(handle), options))
     }
 
     fn readdir(
@@ -150,6 +351,14 @@ impl FileSystem for SharedFolder {
         add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
         self.read_directory_plus(inode, handle, size, offset, add_entry)
+    }
+
+    fn fsyncdir(&self, _: &Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let directory = self.directory(inode, handle)?;
+        synchronise(&*directory, data_only)
     }
 
     fn releasedir(&self, _: &Context, inode: u64, _flags: u32, handle: u64) -> io::Result<()> {

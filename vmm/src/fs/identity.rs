@@ -63,6 +63,12 @@ impl IdentityMap {
         }
     }
 
+    /// Whether a new file of `caller` has to be given away: it belongs to this process first.
+    pub(super) fn gives_to(self, caller: Owner) -> bool {
+        let own = Owner { user: 0, group: 0 };
+        self == IdentityMap::Identical && caller != own
+    }
+
     /// Gives the new file behind `descriptor`, which has `status`, to `owner`. In a directory with the set-group-ID bit
     /// (`inherits_group`) it keeps the group that the host gave to it, see inode(7).
     ///
@@ -75,9 +81,6 @@ impl IdentityMap {
         owner: Owner,
         inherits_group: bool,
     ) -> io::Result<()> {
-        if self != IdentityMap::Identical {
-            return Ok(());
-        }
         let user = (owner.user != status.st_uid).then_some(owner.user);
         let group = (!inherits_group && owner.group != status.st_gid).then_some(owner.group);
         if user.is_none() && group.is_none() {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::{ROOT_ID, stat64};
@@ -92,7 +93,7 @@ struct Tables {
 pub(super) struct Inodes {
     root: Arc<Inode>,
     tables: Mutex<Tables>,
-    next_id: std::sync::atomic::AtomicU64,
+    next_id: AtomicU64,
 }
 
 impl Inodes {
@@ -101,13 +102,8 @@ impl Inodes {
         Inodes {
             root: Inode::new(ROOT_ID, libc::S_IFDIR, root, permit),
             tables: Mutex::default(),
-            next_id: std::sync::atomic::AtomicU64::new(ROOT_ID.saturating_add(1)),
+            next_id: AtomicU64::new(ROOT_ID.saturating_add(1)),
         }
-    }
-
-    /// The root of the folder.
-    pub(super) fn root(&self) -> &Arc<Inode> {
-        &self.root
     }
 
     /// The inode that the guest calls `id`.
@@ -141,9 +137,7 @@ impl Inodes {
             return Ok(known.inode.id);
         }
         let permit = budget.take()?;
-        let id = self
-            .next_id
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let kind = status.st_mode & libc::S_IFMT;
         let inode = Inode::new(id, kind, descriptor, permit);
         let known = Known {
@@ -154,6 +148,18 @@ impl Inodes {
         by_id.insert(id, known);
         by_identity.insert(identity, id);
         Ok(id)
+    }
+
+    /// Notes that the guest is told of `id`, which it knows, once more.
+    ///
+    /// # Errors
+    /// `ESTALE` if the guest forgot it meanwhile.
+    pub(super) fn remember_again(&self, id: u64) -> io::Result<()> {
+        let mut tables = self.tables();
+        let known = tables.by_id.get_mut(&id);
+        let known = known.ok_or_else(|| errno(libc::ESTALE))?;
+        known.lookups = known.lookups.saturating_add(1);
+        Ok(())
     }
 
     /// Takes back `count` of the times that the guest was told of `id`. More than it was told means all of them.
@@ -181,20 +187,5 @@ impl Inodes {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How often the guest was told of `id`.
-    #[cfg(test)]
-    pub(super) fn lookups(&self, id: u64) -> u64 {
-        self.tables()
-            .by_id
-            .get(&id)
-            .map_or(0, |known| known.lookups)
-    }
-
-    /// How many inodes are known besides the root.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.tables().by_id.len()
     }
 }

@@ -35,15 +35,26 @@ impl SharedFolder {
     /// Tells the guest of the file behind the `O_PATH` descriptor, which has `status`.
     pub(super) fn entry_of(&self, descriptor: OwnedFd, status: stat64) -> io::Result<Entry> {
         let inode = self.inodes.remember(descriptor, &status, &self.budget)?;
+        Ok(self.entry(inode, status))
+    }
+
+    /// Tells the guest once more of an inode that it knows.
+    pub(super) fn known_entry(&self, inode: &Inode) -> io::Result<Entry> {
+        let status = status_of(inode)?;
+        self.inodes.remember_again(inode.id)?;
+        Ok(self.entry(inode.id, status))
+    }
+
+    fn entry(&self, inode: u64, status: stat64) -> Entry {
         let lifetime = self.options.cache.lifetime();
-        Ok(Entry {
+        Entry {
             inode,
             generation: 0,
             attr: self.shown(status),
             attr_flags: 0,
             attr_timeout: lifetime,
             entry_timeout: lifetime,
-        })
+        }
     }
 
     /// Answer for a name that does not exist. Inode 0 lets the guest keep that in mind; `ENOENT` does not.

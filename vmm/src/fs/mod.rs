@@ -26,12 +26,14 @@ mod attributes;
 mod beneath;
 mod descriptors;
 mod directory;
+mod extended;
 mod files;
 mod filesystem;
 mod handles;
 mod identity;
 mod inodes;
 mod lookup;
+mod nodes;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -138,6 +140,40 @@ struct Openless {
 }
 
 impl SharedFolder {
+    /// System calls that serving the folder takes.
+    pub(crate) const SYSTEM_CALLS: &[i64] = &[
+        libc::SYS_openat,
+        libc::SYS_openat2,
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_fstatfs,
+        libc::SYS_readlinkat,
+        libc::SYS_getdents64,
+        libc::SYS_lseek,
+        libc::SYS_preadv,
+        libc::SYS_pwritev,
+        libc::SYS_pwritev2,
+        libc::SYS_fallocate,
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_ftruncate,
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        libc::SYS_fchownat,
+        libc::SYS_utimensat,
+        libc::SYS_mkdirat,
+        libc::SYS_mknodat,
+        libc::SYS_symlinkat,
+        libc::SYS_linkat,
+        libc::SYS_unlinkat,
+        libc::SYS_renameat2,
+        libc::SYS_fcntl,
+        libc::SYS_fgetxattr,
+        libc::SYS_flistxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_fremovexattr,
+    ];
+
     /// Opens the folder at `path`, following symbolic links. From then on nothing is opened by path except beneath it.
     ///
     /// # Errors
@@ -194,6 +230,21 @@ impl SharedFolder {
         } else {
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+impl SharedFolder {
+    /// As if the process were not root's.
+    pub(crate) fn of_ordinary_user(mut self) -> SharedFolder {
+        self.identity = IdentityMap::OwnIsRoot(nix::unistd::geteuid().as_raw());
+        self
+    }
+
+    /// With a budget of its own.
+    pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
+        self.budget = Budget::of(limit);
+        self
     }
 }
 

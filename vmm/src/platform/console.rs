@@ -59,7 +59,7 @@ impl ConsoleLog {
         if let Some(mut output) = output {
             let state = Arc::clone(&state);
             // Not joined: a writer that never returns must not keep the machine from ending.
-            threads::spawn("console", ending, move || state.drain(&mut *output))?;
+            threads::spawn("console", &[], ending, move || state.drain(&mut *output))?;
         }
         Ok(ConsoleLog {
             line: Vec::new(),

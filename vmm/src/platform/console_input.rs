@@ -47,7 +47,7 @@ impl ConsoleInput {
             ports,
             waiting: Vec::new(),
         };
-        let thread = threads::spawn("console-input", ending, move || {
+        let thread = threads::spawn("console-input", &[], ending, move || {
             // Without its input the machine goes on.
             if let Err(error) = reader.run() {
                 tracing::warn!("the console's input is lost: {error}");

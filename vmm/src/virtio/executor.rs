@@ -36,6 +36,8 @@ pub struct WorkerDescription {
     pub name: String,
     /// Largest size of each queue, a power of two.
     pub queue_sizes: Vec<u16>,
+    /// System calls that the executor makes, besides reading and writing descriptors, waiting for events and allocating.
+    pub system_calls: &'static [i64],
     /// Carries out the requests.
     pub executor: Box<dyn Executor>,
 }

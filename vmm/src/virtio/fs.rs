@@ -67,6 +67,7 @@ pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, F
     let worker = |name: &str, size, resets| WorkerDescription {
         name: name.to_owned(),
         queue_sizes: vec![size],
+        system_calls: SharedFolder::SYSTEM_CALLS,
         executor: Box::new(Requests {
             session: Arc::clone(&session),
             resets,
@@ -143,7 +144,11 @@ impl Session {
             return 0;
         };
         if let Err(error) = self.admit(&header, request.available_bytes()) {
-            return reply_error(memory, chain, &header, error);
+            return reply_header(memory, chain, &header, error);
+        }
+        if header.opcode == Opcode::Destroy as u32 {
+            self.end();
+            return reply_header(memory, chain, &header, 0);
         }
         let Ok(reply) = VirtioFsWriter::new(memory, chain.clone()) else {
             return 0;
@@ -158,7 +163,7 @@ impl Session {
             }
             Ok(length) => length,
             // A request that the server could not decode.
-            Err(_) => reply_error(memory, chain, &header, libc::EIO),
+            Err(_) => reply_header(memory, chain, &header, libc::EIO),
         }
     }
 
@@ -186,8 +191,9 @@ impl Session {
     }
 }
 
-/// Answers the request with `header` by `error` and returns the length of the reply, which is 0 if it has no room.
-fn reply_error(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, error: i32) -> usize {
+/// Answers the request with `header` by an error number, or 0 for success, and returns the length of the reply, which
+/// is 0 if it has no room.
+fn reply_header(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, error: i32) -> usize {
     let unanswered = [Opcode::Forget as u32, Opcode::BatchForget as u32];
     if unanswered.contains(&header.opcode) {
         return 0;
@@ -208,6 +214,14 @@ fn reply_error(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, error
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod driver;
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod hostile_tests;
+#[cfg(test)]
 mod reading_tests;
+#[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
+mod writing_tests;

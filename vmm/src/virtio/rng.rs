@@ -21,6 +21,7 @@ pub fn rng_device() -> DeviceDescription {
         workers: vec![WorkerDescription {
             name: "rng".to_owned(),
             queue_sizes: vec![QUEUE_SIZE],
+            system_calls: &[],
             executor: Box::new(Rng),
         }],
     }

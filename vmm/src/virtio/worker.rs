@@ -73,11 +73,16 @@ impl Worker {
         )?;
         let thread = {
             let ending_for_body = ending.clone();
-            threads::spawn(&description.name, ending, move || {
-                if let Err(error) = state.run() {
-                    ending_for_body.failed(format!("a device's event loop failed: {error}"));
-                }
-            })?
+            threads::spawn(
+                &description.name,
+                description.system_calls,
+                ending,
+                move || {
+                    if let Err(error) = state.run() {
+                        ending_for_body.failed(format!("a device's event loop failed: {error}"));
+                    }
+                },
+            )?
         };
         Ok(Worker {
             queue_count,

@@ -56,6 +56,20 @@ const QUEUE_SIZE: u16 = 256;
 /// Size of the event queue; Linux keeps 8 buffers in it.
 const EVENT_QUEUE_SIZE: u16 = 16;
 
+/// Taking connections from listeners, giving out those of the guest, moving bytes, the timer of unfinished ends.
+const SYSTEM_CALLS: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_socketpair,
+    libc::SYS_timerfd_settime,
+];
+
 /// Gives the device its end of a new connection.
 pub type Accept = Box<dyn FnMut() -> io::Result<UnixStream> + Send>;
 
@@ -137,6 +151,7 @@ pub fn vsock_device(config: VsockConfig) -> Result<DeviceDescription, VsockError
         workers: vec![WorkerDescription {
             name: "vsock".to_owned(),
             queue_sizes: vec![QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE],
+            system_calls: SYSTEM_CALLS,
             executor: Box::new(executor),
         }],
     })

@@ -1,0 +1,116 @@
+//! The sandbox of `msb run`, from its name to its end.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use microsandbox::home::Home;
+use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Report};
+use microsandbox::names::Name;
+use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
+
+use super::outcome;
+use crate::failure::with_hint;
+
+/// The program that is running, even if another release has taken its place meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How long processes that the command left behind may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Starts the machine's process.
+///
+/// # Errors
+/// When the name is taken, or the process cannot be started.
+pub(super) fn start(
+    name: Option<Name>,
+    mut config: LaunchConfig,
+    home: &Home,
+    console: Option<File>,
+) -> anyhow::Result<MachineProcess> {
+    let (name, claim) = claim(name, home)?;
+    config.name = name.to_string();
+    if config.hostname.is_empty() {
+        config.hostname = name.to_hostname();
+    }
+    tracing::debug!(%name, directory = %claim.directory.path().display(), "starting");
+    MachineProcess::spawn(Path::new(THIS_PROGRAM), name, claim, config, console)
+        .context("cannot start the machine")
+}
+
+/// Takes the name, or finds one that is free.
+fn claim(name: Option<Name>, home: &Home) -> anyhow::Result<(Name, Claim)> {
+    if let Some(name) = name {
+        return match RunDirectory::claim(home, &name) {
+            Ok(claim) => Ok((name, claim)),
+            Err(error @ RunDirectoryError::NameInUse { .. }) => {
+                Err(with_hint(error, "give another --name, or none"))
+            }
+            Err(error) => Err(home_failed(error)),
+        };
+    }
+    loop {
+        let name = Name::generate().context("cannot make up a name")?;
+        match RunDirectory::claim(home, &name) {
+            Ok(claim) => return Ok((name, claim)),
+            // One in four thousand million, for each sandbox that runs.
+            Err(RunDirectoryError::NameInUse { .. }) => {}
+            Err(error) => return Err(home_failed(error)),
+        }
+    }
+}
+
+fn home_failed(error: RunDirectoryError) -> anyhow::Error {
+    with_hint(
+        error,
+        "MSB_HOME names a directory that belongs to you alone",
+    )
+}
+
+/// What became of a machine while somebody waited for it.
+pub(super) enum Progress {
+    /// Nothing new.
+    Waiting,
+    /// Its guest is up.
+    Ready,
+    /// It ended; in this way, if it could tell.
+    Ended(Option<Ended>),
+}
+
+/// The last words of a machine.
+pub(super) struct Ended {
+    /// How it ended.
+    pub(super) how: Ending,
+    /// Last lines of the guest kernel's log.
+    pub(super) console: Vec<u8>,
+}
+
+/// Looks for news. To be called whenever [`MachineProcess::reports`] is readable.
+///
+/// # Errors
+/// When the guest did not come up.
+pub(super) fn progress(process: &mut MachineProcess) -> anyhow::Result<Progress> {
+    match process
+        .next_report()
+        .context("the machine cannot be understood")?
+    {
+        Some(Report::Ready(ready)) => {
+            tracing::debug!(
+                kernel_ns = ready.kernel_ns,
+                agent_ns = ready.agent_ns,
+                "ready"
+            );
+            Ok(Progress::Ready)
+        }
+        Some(Report::Failed(failure)) => Err(outcome::start_failed(failure)),
+        Some(Report::Ended { how, console }) => Ok(Progress::Ended(Some(Ended { how, console }))),
+        None if process.has_ended() => Ok(Progress::Ended(None)),
+        None => Ok(Progress::Waiting),
+    }
+}
+
+/// Asks the machine to come to an orderly end.
+pub(super) fn shut_down(process: &MachineProcess) {
+    process.shutdown(GRACE);
+}

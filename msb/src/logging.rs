@@ -1,0 +1,56 @@
+//! Log lines on standard error.
+
+use std::io;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+
+/// Least severe log lines to be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// Only what has gone wrong.
+    Error,
+    /// Also what may go wrong.
+    Warn,
+    /// Also what is done.
+    Info,
+    /// Also how it is done.
+    Debug,
+    /// Also every step.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name, as on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+
+    fn filter(self) -> LevelFilter {
+        match self {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// Prints log lines from `level` on.
+pub(crate) fn start(level: LogLevel) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level.filter())
+        .with_writer(io::stderr)
+        .with_target(matches!(level, LogLevel::Debug | LogLevel::Trace))
+        .without_time()
+        .finish();
+    // Fails only when logging was started before; then it stays as it is.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

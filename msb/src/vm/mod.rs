@@ -1,0 +1,16 @@
+//! The process that is a machine: the only part of `msb` that knows the monitor.
+//!
+//! [`sandbox`] is what `msb run` starts, with an agent in the guest; [`foreground`] boots any kernel on
+//! this terminal.
+
+mod agent;
+mod console;
+mod creator;
+mod devices;
+mod foreground;
+mod sandbox;
+mod start;
+mod supervisor;
+
+pub(crate) use foreground::{ConsoleTarget, Foreground, Share, boot_in_foreground};
+pub(crate) use sandbox::serve_sandbox;

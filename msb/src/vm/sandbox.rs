@@ -1,0 +1,219 @@
+//! A sandbox's machine, from what its creator handed over to its last report.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use microsandbox::launch::{Handover, LaunchConfig, Report, send_report};
+use nix::sys::prctl;
+use nix::sys::stat::{Mode, umask};
+use vmm::fs::raise_descriptor_limit;
+use vmm::machine::{self, Stopper};
+
+use super::console::{ConsoleLog, LastLines};
+use super::start::StartError;
+use super::supervisor::{Action, Event, Supervisor, Verdict};
+use super::{agent, creator, devices};
+use crate::logging::{self, LogLevel};
+use crate::{crash, failure};
+
+/// The kernel's command line.
+const COMMAND_LINE: [&str; 7] = [
+    // The log goes to the only serial port.
+    "console=ttyS0",
+    "8250.nr_uarts=1",
+    // A panic ends the machine at once instead of stopping it for ever,
+    "panic=-1",
+    // by the keyboard controller, which the monitor knows; a triple fault then is a triple fault.
+    "reboot=k",
+    // KVM vouches for the clock: no calibration against another, and no watching it later.
+    "tsc=reliable",
+    "no_timer_check",
+    // The host's processor has random numbers; nobody waits for entropy.
+    "random.trust_cpu=on",
+];
+
+/// With a reader, the kernel's log is complete; otherwise warnings are enough, and every character costs time.
+const WITHOUT_READER: &str = "quiet";
+
+/// Runs the machine that was handed over to this process under the descriptor `launch`. Returns the exit status.
+///
+/// # Errors
+/// When nothing was handed over, so that there is nobody to report to.
+pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
+    crash::report_panics();
+    let handover = Handover::receive(launch).context("`msb vm --launch-fd` is for msb itself")?;
+    let level = LogLevel::from_str(&handover.config.log_level, false).unwrap_or(LogLevel::Warn);
+    logging::start(level);
+    prepare_process()?;
+
+    let Handover {
+        config,
+        directory,
+        lock,
+        listener,
+        reports,
+        commands,
+        console,
+    } = handover;
+    let last_lines = LastLines::default();
+    let log = ConsoleLog::new(last_lines.clone(), console);
+    let verdict =
+        run(&config, listener, commands, &reports, log).unwrap_or_else(Verdict::NotStarted);
+    // Before the report: who has read it finds the name free.
+    if let Err(error) = directory.remove(lock) {
+        tracing::warn!("{:#}", anyhow::Error::from(error));
+    }
+    let (report, status) = match verdict {
+        Verdict::NotStarted(error) => (
+            Report::Failed(error.to_failure(last_lines.get())),
+            failure::RUN_FAILED,
+        ),
+        Verdict::Ended(how) => (
+            Report::Ended {
+                how,
+                console: last_lines.get(),
+            },
+            0,
+        ),
+    };
+    // A creator that is gone needs no report.
+    let _ = send_report(&reports, &report);
+    Ok(status)
+}
+
+/// Makes this process what the monitor and its shared folders expect.
+fn prepare_process() -> anyhow::Result<()> {
+    prctl::set_name(c"msb-vm").context("cannot set the name of the process")?;
+    // The guest's kernel has applied its own umask.
+    umask(Mode::empty());
+    raise_descriptor_limit().context("cannot raise the limit of open files")?;
+    Ok(())
+}
+
+/// Boots the machine and sees it through to its end.
+fn run(
+    config: &LaunchConfig,
+    listener: UnixListener,
+    commands: File,
+    reports: &File,
+    log: ConsoleLog,
+) -> Result<Verdict, StartError> {
+    let (events, received) = channel();
+    creator::listen(commands, events.clone()).map_err(StartError::Thread)?;
+    let (accept, connection) = agent::rendezvous();
+    let boot_message = devices::boot_message(config);
+    let machine = machine::boot(machine::Config {
+        vcpus: config.vcpus,
+        memory: config.memory,
+        kernel: open(&config.kernel)?,
+        initramfs: Some(open(&config.initramfs)?),
+        command_line: command_line(config, log.has_reader()),
+        console: machine::Console {
+            output: Some(Box::new(log)),
+            input: None,
+        },
+        devices: devices::make(config, accept, listener)?,
+    })?;
+    let stopper = machine.stopper();
+    let agent =
+        agent::serve(connection, boot_message, events.clone()).map_err(StartError::Thread)?;
+    wait_for_machine(machine, agent, events).map_err(StartError::Thread)?;
+    let boot_timeout = Duration::from_millis(config.boot_timeout_ms.into());
+    Ok(supervise(
+        Supervisor::new(Instant::now(), boot_timeout),
+        &received,
+        &stopper,
+        reports,
+    ))
+}
+
+fn open(path: &Path) -> Result<File, StartError> {
+    File::open(path).map_err(|source| StartError::Kernel {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn command_line(config: &LaunchConfig, has_reader: bool) -> String {
+    let mut command_line = COMMAND_LINE.join(" ");
+    for more in [
+        if has_reader { "" } else { WITHOUT_READER },
+        &config.extra_command_line,
+    ] {
+        if !more.is_empty() {
+            command_line.push(' ');
+            command_line.push_str(more);
+        }
+    }
+    command_line
+}
+
+/// Waits for the end of the machine on a thread of its own.
+fn wait_for_machine(
+    machine: machine::Machine,
+    agent: JoinHandle<()>,
+    events: Sender<Event>,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("machine".to_owned())
+        .spawn(move || {
+            let ending = machine.wait();
+            // The devices are gone, and with them the agent's connection. What the agent said before comes first.
+            let _ = agent.join();
+            let _ = events.send(Event::Machine(ending));
+        })?;
+    Ok(())
+}
+
+/// Carries out what the supervisor decides, until the machine is no more.
+fn supervise(
+    mut supervisor: Supervisor,
+    events: &Receiver<Event>,
+    stopper: &Stopper,
+    reports: &File,
+) -> Verdict {
+    loop {
+        let action = match next(events, supervisor.deadline()) {
+            Some(event) => supervisor.on_event(event, Instant::now()),
+            None => supervisor.on_deadline(Instant::now()),
+        };
+        match action {
+            Action::Wait => {}
+            Action::ReportReady(ready) => {
+                // A creator that is gone shows as the end of its commands.
+                let _ = send_report(reports, &Report::Ready(ready));
+            }
+            Action::ShutDown { grace_ms } => {
+                let asked = supervisor
+                    .control
+                    .as_mut()
+                    .map(|control| control.shut_down(grace_ms));
+                if !matches!(asked, Some(Ok(()))) {
+                    stopper.stop();
+                }
+            }
+            Action::Stop => stopper.stop(),
+            Action::Finish => return supervisor.into_verdict(),
+        }
+    }
+}
+
+/// The next event, or `None` when the deadline came first.
+fn next(events: &Receiver<Event>, deadline: Option<Instant>) -> Option<Event> {
+    let Some(deadline) = deadline else {
+        // The thread that waits for the machine always has a last word.
+        return events.recv().ok();
+    };
+    match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(event) => Some(event),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+    }
+}

@@ -1,0 +1,58 @@
+//! Where everything of this user is kept.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Environment variable that names the home directory of microsandbox.
+pub const HOME_VARIABLE: &str = "MSB_HOME";
+
+/// The directory with everything that microsandbox keeps for this user.
+#[derive(Debug, Clone)]
+pub struct Home {
+    path: PathBuf,
+}
+
+/// The home directory cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[error("Neither {HOME_VARIABLE} nor HOME names a directory to keep files in")]
+pub struct NoHome;
+
+impl Home {
+    /// `$MSB_HOME`, else `~/.microsandbox`. Nothing is created.
+    ///
+    /// # Errors
+    /// When neither variable is set.
+    pub fn from_environment() -> Result<Home, NoHome> {
+        let set = |name| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let path = set(HOME_VARIABLE)
+            .or_else(|| set("HOME").map(|home| home.join(".microsandbox")))
+            .ok_or(NoHome)?;
+        // A relative path would mean another directory after a chdir.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Ok(Home { path })
+    }
+
+    /// A home of the caller's choice.
+    pub fn at(path: impl Into<PathBuf>) -> Home {
+        Home { path: path.into() }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Directory of the running sandboxes.
+    pub fn run(&self) -> PathBuf {
+        self.path.join("run")
+    }
+
+    /// Directory of the guest kernel and its initramfs.
+    pub fn kernel(&self) -> PathBuf {
+        self.path.join("kernel")
+    }
+}

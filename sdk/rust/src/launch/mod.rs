@@ -1,0 +1,19 @@
+//! Starting the process that is a machine, and what it says about itself.
+//!
+//! One process per sandbox: `msb vm`, made by [`MachineProcess::spawn`]. Everything it has to know
+//! comes through an inherited descriptor ([`LaunchConfig`] in [`Handover`]), so nothing of it stands
+//! in `ps`. It tells how it fares in [`Report`]s on one pipe and takes [`Command`]s from another,
+//! whose end means that its creator is gone.
+
+mod config;
+mod handover;
+mod process;
+mod report;
+
+pub use config::{Folder, LaunchConfig, RootFolder, Tmpfs};
+pub use handover::{Handover, HandoverError};
+pub use process::{LaunchError, MachineProcess};
+pub use report::{
+    Command, Ending, Report, ReportError, ReportReader, StartFailure, StartStage, send_command,
+    send_report,
+};

@@ -1,0 +1,178 @@
+//! One session with the agent of a guest: a process there and its standard streams here.
+//!
+//! [`Session::attach`] joins the connection to three descriptors with two threads. The *input* thread
+//! is the only one that writes to the connection: standard input as far as the agent gave credit for
+//! it, and signals and terminal sizes as they come. The *output* thread is the only one that reads:
+//! it writes output where it belongs and learns how the process ended. A slow reader of the output
+//! thus stops nothing but its own process, by back-pressure along the connection.
+
+mod input;
+mod output;
+mod remote;
+
+use std::fs::File;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use protocol::{Exec, Exit, Failure, FrameError, Hello, HelloError, HostMessage};
+
+pub use remote::Remote;
+
+/// Where the standard streams of a session's process lead.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input; `None` when the process gets none.
+    pub input: Option<File>,
+    /// Standard output, and everything that a terminal shows.
+    pub output: File,
+    /// Standard error.
+    pub error: File,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The process ended and all of its output is written.
+    Exited(Exit),
+    /// The agent could not run the process.
+    Refused(Failure),
+    /// Nobody reads the output any more (EPIPE).
+    OutputClosed,
+    /// The guest is gone.
+    Disconnected,
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Program, arguments and environment do not fit into a frame.
+    #[error("The command and its environment are too long")]
+    Request(#[source] FrameError),
+    /// Threads or pipes could not be had.
+    #[error("Failed to set up a session")]
+    Setup(#[source] io::Error),
+    /// The agent is of another release.
+    #[error("The agent in the guest cannot be talked to")]
+    Hello(#[from] HelloError),
+    /// The connection failed, or something came over it that cannot be understood.
+    #[error("Failed to understand the agent in the guest")]
+    Frame(#[from] FrameError),
+    /// A message came that means nothing at this point.
+    #[error("The agent in the guest sent {message} out of turn")]
+    Unexpected {
+        /// Kind of the message.
+        message: &'static str,
+    },
+    /// Output could not be written.
+    #[error("Failed to write the output")]
+    Output(#[source] io::Error),
+    /// A thread panicked.
+    #[error("A thread of the session panicked")]
+    Panicked,
+}
+
+/// A running session. When the value is dropped, the connection ends, and with it the process.
+#[derive(Debug)]
+pub struct Session {
+    stream: UnixStream,
+    remote: Arc<Remote>,
+    /// Hangs up when the output thread ends.
+    finished: OwnedFd,
+    output: Option<JoinHandle<Result<SessionEnd, SessionError>>>,
+}
+
+impl Session {
+    /// Runs a process over a fresh connection and joins it to `streams`. Returns at once; nothing is
+    /// known of the process until the session has [ended](Self::end).
+    ///
+    /// `exec.stdin` should say whether there is an input.
+    ///
+    /// # Errors
+    /// When the request is too long, or threads cannot be made.
+    pub fn attach(
+        stream: UnixStream,
+        exec: Exec,
+        streams: Streams,
+    ) -> Result<Session, SessionError> {
+        let mut request = Vec::new();
+        let hello = HostMessage::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
+        protocol::encode(&hello, &mut request).map_err(SessionError::Request)?;
+        protocol::encode(&HostMessage::Exec(Box::new(exec)), &mut request)
+            .map_err(SessionError::Request)?;
+
+        let remote = Arc::new(Remote::new().map_err(SessionError::Setup)?);
+        let (finished, finished_writer) =
+            pipe2(OFlag::O_CLOEXEC).map_err(|error| SessionError::Setup(error.into()))?;
+        let mut session = Session {
+            stream: stream.try_clone().map_err(SessionError::Setup)?,
+            remote: Arc::clone(&remote),
+            finished,
+            output: None,
+        };
+        let writer = stream.try_clone().map_err(SessionError::Setup)?;
+        let input = input::Input {
+            request,
+            stream: writer,
+            source: streams.input,
+            remote,
+        };
+        // Nobody waits for this thread: it may sit in a read that only another process can end.
+        thread::Builder::new()
+            .name("session-in".to_owned())
+            .spawn(move || input.run())
+            .map_err(SessionError::Setup)?;
+        let output = output::Output {
+            stream,
+            output: streams.output,
+            error: streams.error,
+            remote: Arc::clone(&session.remote),
+        };
+        let thread = thread::Builder::new()
+            .name("session-out".to_owned())
+            .spawn(move || {
+                let _finished = finished_writer;
+                output.run()
+            })
+            .map_err(SessionError::Setup)?;
+        session.output = Some(thread);
+        Ok(session)
+    }
+
+    /// Signals and terminal sizes go through here.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Readable (hung up) when the session has ended, so that [`end`](Self::end) does not wait.
+    pub fn finished(&self) -> BorrowedFd<'_> {
+        self.finished.as_fd()
+    }
+
+    /// Waits for the end of the session and tells how it ended.
+    ///
+    /// # Errors
+    /// When the agent cannot be understood or output cannot be written.
+    pub fn end(mut self) -> Result<SessionEnd, SessionError> {
+        match self.output.take().map(JoinHandle::join) {
+            Some(Ok(end)) => end,
+            Some(Err(_)) | None => Err(SessionError::Panicked),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.remote.finish();
+        // Fails when the guest is gone already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Names that come, go and move: create, link, rename, remove.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use fuse_backend_rs::abi::fuse_abi::{CreateIn, FOPEN_IN_KILL_SUIDGID, OpenOptions, stat64};
+use fuse_backend_rs::api::filesystem::Entry;
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+
+use super::attributes::{PERMISSIONS, status_of};
+use super::beneath::{self, Component};
+use super::files::{OpenFile, host_flags, is_writable};
+use super::identity::Owner;
+use super::inodes::Inode;
+use super::lookup::{check_directory, open_path};
+use super::{SharedFolder, errno};
+
+/// Mode bits that mkdir(2) sets: the set-group-ID bit of a new directory is its parent's.
+const DIRECTORY_PERMISSIONS: u32 = 0o1777;
+
+/// A directory of the folder and the name of a new entry in it.
+struct Place<'n> {
+    parent: std::sync::Arc<Inode>,
+    name: Component<'n>,
+}
+
+impl Place<'_> {
+    /// Removes what was made there but could not be finished. The error that is on its way to the guest says more than
+    /// one of the removal.
+    fn clear(&self, flag: UnlinkatFlags) {
+        let _ = unlinkat(&*self.parent, self.name.as_c_str(), flag);
+    }
+}
+
+impl SharedFolder {
+    fn place<'n>(&self, parent: u64, name: &'n CStr) -> io::Result<Place<'n>> {
+        self.check_writable()?;
+        let parent = self.inodes.get(parent)?;
+        check_directory(&parent)?;
+        let name = Component::new(name)?;
+        Ok(Place { parent, name })
+    }
+
+    /// Opens a regular file that need not exist yet, and gives out a handle.
+    pub(super) fn create_file(
+        &self,
+        caller: Owner,
+        parent: u64,
+        name: &CStr,
+        request: &CreateIn,
+    ) -> io::Result<(Entry, u64, OpenOptions)> {
+        let place = self.place(parent, name)?;
+        let flags = host_flags(request.flags);
+        let permit = self.budget.take()?;
+        let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
+        let (descriptor, path) = match self.make_file(caller, &place, flags, request.mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
+                self.open_existing(&place, flags, request.fuse_flags)?
+            }
+            result => result?,
+        };
+        let status = status_of(&path)?;
+        let entry = self.entry_of(path, status)?;
+        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
+        match self.files.insert(entry.inode, file) {
+            Ok(handle) => Ok((entry, handle, self.open_options())),
+            Err(error) => {
+                self.inodes.forget(entry.inode, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a regular file and opens it: a descriptor for I/O and an `O_PATH` one.
+    fn make_file(
+        &self,
+        caller: Owner,
+        place: &Place<'_>,
+        flags: OFlag,
+        mode: u32,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
+        let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+        let initial = self.initial_mode(caller, mode);
+        let descriptor = beneath::open(place.parent.as_fd(), place.name, flags, initial)?;
+        let settled = self
+            .settle(
+                descriptor.as_fd(),
+                &place.parent,
+                caller,
+                mode & PERMISSIONS,
+            )
+            .and_then(|()| self.descriptors.reopen(descriptor.as_fd(), OFlag::O_PATH));
+        match settled {
+            Ok(path) => Ok((descriptor, path)),
+            Err(error) => {
+                place.clear(UnlinkatFlags::NoRemoveDir);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a file that someone else made since the guest looked.
+    fn open_existing(
+        &self,
+        place: &Place<'_>,
+        flags: OFlag,
+        fuse_flags: u32,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
+        let path = open_path(&place.parent, place.name)?;
+        match status_of(&path)?.st_mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
+            _ => return Err(errno(libc::EEXIST)),
+        }
+        let descriptor = self.descriptors.reopen(path.as_fd(), flags)?;
+        if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
+            self.strip_privileges(descriptor.as_fd())?;
+        }
+        Ok((descriptor, path))
+    }
+
+    /// Makes a regular file, a FIFO or a socket.
+    pub(super) fn make_node(
+        &self,
+        caller: Owner,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+    ) -> io::Result<Entry> {
+        let place = self.place(parent, name)?;
+        let kind = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => {
+                let (_, path) = self.make_file(caller, &place, OFlag::O_WRONLY, mode)?;
+                let status = status_of(&path)?;
+                return self.entry_of(path, status);
+            }
+            libc::S_IFIFO => SFlag::S_IFIFO,
+            libc::S_IFSOCK => SFlag::S_IFSOCK,
+            // On the host it would be a real device.
+            libc::S_IFCHR | libc::S_IFBLK => return Err(errno(libc::EPERM)),
+            _ => return Err(errno(libc::EINVAL)),
+        };
+        let initial = self.initial_mode(caller, mode);
+        mknodat(&*place.parent, place.name.as_c_str(), kind, initial, 0)?;
+        let permissions = |_: &stat64| Some(mode & PERMISSIONS);
+        self.finish(
+            caller,
+            &place,
+            UnlinkatFlags::NoRemoveDir,
+            kind,
+            permissions,
+        )
+    }
+
+    /// Makes a directory.
+    pub(super) fn make_directory(
+        &self,
+        caller: Owner,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+    ) -> io::Result<Entry> {
+        let place = self.place(parent, name)?;
+        let initial = self.initial_mode(caller, mode & DIRECTORY_PERMISSIONS);
+        mkdirat(&*place.parent, place.name.as_c_str(), initial)?;
+        let permissions = |made: &stat64| {
+            let inherited = made.st_mode & libc::S_ISGID;
+            Some((mode & DIRECTORY_PERMISSIONS) | inherited)
+        };
+        let kind = SFlag::S_IFDIR;
+        self.finish(caller, &place, UnlinkatFlags::RemoveDir, kind, permissions)
+    }
+
+    /// Makes a symbolic link.
+    pub(super) fn make_symbolic_link(
+        &self,
+        caller: Owner,
+        parent: u64,
+        name: &CStr,
+        target: &CStr,
+    ) -> io::Result<Entry> {
+        let place = self.place(parent, name)?;
+        symlinkat(target, &*place.parent, place.name.as_c_str())?;
+        let kind = SFlag::S_IFLNK;
+        self.finish(caller, &place, UnlinkatFlags::NoRemoveDir, kind, |_| None)
+    }
+
+    /// Makes another link to the file with ID `inode`.
+    pub(super) fn make_link(&self, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let place = self.place(parent, name)?;
+        let inode = self.inodes.get(inode)?;
+        if inode.is_directory() {
+            return Err(errno(libc::EPERM));
+        }
+        self.descriptors
+            .link(inode.as_fd(), place.parent.as_fd(), place.name)?;
+        self.known_entry(&inode)
+    }
+
+    /// Removes an entry: a directory if `flag` says so, else anything but a directory.
+    pub(super) fn remove(&self, parent: u64, name: &CStr, flag: UnlinkatFlags) -> io::Result<()> {
+        let place = self.place(parent, name)?;
+        Ok(unlinkat(&*place.parent, place.name.as_c_str(), flag)?)
+    }
+
+    /// Moves an entry, as renameat2(2) with `flags`.
+    pub(super) fn move_entry(
+        &self,
+        old: (u64, &CStr),
+        new: (u64, &CStr),
+        flags: u32,
+    ) -> io::Result<()> {
+        let old = self.place(old.0, old.1)?;
+        let new = self.place(new.0, new.1)?;
+        let flags = RenameFlags::from_bits(flags).ok_or_else(|| errno(libc::EINVAL))?;
+        // A whiteout is a device node, see `make_node`.
+        if flags.contains(RenameFlags::RENAME_WHITEOUT) {
+            return Err(errno(libc::EINVAL));
+        }
+        Ok(renameat2(
+            &*old.parent,
+            old.name.as_c_str(),
+            &*new.parent,
+            new.name.as_c_str(),
+            flags,
+        )?)
+    }
+
+    /// Tells the guest of an entry that was just made by name, after giving it its owner and its mode.
+    fn finish(
+        &self,
+        caller: Owner,
+        place: &Place<'_>,
+        flag: UnlinkatFlags,
+        kind: SFlag,
+        permissions: impl Fn(&stat64) -> Option<u32>,
+    ) -> io::Result<Entry> {
+        let settled = open_path(&place.parent, place.name).and_then(|path| {
+            let made = status_of(&path)?;
+            self.check_own_making(caller, &made, kind)?;
+            let mode = permissions(&made).unwrap_or(made.st_mode & PERMISSIONS);
+            self.settle(path.as_fd(), &place.parent, caller, mode)?;
+            let status = status_of(&path)?;
+            self.entry_of(path, status)
+        });
+        settled.inspect_err(|_| place.clear(flag))
+    }
+
+    /// Before a file is given away: makes sure that it is the one that was made, not another that someone on the host
+    /// has put in its place meanwhile.
+    ///
+    /// # Errors
+    /// `EAGAIN`.
+    fn check_own_making(&self, caller: Owner, made: &stat64, kind: SFlag) -> io::Result<()> {
+        let single = kind == SFlag::S_IFDIR || made.st_nlink == 1;
+        let same = made.st_mode & libc::S_IFMT == kind.bits() && single && made.st_uid == 0;
+        if self.identity.gives_to(caller) && !same {
+            return Err(errno(libc::EAGAIN));
+        }
+        Ok(())
+    }
+
+    /// Mode to create a file with: nobody gets at it before it has its owner.
+    fn initial_mode(&self, caller: Owner, mode: u32) -> Mode {
+        if self.identity.gives_to(caller) {
+            Mode::empty()
+        } else {
+            Mode::from_bits_truncate(mode & PERMISSIONS)
+        }
+    }
+
+    /// Gives the new file behind `descriptor` its owner, and then the mode bits `mode`: those that it was created with
+    /// are less this process's umask(2), and a change of the owner takes more away.
+    fn settle(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        parent: &Inode,
+        caller: Owner,
+        mode: u32,
+    ) -> io::Result<()> {
+        if self.identity.gives_to(caller) {
+            let inherits_group = status_of(parent)?.st_mode & libc::S_ISGID != 0;
+            let made = status_of(descriptor)?;
+            self.identity
+                .give(descriptor, &made, caller, inherits_group)?;
+        }
+        let now = status_of(descriptor)?.st_mode;
+        if now & PERMISSIONS != mode && now & libc::S_IFMT != libc::S_IFLNK {
+            let mode = Mode::from_bits_truncate(mode);
+            self.descriptors.change_mode(descriptor, mode)?;
+        }
+        Ok(())
+    }
+}

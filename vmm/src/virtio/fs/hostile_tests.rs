@@ -1,0 +1,258 @@
+//! Requests that no kernel sends.
+
+use std::cell::RefCell;
+use std::fs;
+
+use fuse_backend_rs::abi::fuse_abi::{
+    BatchForgetIn, FsOptions, GetxattrIn, InHeader, IoctlIn, Opcode, OutHeader, ReadIn, WriteIn,
+};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::ByteValued;
+
+use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode};
+use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+
+const SHARED: FolderOptions = FolderOptions {
+    read_only: false,
+    cache: CachePolicy::Shared,
+};
+
+const HEADER: usize = size_of::<OutHeader>();
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("d")).unwrap();
+    fs::write(folder.path().join("f"), b"contents").unwrap();
+    folder
+}
+
+#[test]
+fn nothing_but_init_is_answered_before_init_or_after_destroy() {
+    let folder = folder();
+    let mut driver = Driver::silent(SharedFolder::open(folder.path(), SHARED).unwrap());
+    assert_eq!(driver.getattr(ROOT).unwrap_err(), libc::EIO);
+    driver.init(FsOptions::all());
+    let node = driver.walk("f");
+    assert_eq!(driver.call(Opcode::Destroy, 0, &[], 0).unwrap(), []);
+    assert_eq!(driver.getattr(ROOT).unwrap_err(), libc::EIO);
+    driver.init(FsOptions::all());
+    driver.getattr(ROOT).unwrap();
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    let node = driver.walk("f");
+    driver.init(FsOptions::empty());
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+}
+
+#[test]
+fn every_request_may_end_anywhere() {
+    let folder = folder();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    for opcode in 0..64 {
+        let whole = driver.request(opcode, ROOT, &[0; 120]);
+        for length in 1..whole.len() {
+            // With the length that it claims, and with the one that it has.
+            for honest in [false, true] {
+                let mut bytes = whole[..length].to_vec();
+                if honest && length >= 4 {
+                    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+                }
+                for room in [0, 8, HEADER, 4096] {
+                    driver.send(REQUESTS, &bytes, room);
+                    driver.send(HIGH_PRIORITY, &bytes, room);
+                }
+            }
+        }
+        driver.init(FsOptions::all());
+    }
+    driver.getattr(ROOT).unwrap();
+}
+
+#[test]
+fn a_length_that_lies_is_an_error() {
+    let folder = folder();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    for claimed in [0, 1, 39, 4096, 1 << 20, u32::MAX] {
+        let mut request = driver.request(Opcode::Lookup as u32, ROOT, b"f\0");
+        request[..4].copy_from_slice(&claimed.to_le_bytes());
+        let reply = driver.send(REQUESTS, &request, 256);
+        let header: OutHeader = decode(&reply);
+        assert_eq!((header.len, header.error), (16, -libc::EIO), "{claimed}");
+    }
+    let endless = driver.call(Opcode::Lookup, ROOT, b"no end", 256);
+    assert_eq!(endless.unwrap_err(), libc::EIO);
+}
+
+#[test]
+fn sizes_are_bounded_by_what_there_is() {
+    let folder = folder();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.walk("f");
+    let handle = driver.open(node, libc::O_RDWR).unwrap();
+    let read = ReadIn {
+        fh: handle,
+        size: u32::MAX,
+        ..ReadIn::default()
+    };
+    let reply = driver.call(Opcode::Read, node, read.as_slice(), 4);
+    assert_eq!(reply.unwrap(), b"cont", "as much as there is room for");
+    let beyond = ReadIn {
+        offset: u64::MAX,
+        ..read
+    };
+    let reply = driver.call(Opcode::Read, node, beyond.as_slice(), 64);
+    assert_eq!(reply.unwrap_err(), libc::EINVAL);
+    let write = WriteIn {
+        fh: handle,
+        size: u32::MAX,
+        ..WriteIn::default()
+    };
+    let body = [write.as_slice(), b"CON"].concat();
+    driver.call(Opcode::Write, node, &body, 64).unwrap();
+    assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"CONtents");
+
+    let directory = driver.opendir(ROOT).unwrap();
+    for opcode in [Opcode::Readdir, Opcode::Readdirplus] {
+        let fields = ReadIn {
+            fh: directory,
+            size: u32::MAX,
+            ..ReadIn::default()
+        };
+        assert!(driver.call(opcode, ROOT, fields.as_slice(), 4096).is_err());
+        let elsewhere = ReadIn {
+            fh: directory,
+            size: 4096,
+            offset: u64::MAX,
+            ..ReadIn::default()
+        };
+        let reply = driver.call(opcode, ROOT, elsewhere.as_slice(), 4096);
+        assert_eq!(reply.unwrap_err(), libc::EINVAL);
+    }
+    let fields = GetxattrIn {
+        size: u32::MAX,
+        padding: 0,
+    };
+    let list = driver.call(Opcode::Listxattr, node, fields.as_slice(), 4096);
+    assert!(list.is_ok());
+    let ioctl = IoctlIn {
+        in_size: u32::MAX,
+        out_size: u32::MAX,
+        ..IoctlIn::default()
+    };
+    let reply = driver.call(Opcode::Ioctl, node, ioctl.as_slice(), 4096);
+    assert_eq!(reply.unwrap_err(), libc::ENOTTY);
+    let forget = BatchForgetIn {
+        count: u32::MAX,
+        dummy: 0,
+    };
+    let request = driver.request(Opcode::BatchForget as u32, 0, forget.as_slice());
+    assert_eq!(driver.send(HIGH_PRIORITY, &request, 0), []);
+    driver.getattr(node).unwrap();
+}
+
+#[test]
+fn buffers_that_are_not_memory_or_overlap_are_survived() {
+    let folder = folder();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let request = driver.request(Opcode::Getattr as u32, ROOT, &[0; 16]);
+    let writable = VRING_DESC_F_WRITE as u16;
+    let length = request.len() as u32;
+    let good = Descriptor::new(1 << 20, length, 0, 0);
+    let chains = [
+        vec![Descriptor::new(1 << 40, length, 0, 0)],
+        vec![good, Descriptor::new(1 << 40, 4096, writable, 0)],
+        vec![good, Descriptor::new((8 << 20) - 8, 4096, writable, 0)],
+        vec![good, Descriptor::new(u64::MAX - 4, 4096, writable, 0)],
+        vec![good, Descriptor::new(4 << 20, 0, writable, 0)],
+        vec![Descriptor::new(1 << 20, 0, 0, 0)],
+        // The reply over the request.
+        vec![good, Descriptor::new(1 << 20, 4096, writable, 0)],
+        // More than a request may have: 4 MiB.
+        vec![Descriptor::new(1 << 20, 1 << 22, 0, 0)],
+    ];
+    for chain in &chains {
+        driver.send(REQUESTS, &request, 256);
+        driver.send_descriptors(REQUESTS, chain);
+    }
+    driver.getattr(ROOT).unwrap();
+}
+
+/// A request that is right in part: such get further than random bytes.
+fn request() -> impl Strategy<Value = (u32, u64, Vec<u8>, Option<u32>, usize)> {
+    let opcode = prop_oneof![9 => 0_u32..54, 1 => any::<u32>()];
+    let node = prop_oneof![4 => 0_u64..8, 1 => any::<u64>()];
+    let name = prop_oneof![
+        "f\0",
+        "d\0",
+        "\\.\\.\0",
+        "[a-f]{1,3}\0[a-f]{1,3}\0",
+        "/etc\0"
+    ];
+    let small = prop_oneof![0_u64..8, any::<u64>(), Just(u64::MAX)];
+    let fields = prop::collection::vec(small, 0..13);
+    let body = (fields, name, prop::collection::vec(any::<u8>(), 0..40));
+    let body = body.prop_map(|(fields, name, rest)| {
+        let fields: Vec<u8> = fields
+            .iter()
+            .flat_map(|field| field.to_le_bytes())
+            .collect();
+        [fields, name.into_bytes(), rest].concat()
+    });
+    let length = prop::option::weighted(0.1, any::<u32>());
+    let room = prop_oneof![Just(0), Just(HEADER), 0..5000_usize];
+    (opcode, node, body, length, room)
+}
+
+#[test]
+fn no_request_stops_the_device() {
+    let folder = folder();
+    let folder = SharedFolder::open(folder.path(), SHARED).unwrap();
+    let driver = RefCell::new(Driver::initialised(folder.with_descriptor_limit(100)));
+    let config = Config {
+        cases: 6000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new(config);
+    let outcome = runner.run(&request(), |(opcode, node, body, length, room)| {
+        let mut driver = driver.borrow_mut();
+        let mut bytes = driver.request(opcode, node, &body);
+        if let Some(length) = length {
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+        }
+        let reply = driver.send(REQUESTS, &bytes, room);
+        prop_assert!(reply.len() <= room);
+        if reply.len() >= HEADER {
+            let header: OutHeader = decode(&reply);
+            prop_assert_eq!(header.len as usize, reply.len());
+            prop_assert!(header.error <= 0 && header.error > -4096);
+        }
+        if opcode == Opcode::Init as u32 || opcode == Opcode::Destroy as u32 {
+            driver.init(FsOptions::all());
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+    let mut driver = driver.into_inner();
+    driver.init(FsOptions::all());
+    driver.getattr(ROOT).unwrap();
+}
+
+#[test]
+fn random_bytes_do_not_stop_the_device() {
+    let folder = folder();
+    let driver = RefCell::new(Driver::new(folder.path(), SHARED));
+    let config = Config {
+        cases: 2000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let bytes = prop::collection::vec(any::<u8>(), 0..3 * size_of::<InHeader>());
+    let outcome = TestRunner::new(config).run(&(bytes, 0..200_usize), |(bytes, room)| {
+        driver.borrow_mut().send(REQUESTS, &bytes, room);
+        Ok(())
+    });
+    outcome.unwrap();
+}
