@@ -64,6 +64,11 @@ impl FrameDecoder {
         }
     }
 
+    /// Whether a whole frame waits for [`next_frame`](Self::next_frame).
+    pub fn has_frame(&self) -> Result<bool, FrameError> {
+        Ok(self.complete_frame()?.is_some())
+    }
+
     /// To be called at the end of the stream: an error if it came inside a frame.
     pub fn finish(&self) -> Result<(), FrameError> {
         if self.start == self.end {
@@ -74,7 +79,7 @@ impl FrameDecoder {
     }
 
     /// Length of the next message if all of it is here.
-    pub(crate) fn complete_frame(&self) -> Result<Option<usize>, FrameError> {
+    fn complete_frame(&self) -> Result<Option<usize>, FrameError> {
         let pending = self.buffer.get(self.start..self.end).unwrap_or_default();
         let Some((header, body)) = pending.split_first_chunk::<FRAME_HEADER>() else {
             return Ok(None);

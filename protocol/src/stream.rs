@@ -23,7 +23,7 @@ impl<R: Read> FrameReader<R> {
     /// Waits for the next message. `None` is the end of the stream between two frames; the end
     /// inside a frame is [`FrameError::Truncated`]. The message may borrow from the reader.
     pub fn read<'a, M: Deserialize<'a>>(&'a mut self) -> Result<Option<M>, FrameError> {
-        while self.decoder.complete_frame()?.is_none() {
+        while !self.decoder.has_frame()? {
             match self.decoder.read_from(&mut self.inner) {
                 Ok(0) => return self.decoder.finish().map(|()| None),
                 Ok(_) => {}

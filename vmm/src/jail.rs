@@ -38,6 +38,7 @@ const EVERY_THREAD: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
+    libc::SYS_fcntl,
     libc::SYS_getrandom,
     libc::SYS_read,
     libc::SYS_write,

@@ -72,9 +72,14 @@ impl InodeNumbers {
         }
     }
 
+    /// Whether `device` is that of the root.
+    pub(super) fn is_of_root(&self, device: u64) -> bool {
+        device == self.root_device
+    }
+
     /// The number for inode `number` on `device`; the same every time.
     pub(super) fn shown(&self, device: u64, number: u64) -> u64 {
-        if device == self.root_device {
+        if self.is_of_root(device) {
             return number;
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,11 +112,12 @@ impl SharedFolder {
     ) -> io::Result<stat64> {
         self.check_writable()?;
         let inode = self.inodes.get(inode)?;
+        inode.check_contents()?;
         // The owner first: with it the host takes mode bits away that the guest may set in the same request.
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
             let user = valid.contains(SetattrValid::UID).then_some(new.st_uid);
             let group = valid.contains(SetattrValid::GID).then_some(new.st_gid);
-            let now = status_of(&*inode)?;
+            let now = status_of(&inode)?;
             self.identity
                 .change_owner(inode.as_fd(), &now, user, group)?;
         }
@@ -137,7 +143,7 @@ impl SharedFolder {
             self.descriptors
                 .change_times(inode.as_fd(), &accessed, &modified)?;
         }
-        Ok(self.shown(status_of(&*inode)?))
+        Ok(self.shown(status_of(&inode)?))
     }
 
     fn set_size(
@@ -150,7 +156,7 @@ impl SharedFolder {
         if size < 0 {
             return Err(errno(libc::EFBIG));
         }
-        let open = handle.map(|handle| self.files.get(inode.id, handle));
+        let open = handle.map(|handle| self.files.get(inode.id(), handle));
         if let Some(file) = open.transpose()?.filter(|file| file.writable) {
             ftruncate(&*file, size)?;
             return if strips_privileges {

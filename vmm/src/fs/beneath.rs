@@ -4,16 +4,21 @@
 //! openat2(2) as a single component that may be no symbolic link and no magic link, so no name, no symbolic link on
 //! the host and no rename in between leads out of the folder.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::errno;
+
+/// Neither out of the directory nor through a link of any kind.
+const CONFINED: ResolveFlag = ResolveFlag::RESOLVE_BENEATH
+    .union(ResolveFlag::RESOLVE_NO_SYMLINKS)
+    .union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 
 /// Longest name of a directory entry on Linux, in bytes.
 const NAME_MAX: usize = 255;
@@ -56,12 +61,18 @@ pub(super) fn open(
     let how = OpenHow::new()
         .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .mode(mode)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-        );
+        .resolve(CONFINED);
     openat2(directory, name.0, how).map_err(open_error)
+}
+
+/// Opens what lies at `path`, some directories down beneath `root`, as `O_PATH`.
+///
+/// # Errors
+/// As openat2(2); `ENFILE` if descriptors run short.
+pub(super) fn open_parked(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(CONFINED);
+    openat2(root, path, how).map_err(open_error)
 }
 
 /// Whether the host can resolve names as [`open`] needs it.
@@ -71,7 +82,7 @@ pub(super) fn open(
 pub(super) fn probe(directory: &OwnedFd) -> io::Result<()> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH);
+        .resolve(CONFINED);
     openat2(directory, c".", how)?;
     Ok(())
 }
@@ -100,6 +111,14 @@ impl DescriptorDirectory {
     pub(super) fn reopen(&self, descriptor: BorrowedFd<'_>, flags: OFlag) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         openat(&self.0, entry_of(descriptor).as_str(), flags, Mode::empty()).map_err(open_error)
+    }
+
+    /// Path of what `descriptor` refers to, as readlink(2) on its entry says.
+    ///
+    /// # Errors
+    /// As readlink(2).
+    pub(super) fn path_of(&self, descriptor: BorrowedFd<'_>) -> io::Result<OsString> {
+        Ok(readlinkat(&self.0, entry_of(descriptor).as_str())?)
     }
 
     /// Changes the mode bits of what `descriptor` refers to.

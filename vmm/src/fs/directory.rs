@@ -14,7 +14,7 @@ use nix::unistd::{Whence, lseek64};
 use super::attributes::status_of;
 use super::beneath::Component;
 use super::descriptors::Permit;
-use super::inodes::Inode;
+use super::inodes::{Inode, Opened};
 use super::lookup::check_directory;
 use super::{CachePolicy, SharedFolder, errno};
 
@@ -30,6 +30,7 @@ pub(super) struct OpenDirectory {
     descriptor: OwnedFd,
     stream: Mutex<Stream>,
     _permit: Option<Permit>,
+    _opened: Option<Opened>,
 }
 
 impl AsFd for OpenDirectory {
@@ -81,15 +82,6 @@ impl<'b> HostEntry<'b> {
 }
 
 impl OpenDirectory {
-    /// Wraps a directory that was opened for reading.
-    fn new(descriptor: OwnedFd, permit: Option<Permit>) -> OpenDirectory {
-        OpenDirectory {
-            descriptor,
-            stream: Mutex::default(),
-            _permit: permit,
-        }
-    }
-
     /// Hands the entries from position `offset` on to `take`, until it declines one or there is no more.
     fn read(
         &self,
@@ -150,10 +142,15 @@ impl SharedFolder {
         if self.openless.directories.load(Ordering::Relaxed) {
             return Err(errno(libc::ENOSYS));
         }
-        let permit = self.budget.take()?;
+        let permit = self.inodes.permit()?;
         let descriptor = self.reopen_directory(&inode)?;
-        let directory = OpenDirectory::new(descriptor, Some(permit));
-        let handle = self.directories.insert(inode.id, directory)?;
+        let directory = OpenDirectory {
+            descriptor,
+            stream: Mutex::default(),
+            _permit: Some(permit),
+            _opened: Some(inode.opened()),
+        };
+        let handle = self.directories.insert(inode.id(), directory)?;
         let options = match self.options.cache {
             CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE | OpenOptions::CACHE_DIR,
             CachePolicy::Shared => OpenOptions::empty(),
@@ -164,6 +161,7 @@ impl SharedFolder {
     /// Opens `inode` for reading, if it is a directory.
     pub(super) fn reopen_directory(&self, inode: &Inode) -> io::Result<OwnedFd> {
         check_directory(inode)?;
+        inode.check_contents()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         if !self.options.read_only {
             return self.descriptors.reopen(inode.as_fd(), flags);
@@ -185,15 +183,20 @@ impl SharedFolder {
             return self.directories.get(inode, handle);
         }
         let inode = self.inodes.get(inode)?;
-        if let Some(directory) = inode.directory.get() {
+        if let Some(directory) = inode.pin().directory.get() {
             return Ok(Arc::clone(directory));
         }
-        let permit = self.budget.take_spare();
+        let permit = self.inodes.spare_permit();
         let keep = permit.is_some();
         let descriptor = self.reopen_directory(&inode)?;
-        let directory = Arc::new(OpenDirectory::new(descriptor, permit));
+        let directory = Arc::new(OpenDirectory {
+            descriptor,
+            stream: Mutex::default(),
+            _permit: permit,
+            _opened: None,
+        });
         if keep {
-            return Ok(Arc::clone(inode.directory.get_or_init(|| directory)));
+            return Ok(Arc::clone(inode.pin().directory.get_or_init(|| directory)));
         }
         Ok(directory)
     }

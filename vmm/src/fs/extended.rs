@@ -43,7 +43,7 @@ impl SharedFolder {
         size: u32,
     ) -> io::Result<GetxattrReply> {
         check_name(name)?;
-        let file = self.attribute_holder(&*self.inodes.get(inode)?)?;
+        let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         let value = fill(size, |buffer| {
             // SAFETY: `name` ends with a NUL, and the kernel writes at most as many bytes as the buffer has.
             unsafe {
@@ -63,7 +63,7 @@ impl SharedFolder {
 
     /// Names of all attributes, each ended by a NUL, or only their length if `size` is 0.
     pub(super) fn extended_attributes(&self, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        let names = match self.attribute_holder(&*self.inodes.get(inode)?) {
+        let names = match self.attribute_holder(&self.inodes.get(inode)?) {
             Ok(file) => shared_names(&file)?,
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
             Err(error) => return Err(error),
@@ -86,7 +86,7 @@ impl SharedFolder {
     ) -> io::Result<()> {
         self.check_writable()?;
         check_name(name)?;
-        let file = self.attribute_holder(&*self.inodes.get(inode)?)?;
+        let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         let flags = libc::c_int::try_from(flags).map_err(|_| errno(libc::EINVAL))?;
         // SAFETY: `name` ends with a NUL, and the kernel reads as many bytes of the value as it has.
         let result = unsafe {
@@ -105,7 +105,7 @@ impl SharedFolder {
     pub(super) fn remove_extended_attribute(&self, inode: u64, name: &CStr) -> io::Result<()> {
         self.check_writable()?;
         check_name(name)?;
-        let file = self.attribute_holder(&*self.inodes.get(inode)?)?;
+        let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         // SAFETY: `name` ends with a NUL.
         let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
         succeeded(result)
@@ -114,10 +114,10 @@ impl SharedFolder {
     /// Opens `inode` for access to its attributes. An `O_PATH` descriptor does not do, and only regular files and
     /// directories can be opened safely and have `user` attributes.
     fn attribute_holder(&self, inode: &Inode) -> io::Result<OwnedFd> {
-        if inode.is_directory() {
-            self.reopen_directory(inode)
-        } else {
-            self.reopen_file(inode, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+        match inode.kind() {
+            libc::S_IFDIR => self.reopen_directory(inode),
+            libc::S_IFREG => self.reopen_file(inode, OFlag::O_RDONLY),
+            _ => Err(errno(libc::EOPNOTSUPP)),
         }
     }
 }

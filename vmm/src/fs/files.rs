@@ -16,7 +16,7 @@ use nix::unistd::{Whence, lseek64};
 
 use super::attributes::status_of;
 use super::descriptors::Permit;
-use super::inodes::Inode;
+use super::inodes::{Inode, Opened};
 use super::{CachePolicy, SharedFolder, errno};
 
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
@@ -31,6 +31,7 @@ pub(super) struct OpenFile {
     /// Whether it was opened for writing.
     pub(super) writable: bool,
     _permit: Option<Permit>,
+    _opened: Option<Opened>,
 }
 
 impl AsFd for OpenFile {
@@ -40,15 +41,6 @@ impl AsFd for OpenFile {
 }
 
 impl OpenFile {
-    /// Wraps a descriptor that was opened for I/O.
-    pub(super) fn new(descriptor: OwnedFd, writable: bool, permit: Option<Permit>) -> OpenFile {
-        OpenFile {
-            descriptor,
-            writable,
-            _permit: permit,
-        }
-    }
-
     /// Refuses to write what was not opened for it.
     ///
     /// # Errors
@@ -79,14 +71,30 @@ impl SharedFolder {
         if self.openless.files.load(Ordering::Relaxed) {
             return Err(errno(libc::ENOSYS));
         }
-        let permit = self.budget.take()?;
+        let permit = self.inodes.permit()?;
         let descriptor = self.reopen_file(&inode, flags)?;
         if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
             self.strip_privileges(descriptor.as_fd())?;
         }
-        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
-        let handle = self.files.insert(inode.id, file)?;
+        let handle = self.give_handle(&inode, descriptor, flags, permit)?;
         Ok((handle, self.open_options()))
+    }
+
+    /// Gives out a handle for `inode`, of which `descriptor` was opened with `flags`.
+    pub(super) fn give_handle(
+        &self,
+        inode: &Inode,
+        descriptor: OwnedFd,
+        flags: OFlag,
+        permit: Permit,
+    ) -> io::Result<u64> {
+        let file = OpenFile {
+            descriptor,
+            writable: is_writable(flags),
+            _permit: Some(permit),
+            _opened: Some(inode.opened()),
+        };
+        self.files.insert(inode.id(), file)
     }
 
     /// What the guest may keep of a file that it opens.
@@ -99,12 +107,13 @@ impl SharedFolder {
 
     /// Opens `inode` for I/O, if it is a regular file.
     pub(super) fn reopen_file(&self, inode: &Inode, flags: OFlag) -> io::Result<OwnedFd> {
-        if inode.is_directory() {
-            return Err(errno(libc::EISDIR));
+        match inode.kind() {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
+            libc::S_IFLNK => return Err(errno(libc::ELOOP)),
+            _ => return Err(errno(libc::EOPNOTSUPP)),
         }
-        if !inode.is_regular_file() {
-            return Err(errno(libc::EOPNOTSUPP));
-        }
+        inode.check_contents()?;
         if !self.options.read_only {
             return self.descriptors.reopen(inode.as_fd(), flags);
         }
@@ -127,16 +136,21 @@ impl SharedFolder {
             return self.files.get(inode, handle);
         }
         let inode = self.inodes.get(inode)?;
-        if let Some(file) = inode.file.get() {
+        if let Some(file) = inode.pin().file.get() {
             return Ok(Arc::clone(file));
         }
         // Without a descriptor to spare it is opened for this request only.
-        let permit = self.budget.take_spare();
+        let permit = self.inodes.spare_permit();
         let keep = permit.is_some();
         let descriptor = self.reopen_file(&inode, OFlag::O_RDONLY)?;
-        let file = Arc::new(OpenFile::new(descriptor, false, permit));
+        let file = Arc::new(OpenFile {
+            descriptor,
+            writable: false,
+            _permit: permit,
+            _opened: None,
+        });
         if keep {
-            return Ok(Arc::clone(inode.file.get_or_init(|| file)));
+            return Ok(Arc::clone(inode.pin().file.get_or_init(|| file)));
         }
         Ok(file)
     }
@@ -261,7 +275,7 @@ fn writes(flags: OFlag) -> bool {
 }
 
 /// Whether a file opened with `flags` can be written.
-pub(super) fn is_writable(flags: OFlag) -> bool {
+fn is_writable(flags: OFlag) -> bool {
     flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
 }
 

@@ -84,7 +84,7 @@ impl FileSystem for SharedFolder {
         _handle: Option<u64>,
     ) -> io::Result<(stat64, Duration)> {
         let inode = self.inodes.get(inode)?;
-        let status = status_of(&*inode)?;
+        let status = status_of(&inode)?;
         Ok((self.shown(status), self.options.cache.lifetime()))
     }
 
@@ -102,10 +102,10 @@ impl FileSystem for SharedFolder {
 
     fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
         let inode = self.inodes.get(inode)?;
-        if inode.kind != libc::S_IFLNK {
+        if inode.kind() != libc::S_IFLNK {
             return Err(errno(libc::EINVAL));
         }
-        let target = readlinkat(&*inode, c"")?;
+        let target = readlinkat(&inode, c"")?;
         Ok(std::os::unix::ffi::OsStringExt::into_vec(target))
     }
 
@@ -287,7 +287,7 @@ impl FileSystem for SharedFolder {
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
         let inode = self.inodes.get(inode)?;
-        space_of(&*inode)
+        space_of(&inode)
     }
 
     fn setxattr(

@@ -1,28 +1,97 @@
 //! The inodes that the guest knows.
 //!
+//! The guest names an inode by a node ID that is never used twice. Its kernel counts how often it was told of an inode
+//! and gives the count back with FORGET; the inode is dropped when the counts meet.
+//!
 //! An inode is held by an `O_PATH` descriptor, which keeps its (device, inode number) from being given to another
-//! file. The guest names it by a node ID that is never used twice. The kernel of the guest counts how often it was
-//! told of an inode and gives the count back with FORGET; the inode is dropped when the counts meet.
+//! file. Where descriptors run short, inodes that were not used for a while are parked, see `parking`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::{ROOT_ID, stat64};
 
+use super::beneath::DescriptorDirectory;
 use super::descriptors::{Budget, Permit};
 use super::directory::OpenDirectory;
 use super::errno;
 use super::files::OpenFile;
+use super::parking::Parked;
 
-/// A file on the host that the guest knows.
+/// Most inodes that a guest may know; bounds this process's memory where the guest's own memory does not.
+const MAX_KNOWN: usize = 1 << 20;
+
+/// Inodes that are parked at once when descriptors run short.
+const PARKED_AT_ONCE: usize = 64;
+
+/// A file on the host that the guest knows, held as long as this value lives.
 pub(super) struct Inode {
+    record: Arc<Record>,
+    pin: Arc<Pin>,
+}
+
+impl Inode {
     /// Number under which the guest knows it.
-    pub(super) id: u64,
+    pub(super) fn id(&self) -> u64 {
+        self.record.id
+    }
+
     /// Type of the file, the `S_IFMT` bits of its mode; they never change.
-    pub(super) kind: u32,
+    pub(super) fn kind(&self) -> u32 {
+        self.record.kind
+    }
+
+    /// Whether it is a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        self.record.kind == libc::S_IFDIR
+    }
+
+    /// Refuses access to more than its attributes, if its contents are not for the guest.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub(super) fn check_contents(&self) -> io::Result<()> {
+        if self.record.withheld {
+            Err(errno(libc::EACCES))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What goes away with the descriptor.
+    pub(super) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+
+    /// Notes that the guest has it open, for as long as the result lives. It is not parked meanwhile: it may lose its
+    /// last name.
+    pub(super) fn opened(&self) -> Opened {
+        self.record.open.fetch_add(1, Ordering::Relaxed);
+        Opened(Arc::clone(&self.record))
+    }
+}
+
+impl AsFd for Inode {
+    /// The `O_PATH` descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pin.descriptor.as_fd()
+    }
+}
+
+/// The guest has an inode open.
+pub(super) struct Opened(Arc<Record>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The descriptor that holds an inode.
+pub(super) struct Pin {
     descriptor: OwnedFd,
     _permit: Permit,
     /// Opened on first use where the guest reads without opening, see `SharedFolder::file`.
@@ -31,45 +100,27 @@ pub(super) struct Inode {
     pub(super) directory: OnceLock<Arc<OpenDirectory>>,
 }
 
-impl Inode {
-    fn new(id: u64, kind: u32, descriptor: OwnedFd, permit: Permit) -> Arc<Inode> {
-        Arc::new(Inode {
-            id,
-            kind,
+impl Pin {
+    fn new(descriptor: OwnedFd, permit: Permit) -> Arc<Pin> {
+        Arc::new(Pin {
             descriptor,
             _permit: permit,
             file: OnceLock::new(),
             directory: OnceLock::new(),
         })
     }
-
-    /// Whether it is a directory.
-    pub(super) fn is_directory(&self) -> bool {
-        self.kind == libc::S_IFDIR
-    }
-
-    /// Whether it is a regular file.
-    pub(super) fn is_regular_file(&self) -> bool {
-        self.kind == libc::S_IFREG
-    }
-}
-
-impl AsFd for Inode {
-    /// The `O_PATH` descriptor.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
 }
 
 /// What makes two names lead to the same file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct FileIdentity {
+pub(super) struct FileIdentity {
     device: u64,
     number: u64,
 }
 
 impl FileIdentity {
-    fn of(status: &stat64) -> FileIdentity {
+    /// Of the file that has `status`.
+    pub(super) fn of(status: &stat64) -> FileIdentity {
         FileIdentity {
             device: status.st_dev,
             number: status.st_ino,
@@ -77,9 +128,63 @@ impl FileIdentity {
     }
 }
 
-struct Known {
-    inode: Arc<Inode>,
+struct Record {
+    id: u64,
+    kind: u32,
     identity: FileIdentity,
+    /// Its contents are not for the guest, see `kernel_interfaces`.
+    withheld: bool,
+    /// How often the guest has it open.
+    open: AtomicUsize,
+    /// Used since parking it was considered last.
+    used: AtomicBool,
+    state: Mutex<State>,
+}
+
+enum State {
+    Pinned(Arc<Pin>),
+    Parked(Parked),
+}
+
+/// What became of an inode that was to be parked.
+enum Outcome {
+    Parked(Arc<Pin>),
+    /// It is in use.
+    Later,
+    /// It could not be found again.
+    Never,
+}
+
+impl Record {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn park(&self, root: &Inode, descriptors: &DescriptorDirectory) -> Outcome {
+        if self.open.load(Ordering::Relaxed) > 0 || self.used.swap(false, Ordering::Relaxed) {
+            return Outcome::Later;
+        }
+        let mut state = self.state();
+        let State::Pinned(pin) = &*state else {
+            return Outcome::Never;
+        };
+        if Arc::strong_count(pin) > 1 {
+            return Outcome::Later;
+        }
+        let pin = Arc::clone(pin);
+        let descriptor = pin.descriptor.as_fd();
+        match Parked::new(root.as_fd(), descriptors, descriptor, self.identity) {
+            Ok(parked) => {
+                *state = State::Parked(parked);
+                Outcome::Parked(pin)
+            }
+            Err(_) => Outcome::Never,
+        }
+    }
+}
+
+struct Known {
+    record: Arc<Record>,
     lookups: u64,
 }
 
@@ -87,66 +192,169 @@ struct Known {
 struct Tables {
     by_id: HashMap<u64, Known>,
     by_identity: HashMap<FileIdentity, u64>,
+    /// Those that could be parked, in the order in which that is considered.
+    candidates: VecDeque<u64>,
+}
+
+impl Tables {
+    /// Notes that the guest is told of the file behind `descriptor` once more, if it is known.
+    fn remember_again(
+        &mut self,
+        identity: FileIdentity,
+        descriptor: &OwnedFd,
+    ) -> Option<Arc<Record>> {
+        let id = *self.by_identity.get(&identity)?;
+        let known = self.by_id.get_mut(&id)?;
+        let same = match &*known.record.state() {
+            State::Pinned(_) => true,
+            State::Parked(parked) => parked.is(descriptor.as_fd()),
+        };
+        if !same {
+            // The parked file was removed, and its number given to this one.
+            self.by_identity.remove(&identity);
+            return None;
+        }
+        known.lookups = known.lookups.saturating_add(1);
+        known.record.used.store(true, Ordering::Relaxed);
+        Some(Arc::clone(&known.record))
+    }
 }
 
 /// All inodes that the guest knows, the root always among them.
 pub(super) struct Inodes {
-    root: Arc<Inode>,
+    root: Inode,
     tables: Mutex<Tables>,
     next_id: AtomicU64,
+    budget: Budget,
+    descriptors: Arc<DescriptorDirectory>,
 }
 
 impl Inodes {
-    /// A table that holds the root only.
-    pub(super) fn new(root: OwnedFd, permit: Permit) -> Inodes {
-        Inodes {
-            root: Inode::new(ROOT_ID, libc::S_IFDIR, root, permit),
+    /// A table that holds only `root`, which has `status`.
+    ///
+    /// # Errors
+    /// `ENFILE` when `budget` is used up.
+    pub(super) fn new(
+        root: OwnedFd,
+        status: &stat64,
+        descriptors: Arc<DescriptorDirectory>,
+        budget: Budget,
+    ) -> io::Result<Inodes> {
+        let pin = Pin::new(root, budget.take()?);
+        let record = Arc::new(Record {
+            id: ROOT_ID,
+            kind: libc::S_IFDIR,
+            identity: FileIdentity::of(status),
+            withheld: false,
+            open: AtomicUsize::new(0),
+            used: AtomicBool::new(true),
+            state: Mutex::new(State::Pinned(Arc::clone(&pin))),
+        });
+        Ok(Inodes {
+            root: Inode { record, pin },
             tables: Mutex::default(),
             next_id: AtomicU64::new(ROOT_ID.saturating_add(1)),
-        }
+            budget,
+            descriptors,
+        })
     }
 
     /// The inode that the guest calls `id`.
     ///
     /// # Errors
-    /// `ESTALE` if there is none: the guest forgot it, or never was told of it.
-    pub(super) fn get(&self, id: u64) -> io::Result<Arc<Inode>> {
-        if id == ROOT_ID {
-            return Ok(Arc::clone(&self.root));
+    /// `ESTALE` if there is none: the guest forgot it, or never was told of it, or it was parked and is not where it was;
+    /// the guest's kernel then looks up its name again. `ENFILE` if it is parked and descriptors run short.
+    pub(super) fn get(&self, id: u64) -> io::Result<Inode> {
+        let record = if id == ROOT_ID {
+            Arc::clone(&self.root.record)
+        } else {
+            let tables = self.tables();
+            let known = tables.by_id.get(&id).ok_or_else(|| errno(libc::ESTALE))?;
+            Arc::clone(&known.record)
+        };
+        record.used.store(true, Ordering::Relaxed);
+        let pinned = match &*record.state() {
+            State::Pinned(pin) => Some(Arc::clone(pin)),
+            State::Parked(_) => None,
+        };
+        match pinned {
+            Some(pin) => Ok(Inode { record, pin }),
+            None => self.recall(record, None),
         }
-        let tables = self.tables();
-        let known = tables.by_id.get(&id).ok_or_else(|| errno(libc::ESTALE))?;
-        Ok(Arc::clone(&known.inode))
     }
 
-    /// Notes that the guest is told of the file that `descriptor` refers to once more, and returns its ID.
+    /// Opens a parked inode again, or takes the descriptor `found` of it.
+    fn recall(&self, record: Arc<Record>, found: Option<OwnedFd>) -> io::Result<Inode> {
+        let permit = self.permit()?;
+        let mut state = record.state();
+        let descriptor = match (&*state, found) {
+            (State::Parked(_), Some(found)) => found,
+            (State::Parked(parked), None) => parked.open(self.root.as_fd(), record.identity)?,
+            (State::Pinned(pin), _) => {
+                let pin = Arc::clone(pin);
+                drop(state);
+                return Ok(Inode { record, pin });
+            }
+        };
+        let pin = Pin::new(descriptor, permit);
+        *state = State::Pinned(Arc::clone(&pin));
+        drop(state);
+        self.tables().candidates.push_back(record.id);
+        Ok(Inode { record, pin })
+    }
+
+    /// Sees to it that an inode of which the guest was just told is pinned: if it was parked, `found` may be at another
+    /// place than it was then. Returns its ID.
+    fn told(&self, record: Arc<Record>, found: OwnedFd) -> io::Result<u64> {
+        let id = record.id;
+        let parked = matches!(&*record.state(), State::Parked(_));
+        if parked {
+            self.recall(record, Some(found))
+                .inspect_err(|_| self.forget(id, 1))?;
+        }
+        Ok(id)
+    }
+
+    /// Notes that the guest is told of the file that `descriptor` refers to once more, and returns its ID. Of one that
+    /// is new, `withheld` says whether its contents are not for the guest.
     ///
     /// # Errors
-    /// `ENFILE` if the file is not known yet and `budget` is used up.
+    /// `ENFILE` if the file is not known yet and the guest knows too many; as `withheld`.
     pub(super) fn remember(
         &self,
         descriptor: OwnedFd,
         status: &stat64,
-        budget: &Budget,
+        withheld: impl FnOnce(&OwnedFd) -> io::Result<bool>,
     ) -> io::Result<u64> {
         let identity = FileIdentity::of(status);
-        let mut tables = self.tables();
-        let Tables { by_id, by_identity } = &mut *tables;
-        if let Some(known) = by_identity.get(&identity).and_then(|id| by_id.get_mut(id)) {
-            known.lookups = known.lookups.saturating_add(1);
-            return Ok(known.inode.id);
+        let known = self.tables().remember_again(identity, &descriptor);
+        if let Some(record) = known {
+            return self.told(record, descriptor);
         }
-        let permit = budget.take()?;
+        let withheld = withheld(&descriptor)?;
+        let permit = self.permit()?;
+        let mut tables = self.tables();
+        // The other queue of the device may have been faster.
+        if let Some(record) = tables.remember_again(identity, &descriptor) {
+            drop(tables);
+            return self.told(record, descriptor);
+        }
+        if tables.by_id.len() >= MAX_KNOWN {
+            return Err(errno(libc::ENFILE));
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let kind = status.st_mode & libc::S_IFMT;
-        let inode = Inode::new(id, kind, descriptor, permit);
-        let known = Known {
-            inode,
+        let record = Arc::new(Record {
+            id,
+            kind: status.st_mode & libc::S_IFMT,
             identity,
-            lookups: 1,
-        };
-        by_id.insert(id, known);
-        by_identity.insert(identity, id);
+            withheld,
+            open: AtomicUsize::new(0),
+            used: AtomicBool::new(true),
+            state: Mutex::new(State::Pinned(Pin::new(descriptor, permit))),
+        });
+        tables.by_id.insert(id, Known { record, lookups: 1 });
+        tables.by_identity.insert(identity, id);
+        tables.candidates.push_back(id);
         Ok(id)
     }
 
@@ -170,9 +378,11 @@ impl Inodes {
         };
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups == 0 {
-            let identity = known.identity;
-            tables.by_identity.remove(&identity);
+            let identity = known.record.identity;
             let forgotten = tables.by_id.remove(&id);
+            if tables.by_identity.get(&identity) == Some(&id) {
+                tables.by_identity.remove(&identity);
+            }
             // Closing can take long on some file systems: not under the lock.
             drop(tables);
             drop(forgotten);
@@ -185,7 +395,57 @@ impl Inodes {
         drop(forgotten);
     }
 
+    /// Permission to hold one more descriptor. Parks inodes if need be.
+    ///
+    /// # Errors
+    /// `ENFILE` if descriptors run short nevertheless.
+    pub(super) fn permit(&self) -> io::Result<Permit> {
+        match self.budget.take() {
+            Err(_) if self.park_some() => self.budget.take(),
+            result => result,
+        }
+    }
+
+    /// Permission to hold one more descriptor only to make later requests faster.
+    pub(super) fn spare_permit(&self) -> Option<Permit> {
+        self.budget.take_spare()
+    }
+
+    /// Parks inodes that were not used for a while: those that were not used since all others were considered.
+    fn park_some(&self) -> bool {
+        let mut tables = self.tables();
+        let Tables {
+            by_id, candidates, ..
+        } = &mut *tables;
+        let mut released = Vec::new();
+        // Twice around: the first time may only find that all were used.
+        for _ in 0..candidates.len().saturating_mul(2) {
+            if released.len() == PARKED_AT_ONCE {
+                break;
+            }
+            let Some(id) = candidates.pop_front() else {
+                break;
+            };
+            let Some(known) = by_id.get(&id) else {
+                continue;
+            };
+            match known.record.park(&self.root, &self.descriptors) {
+                Outcome::Parked(pin) => released.push(pin),
+                Outcome::Later => candidates.push_back(id),
+                Outcome::Never => {}
+            }
+        }
+        drop(tables);
+        !released.is_empty()
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With another budget, for tests.
+    #[cfg(test)]
+    pub(super) fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use super::attributes::status_of;
 use super::beneath::{self, Component};
 use super::inodes::Inode;
+use super::kernel_interfaces::is_kernel_interface;
 use super::{CachePolicy, SharedFolder, errno};
 
 impl SharedFolder {
@@ -27,6 +28,7 @@ impl SharedFolder {
     /// Opens entry `name` of `parent` and tells the guest of it.
     pub(super) fn entry_beneath(&self, parent: &Inode, name: Component<'_>) -> io::Result<Entry> {
         check_directory(parent)?;
+        parent.check_contents()?;
         let descriptor = open_path(parent, name)?;
         let status = status_of(&descriptor)?;
         self.entry_of(descriptor, status)
@@ -34,15 +36,19 @@ impl SharedFolder {
 
     /// Tells the guest of the file behind the `O_PATH` descriptor, which has `status`.
     pub(super) fn entry_of(&self, descriptor: OwnedFd, status: stat64) -> io::Result<Entry> {
-        let inode = self.inodes.remember(descriptor, &status, &self.budget)?;
+        let withheld = |descriptor: &OwnedFd| {
+            let elsewhere = !self.numbers.is_of_root(status.st_dev);
+            Ok(elsewhere && is_kernel_interface(descriptor)?)
+        };
+        let inode = self.inodes.remember(descriptor, &status, withheld)?;
         Ok(self.entry(inode, status))
     }
 
     /// Tells the guest once more of an inode that it knows.
     pub(super) fn known_entry(&self, inode: &Inode) -> io::Result<Entry> {
         let status = status_of(inode)?;
-        self.inodes.remember_again(inode.id)?;
-        Ok(self.entry(inode.id, status))
+        self.inodes.remember_again(inode.id())?;
+        Ok(self.entry(inode.id(), status))
     }
 
     fn entry(&self, inode: u64, status: stat64) -> Entry {

@@ -7,6 +7,8 @@
 //!   its directory (`beneath`). Symbolic links are the guest's to follow, the host never does. A directory that
 //!   someone on the host moves out of the folder stays reachable for a guest that already knows it, as it would for a
 //!   process that has it open.
+//! - **Windows into the host's kernel stay shut**, such as /proc where the host's root is shared
+//!   (`kernel_interfaces`).
 //! - **FIFOs, sockets and devices are never opened on the host.** The guest's kernel gives them their meaning. The guest
 //!   can make FIFOs and sockets; device nodes are refused with `EPERM`, since they would be real ones on the host.
 //! - **Read-only is enforced here**, whatever the guest asks: every request that changes something is answered with
@@ -32,11 +34,14 @@ mod filesystem;
 mod handles;
 mod identity;
 mod inodes;
+mod kernel_interfaces;
 mod lookup;
 mod nodes;
+mod parking;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -53,6 +58,7 @@ use files::OpenFile;
 use handles::Handles;
 use identity::IdentityMap;
 use inodes::Inodes;
+use kernel_interfaces::is_kernel_interface;
 
 /// How a folder is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +102,12 @@ pub enum FolderError {
         #[source]
         source: io::Error,
     },
+    /// The folder is /proc, /sys or the like.
+    #[error("{} holds no files but is an interface of the host's kernel, which is not shared", path.display())]
+    KernelInterface {
+        /// As the caller gave it.
+        path: PathBuf,
+    },
     /// The host kernel has no openat2(2), which came with Linux 5.6.
     #[error("the kernel of this host cannot confine the shared folder {}: openat2 failed", path.display())]
     Confine {
@@ -125,10 +137,9 @@ pub struct SharedFolder {
     inodes: Inodes,
     files: Handles<OpenFile>,
     directories: Handles<OpenDirectory>,
-    descriptors: DescriptorDirectory,
+    descriptors: Arc<DescriptorDirectory>,
     identity: IdentityMap,
     numbers: InodeNumbers,
-    budget: Budget,
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
 }
@@ -148,6 +159,7 @@ impl SharedFolder {
         libc::SYS_newfstatat,
         libc::SYS_fstatfs,
         libc::SYS_readlinkat,
+        libc::SYS_name_to_handle_at,
         libc::SYS_getdents64,
         libc::SYS_lseek,
         libc::SYS_preadv,
@@ -167,7 +179,6 @@ impl SharedFolder {
         libc::SYS_linkat,
         libc::SYS_unlinkat,
         libc::SYS_renameat2,
-        libc::SYS_fcntl,
         libc::SYS_fgetxattr,
         libc::SYS_flistxattr,
         libc::SYS_fsetxattr,
@@ -187,6 +198,10 @@ impl SharedFolder {
         let root = nix::fcntl::open(path, flags, Mode::empty())
             .map_err(|error| open_error(error.into()))?;
         let status = attributes::status_of(&root).map_err(open_error)?;
+        if is_kernel_interface(&root).map_err(open_error)? {
+            let path = path.to_owned();
+            return Err(FolderError::KernelInterface { path });
+        }
         beneath::probe(&root).map_err(|source| FolderError::Confine {
             path: path.to_owned(),
             source,
@@ -196,17 +211,17 @@ impl SharedFolder {
                 path: path.to_owned(),
                 source,
             })?;
-        let budget = Budget::of_process().map_err(open_error)?;
-        let permit = budget.take().map_err(open_error)?;
+        let descriptors = Arc::new(descriptors);
+        let inodes = Budget::of_process()
+            .and_then(|budget| Inodes::new(root, &status, Arc::clone(&descriptors), budget));
         Ok(SharedFolder {
             options,
-            inodes: Inodes::new(root, permit),
+            inodes: inodes.map_err(open_error)?,
             files: Handles::new(),
             directories: Handles::new(),
             descriptors,
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
-            budget,
             openless: Openless::default(),
         })
     }
@@ -243,7 +258,7 @@ impl SharedFolder {
 
     /// With a budget of its own.
     pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
-        self.budget = Budget::of(limit);
+        self.inodes.set_budget(Budget::of(limit));
         self
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use fuse_backend_rs::abi::fuse_abi::{CreateIn, FOPEN_IN_KILL_SUIDGID, OpenOptions, stat64};
+use fuse_backend_rs::abi::fuse_abi::{CreateIn, OpenOptions, stat64};
 use fuse_backend_rs::api::filesystem::Entry;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
@@ -12,7 +12,7 @@ use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::attributes::{PERMISSIONS, status_of};
 use super::beneath::{self, Component};
-use super::files::{OpenFile, host_flags, is_writable};
+use super::files::host_flags;
 use super::identity::Owner;
 use super::inodes::Inode;
 use super::lookup::{check_directory, open_path};
@@ -23,7 +23,7 @@ const DIRECTORY_PERMISSIONS: u32 = 0o1777;
 
 /// A directory of the folder and the name of a new entry in it.
 struct Place<'n> {
-    parent: std::sync::Arc<Inode>,
+    parent: Inode,
     name: Component<'n>,
 }
 
@@ -31,7 +31,7 @@ impl Place<'_> {
     /// Removes what was made there but could not be finished. The error that is on its way to the guest says more than
     /// one of the removal.
     fn clear(&self, flag: UnlinkatFlags) {
-        let _ = unlinkat(&*self.parent, self.name.as_c_str(), flag);
+        let _ = unlinkat(&self.parent, self.name.as_c_str(), flag);
     }
 }
 
@@ -40,6 +40,7 @@ impl SharedFolder {
         self.check_writable()?;
         let parent = self.inodes.get(parent)?;
         check_directory(&parent)?;
+        parent.check_contents()?;
         let name = Component::new(name)?;
         Ok(Place { parent, name })
     }
@@ -54,24 +55,36 @@ impl SharedFolder {
     ) -> io::Result<(Entry, u64, OpenOptions)> {
         let place = self.place(parent, name)?;
         let flags = host_flags(request.flags);
-        let permit = self.budget.take()?;
+        let permit = self.inodes.permit()?;
         let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
         let (descriptor, path) = match self.make_file(caller, &place, flags, request.mode) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
-                self.open_existing(&place, flags, request.fuse_flags)?
+                return self.open_existing(&place, request);
             }
             result => result?,
         };
         let status = status_of(&path)?;
         let entry = self.entry_of(path, status)?;
-        let file = OpenFile::new(descriptor, is_writable(flags), Some(permit));
-        match self.files.insert(entry.inode, file) {
-            Ok(handle) => Ok((entry, handle, self.open_options())),
-            Err(error) => {
-                self.inodes.forget(entry.inode, 1);
-                Err(error)
-            }
-        }
+        let handle = self
+            .inodes
+            .get(entry.inode)
+            .and_then(|inode| self.give_handle(&inode, descriptor, flags, permit));
+        let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
+        Ok((entry, handle, self.open_options()))
+    }
+
+    /// Opens a file that someone else made since the guest looked.
+    fn open_existing(
+        &self,
+        place: &Place<'_>,
+        request: &CreateIn,
+    ) -> io::Result<(Entry, u64, OpenOptions)> {
+        let mut entry = self.entry_beneath(&place.parent, place.name)?;
+        let opened = self.open_file(entry.inode, request.flags, request.fuse_flags);
+        let (handle, options) = opened.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
+        // Opening may have truncated it.
+        entry.attr = self.shown(status_of(self.inodes.get(entry.inode)?)?);
+        Ok((entry, handle, options))
     }
 
     /// Makes a regular file and opens it: a descriptor for I/O and an `O_PATH` one.
@@ -102,26 +115,6 @@ impl SharedFolder {
         }
     }
 
-    /// Opens a file that someone else made since the guest looked.
-    fn open_existing(
-        &self,
-        place: &Place<'_>,
-        flags: OFlag,
-        fuse_flags: u32,
-    ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let path = open_path(&place.parent, place.name)?;
-        match status_of(&path)?.st_mode & libc::S_IFMT {
-            libc::S_IFREG => {}
-            libc::S_IFDIR => return Err(errno(libc::EISDIR)),
-            _ => return Err(errno(libc::EEXIST)),
-        }
-        let descriptor = self.descriptors.reopen(path.as_fd(), flags)?;
-        if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
-            self.strip_privileges(descriptor.as_fd())?;
-        }
-        Ok((descriptor, path))
-    }
-
     /// Makes a regular file, a FIFO or a socket.
     pub(super) fn make_node(
         &self,
@@ -144,7 +137,7 @@ impl SharedFolder {
             _ => return Err(errno(libc::EINVAL)),
         };
         let initial = self.initial_mode(caller, mode);
-        mknodat(&*place.parent, place.name.as_c_str(), kind, initial, 0)?;
+        mknodat(&place.parent, place.name.as_c_str(), kind, initial, 0)?;
         let permissions = |_: &stat64| Some(mode & PERMISSIONS);
         self.finish(
             caller,
@@ -165,7 +158,7 @@ impl SharedFolder {
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
         let initial = self.initial_mode(caller, mode & DIRECTORY_PERMISSIONS);
-        mkdirat(&*place.parent, place.name.as_c_str(), initial)?;
+        mkdirat(&place.parent, place.name.as_c_str(), initial)?;
         let permissions = |made: &stat64| {
             let inherited = made.st_mode & libc::S_ISGID;
             Some((mode & DIRECTORY_PERMISSIONS) | inherited)
@@ -183,7 +176,7 @@ impl SharedFolder {
         target: &CStr,
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
-        symlinkat(target, &*place.parent, place.name.as_c_str())?;
+        symlinkat(target, &place.parent, place.name.as_c_str())?;
         let kind = SFlag::S_IFLNK;
         self.finish(caller, &place, UnlinkatFlags::NoRemoveDir, kind, |_| None)
     }
@@ -203,7 +196,7 @@ impl SharedFolder {
     /// Removes an entry: a directory if `flag` says so, else anything but a directory.
     pub(super) fn remove(&self, parent: u64, name: &CStr, flag: UnlinkatFlags) -> io::Result<()> {
         let place = self.place(parent, name)?;
-        Ok(unlinkat(&*place.parent, place.name.as_c_str(), flag)?)
+        Ok(unlinkat(&place.parent, place.name.as_c_str(), flag)?)
     }
 
     /// Moves an entry, as renameat2(2) with `flags`.
@@ -221,9 +214,9 @@ impl SharedFolder {
             return Err(errno(libc::EINVAL));
         }
         Ok(renameat2(
-            &*old.parent,
+            &old.parent,
             old.name.as_c_str(),
-            &*new.parent,
+            &new.parent,
             new.name.as_c_str(),
             flags,
         )?)

@@ -1,4 +1,5 @@
 //! The transport, the worker and an executor together, driven through the registers as a driver would.
+#![allow(clippy::arithmetic_side_effects)]
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

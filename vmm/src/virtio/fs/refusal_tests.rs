@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use vm_memory::ByteValued;
 
 use super::driver::{Driver, ROOT};
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+use crate::fs::{CachePolicy, FolderError, FolderOptions, SharedFolder};
 
 const SHARED: FolderOptions = FolderOptions {
     read_only: false,
@@ -90,7 +90,7 @@ fn names_that_lead_elsewhere_are_refused_by_every_request() {
         assert_eq!(inside.unwrap_err(), libc::ENOTDIR);
     }
     let replaced = driver.create(ROOT, "link", libc::O_RDWR, 0o644);
-    assert_eq!(replaced.unwrap_err(), libc::EEXIST);
+    assert_eq!(replaced.unwrap_err(), libc::ELOOP);
     assert_eq!(fs::read(around.outside.join("secret")).unwrap(), b"secret");
     assert_eq!(fs::read_dir(&around.outside).unwrap().count(), 1);
 }
@@ -247,25 +247,99 @@ fn every_request_that_changes_something_is_refused_in_a_read_only_folder() {
 }
 
 #[test]
-fn a_guest_that_holds_too_much_gets_enfile_and_goes_on_after_forgetting() {
+fn the_interfaces_of_the_hosts_kernel_are_shut() {
+    let options = FolderOptions {
+        read_only: true,
+        cache: CachePolicy::Shared,
+    };
+    for path in ["/proc", "/sys", "/proc/self"] {
+        let error = SharedFolder::open(Path::new(path), options).map(drop);
+        let refused = matches!(error, Err(FolderError::KernelInterface { .. }));
+        assert!(refused, "{path}: {error:?}");
+    }
+    let mut driver = Driver::new(Path::new("/"), options);
+    let proc = driver.lookup(ROOT, "proc").unwrap();
+    assert_eq!(proc.attr.mode & libc::S_IFMT, libc::S_IFDIR);
+    let inside = driver.lookup(proc.nodeid, "self").map(drop);
+    assert_eq!(inside.unwrap_err(), libc::EACCES);
+    assert_eq!(driver.opendir(proc.nodeid).unwrap_err(), libc::EACCES);
+}
+
+/// A folder with 40 files under a budget of 10 descriptors, and its driver.
+fn crowded() -> (Surroundings, Driver) {
     let around = Surroundings::new();
-    for name in 0..20 {
-        fs::write(around.folder.join(name.to_string()), b"").unwrap();
+    for name in 0..40 {
+        fs::write(around.folder.join(name.to_string()), name.to_string()).unwrap();
     }
     let folder = SharedFolder::open(&around.folder, SHARED).unwrap();
-    let mut driver = Driver::initialised(folder.with_descriptor_limit(10));
-    let mut known = Vec::new();
+    let driver = Driver::initialised(folder.with_descriptor_limit(10));
+    (around, driver)
+}
+
+#[test]
+fn a_guest_knows_more_files_than_there_are_descriptors() {
+    let (around, mut driver) = crowded();
+    let entries: Vec<_> = (0..40)
+        .map(|name| driver.lookup(ROOT, &name.to_string()).unwrap())
+        .collect();
+    for (name, entry) in entries.iter().enumerate() {
+        let handle = driver.open(entry.nodeid, libc::O_RDONLY).unwrap();
+        let contents = driver.read(entry.nodeid, handle, 0, 64).unwrap();
+        assert_eq!(contents, name.to_string().as_bytes());
+        driver.release(entry.nodeid, handle).unwrap();
+        let again = driver.lookup(ROOT, &name.to_string()).unwrap();
+        assert_eq!(again.nodeid, entry.nodeid, "still the same inode");
+    }
+    // File 0 was used longest ago and has no descriptor by now. It is renamed: the name says where it is.
+    fs::rename(around.folder.join("0"), around.folder.join("moved")).unwrap();
+    let node = entries[0].nodeid;
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    assert_eq!(driver.lookup(ROOT, "moved").unwrap().nodeid, node);
+    assert_eq!(driver.getattr(node).unwrap().attr.size, 1);
+    // File 1 is replaced by another: it is not taken for the old one.
+    let node = entries[1].nodeid;
+    fs::remove_file(around.folder.join("1")).unwrap();
+    fs::write(around.folder.join("1"), "another").unwrap();
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+    assert_ne!(driver.lookup(ROOT, "1").unwrap().nodeid, node);
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+}
+
+#[test]
+fn an_open_file_without_a_name_keeps_its_descriptor() {
+    let (around, mut driver) = crowded();
+    let node = driver.walk("0");
+    let handle = driver.open(node, libc::O_RDONLY).unwrap();
+    fs::remove_file(around.folder.join("0")).unwrap();
+    for _ in 0..3 {
+        for name in 1..40 {
+            driver.lookup(ROOT, &name.to_string()).unwrap();
+        }
+    }
+    assert_eq!(driver.getattr(node).unwrap().attr.nlink, 0);
+    assert_eq!(driver.read(node, handle, 0, 64).unwrap(), b"0");
+}
+
+#[test]
+fn a_guest_that_opens_too_much_gets_enfile_and_goes_on_after_closing() {
+    let (_around, mut driver) = crowded();
+    let mut open = Vec::new();
     let error = loop {
-        match driver.lookup(ROOT, &known.len().to_string()) {
-            Ok(entry) => known.push(entry.nodeid),
+        let node = match driver.lookup(ROOT, &open.len().to_string()) {
+            Ok(entry) => entry.nodeid,
+            Err(error) => break error,
+        };
+        match driver.open(node, libc::O_RDONLY) {
+            Ok(handle) => open.push((node, handle)),
             Err(error) => break error,
         }
     };
     assert_eq!(error, libc::ENFILE);
+    assert!(open.len() >= 4);
     assert_eq!(driver.opendir(ROOT).unwrap_err(), libc::ENFILE);
-    let again = driver.lookup(ROOT, "0").unwrap();
-    assert_eq!(again.nodeid, known[0], "what is known is still found");
-    driver.forget(known.pop().unwrap(), 1);
+    for (node, handle) in open {
+        driver.release(node, handle).unwrap();
+    }
     let handle = driver.opendir(ROOT).unwrap();
-    assert_eq!(driver.names(ROOT, handle, 4096).len(), 22);
+    assert_eq!(driver.names(ROOT, handle, 4096).len(), 42);
 }

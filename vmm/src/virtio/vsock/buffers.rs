@@ -68,26 +68,25 @@ impl<'m> Buffers<'m> {
     /// Takes the first `count` bytes off the run, or all that there are.
     pub(super) fn take_front(&mut self, count: usize) -> Buffers<'m> {
         let mut rest = count;
-        let mut front = Vec::with_capacity(2);
-        let mut back = Vec::with_capacity(self.slices.len());
-        for slice in self.slices.drain(..) {
-            // Fails when the slice ends before the cut, and then it belongs to the front as a whole.
-            match slice.split_at(rest) {
-                Ok((head, tail)) if !tail.is_empty() => {
-                    if !head.is_empty() {
-                        front.push(head);
-                    }
-                    back.push(tail);
-                    rest = 0;
-                }
-                _ => {
-                    rest = rest.saturating_sub(slice.len());
-                    front.push(slice);
-                }
+        let whole = self.slices.iter().take_while(|slice| {
+            let fits = slice.len() <= rest;
+            if fits {
+                rest = rest.saturating_sub(slice.len());
             }
+            fits
+        });
+        let whole = whole.count();
+        let mut back = self.slices.split_off(whole);
+        if let Some(cut) = back.first_mut()
+            && rest > 0
+            && let Ok((head, tail)) = cut.split_at(rest)
+        {
+            self.slices.push(head);
+            *cut = tail;
         }
-        self.slices = back;
-        Buffers { slices: front }
+        Buffers {
+            slices: std::mem::replace(&mut self.slices, back),
+        }
     }
 
     /// Copies the start of the run into `bytes` and returns how many bytes there were.

@@ -1,7 +1,7 @@
 //! One connection: what its two ends told, what they still have to be told, and how much either may send.
 
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -68,9 +68,9 @@ pub(super) struct Connection {
     /// The host program closed its socket altogether.
     hung_up: bool,
     /// When an unfinished end of the connection is cut short.
-    pub(super) deadline: Option<Instant>,
+    deadline: Option<Instant>,
     /// What the socket is watched for.
-    pub(super) watched: EventSet,
+    watched: EventSet,
 }
 
 impl Connection {
@@ -216,6 +216,25 @@ impl Connection {
             Phase::Accepted | Phase::Open => self.told_shutdown.is_both(),
             Phase::Lingering => false,
         }
+    }
+
+    /// When the wait for the end of the connection is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Bounds the wait for the end of the connection, from its beginning.
+    pub(super) fn set_deadline(&mut self, wait: Duration) -> Option<Instant> {
+        // Time does not reach its end: None is never seen.
+        self.deadline = self.deadline.or_else(|| Instant::now().checked_add(wait));
+        self.deadline
+    }
+
+    /// What the socket has to be watched for from now on, if that is news.
+    pub(super) fn changed_interest(&mut self) -> Option<EventSet> {
+        let interest = self.host.interest();
+        let before = std::mem::replace(&mut self.watched, interest);
+        (before != interest).then_some(interest)
     }
 
     /// The guest is done with the connection. Returns whether the host still has to take something.

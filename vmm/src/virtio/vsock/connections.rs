@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::connection::{Connection, Ports};
+use super::token::{GENERATIONS, Occupant};
 
 /// The first port that connections of the host come from; the ones below belong to services, as with TCP.
 const FIRST_PORT: u32 = 1024;
@@ -14,6 +15,7 @@ const LAST_PORT: u32 = u32::MAX - 1;
 #[derive(Debug, Default)]
 struct Place {
     connection: Option<Connection>,
+    generation: u16,
     /// The place waits in `Connections::waiting`. It belongs to the place and not to the connection, so that no place
     /// waits twice however often its connection changes.
     waits: bool,
@@ -24,16 +26,17 @@ struct Place {
 pub(super) struct Connections {
     limit: usize,
     places: Vec<Place>,
-    free: Vec<usize>,
-    by_ports: HashMap<Ports, usize>,
+    free: Vec<u16>,
+    by_ports: HashMap<Ports, u16>,
     /// Places that have something for the guest, the one that waits longest first: each gives one packet and goes to the
     /// back, so a busy connection costs the others one packet.
-    waiting: VecDeque<usize>,
+    waiting: VecDeque<u16>,
     next_port: u32,
+    next_generation: u16,
 }
 
 impl Connections {
-    /// An empty table for at most `limit` connections.
+    /// An empty table for at most `limit` connections, 65,536 at most.
     pub(super) fn new(limit: usize) -> Connections {
         Connections {
             limit,
@@ -42,6 +45,7 @@ impl Connections {
             by_ports: HashMap::new(),
             waiting: VecDeque::new(),
             next_port: FIRST_PORT,
+            next_generation: 0,
         }
     }
 
@@ -56,34 +60,48 @@ impl Connections {
     }
 
     /// Adds a connection and returns its place, unless the table is full.
-    pub(super) fn insert(&mut self, connection: Connection) -> Option<usize> {
+    pub(super) fn insert(&mut self, connection: Connection) -> Option<u16> {
         if self.is_full() {
             return None;
         }
-        let place = self.free.pop().unwrap_or(self.places.len());
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                let place = u16::try_from(self.places.len()).ok()?;
+                self.places.push(Place::default());
+                place
+            }
+        };
         self.by_ports.insert(connection.ports(), place);
-        match self.places.get_mut(place) {
-            Some(existing) => existing.connection = Some(connection),
-            None => self.places.push(Place {
-                connection: Some(connection),
-                waits: false,
-            }),
-        }
+        let entry = self.places.get_mut(usize::from(place))?;
+        entry.connection = Some(connection);
+        entry.generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1) % GENERATIONS;
         Some(place)
     }
 
+    /// The connection at `place` for a token.
+    pub(super) fn occupant(&self, place: u16) -> Option<Occupant> {
+        let entry = self.places.get(usize::from(place))?;
+        entry.connection.as_ref()?;
+        Some(Occupant {
+            place,
+            generation: entry.generation,
+        })
+    }
+
     /// The place of the connection with these ports.
-    pub(super) fn find(&self, ports: Ports) -> Option<usize> {
+    pub(super) fn find(&self, ports: Ports) -> Option<u16> {
         self.by_ports.get(&ports).copied()
     }
 
     /// The connection at a place.
-    pub(super) fn get_mut(&mut self, place: usize) -> Option<&mut Connection> {
-        self.places.get_mut(place)?.connection.as_mut()
+    pub(super) fn get_mut(&mut self, place: u16) -> Option<&mut Connection> {
+        self.places.get_mut(usize::from(place))?.connection.as_mut()
     }
 
     /// The guest forgot the connection: its ports may be used again.
-    pub(super) fn release_ports(&mut self, place: usize) {
+    pub(super) fn release_ports(&mut self, place: u16) {
         let Some(ports) = self.get_mut(place).map(|connection| connection.ports()) else {
             return;
         };
@@ -93,9 +111,9 @@ impl Connections {
     }
 
     /// Takes a connection out of the table.
-    pub(super) fn remove(&mut self, place: usize) -> Option<Connection> {
+    pub(super) fn remove(&mut self, place: u16) -> Option<Connection> {
         self.release_ports(place);
-        let connection = self.places.get_mut(place)?.connection.take()?;
+        let connection = self.places.get_mut(usize::from(place))?.connection.take()?;
         self.free.push(place);
         Some(connection)
     }
@@ -111,16 +129,15 @@ impl Connections {
     }
 
     /// The connections with their places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
-        self.places
-            .iter()
-            .enumerate()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &Connection)> {
+        (0..=u16::MAX)
+            .zip(&self.places)
             .filter_map(|(index, place)| Some((index, place.connection.as_ref()?)))
     }
 
     /// The connection at `place` has something for the guest: it gets its turn.
-    pub(super) fn enqueue(&mut self, place: usize) {
-        if let Some(entry) = self.places.get_mut(place)
+    pub(super) fn enqueue(&mut self, place: u16) {
+        if let Some(entry) = self.places.get_mut(usize::from(place))
             && !entry.waits
         {
             entry.waits = true;
@@ -148,9 +165,9 @@ impl Connections {
     }
 
     /// The place whose turn it is. It waits no more; enqueue it again when it has more to give.
-    pub(super) fn dequeue(&mut self) -> Option<usize> {
+    pub(super) fn dequeue(&mut self) -> Option<u16> {
         let place = self.waiting.pop_front()?;
-        if let Some(entry) = self.places.get_mut(place) {
+        if let Some(entry) = self.places.get_mut(usize::from(place)) {
             entry.waits = false;
         }
         Some(place)
@@ -172,5 +189,13 @@ impl Connections {
                 return ports;
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Connections {
+    /// All ports but the last were given away.
+    pub(super) fn skip_to_last_port(&mut self) {
+        self.next_port = LAST_PORT;
     }
 }

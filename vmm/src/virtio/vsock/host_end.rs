@@ -216,7 +216,7 @@ impl HostEnd {
         while !data.is_empty() {
             let front = data.take_front(piece.len());
             let copied = front.copy_to(&mut piece);
-            self.backlog.extend(piece.iter().take(copied));
+            self.backlog.extend(piece.get(..copied).unwrap_or_default());
         }
     }
 }

@@ -10,8 +10,11 @@
 //!  program  <-->  rx queue    | executor | ------> | Unix socket | <--> host program
 //!  AF_VSOCK                   |          | <------ |             |
 //!                             +----------+  recv   +-------------+
-//!                    packet, credit: the protocol; connection: one conversation;
-//!                    connections: the table, ports and turns; host_end, socket, buffers: the bytes
+//!
+//!  protocol      packet, credit
+//!  conversation  connection; host_end is its half towards the host
+//!  all of them   connections (table, ports, turns), switchboard (their events, deadlines and resets)
+//!  bytes         buffers (guest memory), socket (system calls on it)
 //! ```
 #![deny(
     clippy::unwrap_used,
@@ -28,15 +31,18 @@ mod executor;
 mod host_end;
 mod packet;
 mod socket;
+mod switchboard;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use self::deadline::Timer;
-use self::executor::{Limits, Listener, VsockExecutor};
+use self::executor::{Listener, VsockExecutor};
+use self::switchboard::{Limits, Switchboard};
 use super::{DeviceDescription, WorkerDescription};
 
 /// Device type, section 5.10.1.
@@ -45,9 +51,9 @@ const DEVICE_TYPE: u32 = 19;
 /// `VIRTIO_VSOCK_F_STREAM`, section 5.10.3.
 const FEATURE_STREAM: u64 = 1 << 0;
 
+// Queue 2 takes events for the driver.
 const QUEUE_RX: usize = 0;
 const QUEUE_TX: usize = 1;
-const QUEUE_EVENT: usize = 2;
 
 /// Size of the receive and of the transmit queue. Linux fills the receive queue with buffers of 4 KiB: 1 MiB, four times
 /// the window of one of its sockets, is under way at most, and a burst of small packets of many connections fits.
@@ -59,7 +65,6 @@ const EVENT_QUEUE_SIZE: u16 = 16;
 /// Taking connections from listeners, giving out those of the guest, moving bytes, the timer of unfinished ends.
 const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_fcntl,
     libc::SYS_ioctl,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -143,11 +148,12 @@ pub enum VsockError {
 /// # Errors
 /// When an address or port is reserved or used twice, or the kernel refuses a timer or a listener.
 pub fn vsock_device(config: VsockConfig) -> Result<DeviceDescription, VsockError> {
+    let guest_cid = config.guest_cid;
     let executor = executor(config, Limits::DEVICE)?;
     Ok(DeviceDescription {
         device_type: DEVICE_TYPE,
         features: FEATURE_STREAM,
-        config: executor.guest_cid().to_le_bytes().to_vec(),
+        config: guest_cid.to_le_bytes().to_vec(),
         workers: vec![WorkerDescription {
             name: "vsock".to_owned(),
             queue_sizes: vec![QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE],
@@ -194,11 +200,11 @@ fn executor(config: VsockConfig, limits: Limits) -> Result<VsockExecutor, VsockE
         }
     }
     let timer = Timer::new().map_err(VsockError::Timer)?;
+    let switchboard = Switchboard::new(timer, limits);
     Ok(VsockExecutor::new(
         config.guest_cid,
         accepts,
         listeners,
-        timer,
-        limits,
+        switchboard,
     ))
 }

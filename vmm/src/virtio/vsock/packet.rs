@@ -9,7 +9,7 @@ use vm_memory::{ByteValued, Le16, Le32, Le64};
 pub(super) const HOST_CID: u64 = 2;
 
 /// Bytes of an encoded header.
-pub(super) const HEADER_LEN: usize = size_of::<Encoded>();
+pub(super) const HEADER_LEN: usize = 44;
 
 /// `VIRTIO_VSOCK_TYPE_STREAM`, the one type that the device knows.
 pub(super) const TYPE_STREAM: u16 = 1;
@@ -148,6 +148,12 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes.copy_from_slice(encoded.as_slice());
         bytes
+    }
+
+    /// Bytes of the header and its payload.
+    pub(super) fn packet_len(&self) -> u32 {
+        const { assert!(HEADER_LEN == size_of::<Encoded>()) };
+        self.len.saturating_add(HEADER_LEN as u32)
     }
 
     /// The reset that answers a packet of no known connection. It keeps the type of the packet, because the driver looks

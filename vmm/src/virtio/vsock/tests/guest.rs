@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::super::executor::Limits;
 use super::super::packet::{HOST_CID, Header, Op, Shutdown, TYPE_STREAM};
+use super::super::switchboard::Limits;
 use super::super::{Route, VsockExecutor};
 use super::machine::{BUFFER, GUEST, Machine};
 use crate::virtio::vsock::connection::Ports;
@@ -68,6 +68,8 @@ pub(super) struct Guest {
     pub(super) piece: usize,
     /// Whether the guest reads what arrives at once, and says so when it read half of its buffer.
     pub(super) greedy: bool,
+    /// The guest answers no requests.
+    pub(super) mute: bool,
 }
 
 impl Guest {
@@ -86,6 +88,7 @@ impl Guest {
             arrivals: Vec::new(),
             piece: BUFFER,
             greedy: true,
+            mute: false,
         }
     }
 
@@ -177,6 +180,69 @@ impl Guest {
         );
     }
 
+    /// Ends both directions.
+    pub(super) fn close(&mut self, ports: Ports) {
+        self.shutdown(
+            ports,
+            Shutdown {
+                receive: true,
+                send: true,
+            },
+        );
+    }
+
+    /// Connections that the device has.
+    pub(super) fn connections(&mut self) -> usize {
+        self.machine.executor.switchboard().connections().len()
+    }
+
+    /// Bytes that the device holds for the host.
+    pub(super) fn backlog(&mut self, ports: Ports) -> usize {
+        let table = self.machine.executor.switchboard().connections();
+        let place = table.find(ports).expect("no such connection");
+        table.get_mut(place).unwrap().host().backlog_len()
+    }
+
+    /// The device holds no more than it may.
+    pub(super) fn check_bounds(&mut self, limits: Limits) {
+        let switchboard = self.machine.executor.switchboard();
+        assert!(switchboard.resets() <= limits.resets + limits.connections);
+        let table = switchboard.connections();
+        assert!(table.len() <= limits.connections);
+        assert!(table.waiting() <= limits.connections);
+        assert!(
+            table
+                .iter()
+                .all(|(_, connection)| connection.host().backlog_len() <= 256 << 10)
+        );
+    }
+
+    /// Makes the device use up all receive buffers, and gives it no others.
+    pub(super) fn starve(&mut self) {
+        self.machine.refill = false;
+        while self.machine.receive_buffers() > 0 {
+            let header = self.header(Ports { host: 0, guest: 0 }, Op::Request);
+            self.transmit(&header, &[]);
+            self.rest();
+        }
+        self.stray_resets.clear();
+    }
+
+    /// Gives the device receive buffers again, divided like this.
+    pub(super) fn feed(&mut self, layout: &[usize]) {
+        self.machine.refill = true;
+        self.machine.set_receive_layout(layout.to_vec());
+        self.machine.offer_receive_buffers(usize::MAX);
+    }
+
+    /// The driver resets the device, and everything begins again.
+    pub(super) fn restart(&mut self) {
+        self.sockets.clear();
+        self.stray_resets.clear();
+        self.machine.restart();
+        self.machine.offer_receive_buffers(usize::MAX);
+    }
+
     /// The program of the guest reads what arrived.
     pub(super) fn read(&mut self, ports: Ports) -> Vec<u8> {
         let socket = self.socket(ports);
@@ -241,6 +307,9 @@ impl Guest {
     }
 
     fn answer_request(&mut self, ports: Ports, header: &Header) {
+        if self.mute {
+            return;
+        }
         if !self.listening.contains(&ports.guest) {
             return self.say(ports, Op::Reset);
         }

@@ -12,8 +12,9 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{Epoll, EpollEvent};
 
-use super::super::executor::{Limits, VsockExecutor};
+use super::super::executor::VsockExecutor;
 use super::super::packet::{HEADER_LEN, Header};
+use super::super::switchboard::Limits;
 use super::super::{QUEUE_RX, QUEUE_TX, Route, VsockConfig, executor};
 use crate::virtio::{Events, Executor, GuestMemory};
 
@@ -31,8 +32,8 @@ struct Ring {
     avail: u16,
     used: u16,
     free: Vec<u16>,
-    /// Descriptors of each chain that the device has.
-    chains: HashMap<u16, Vec<u16>>,
+    /// Descriptors and lengths of each chain that the device has.
+    chains: HashMap<u16, Vec<(u16, usize)>>,
 }
 
 impl Ring {
@@ -57,24 +58,28 @@ impl Ring {
     }
 
     /// Makes a chain of pieces of these lengths available; false when the ring is full.
-    fn offer(&mut self, memory: &GuestMemory, lens: &[usize], flags: u16) -> Option<Vec<u16>> {
+    fn offer(&mut self, memory: &GuestMemory, lens: &[usize], flags: u16) -> bool {
         if self.free.len() < lens.len() {
-            return None;
+            return false;
         }
         let chain = self.free.split_off(self.free.len() - lens.len());
         for (position, (&index, &len)) in chain.iter().zip(lens).enumerate() {
             let next = chain.get(position + 1).copied();
             let flags = flags | if next.is_some() { NEXT } else { 0 };
             let address = self.buffer(index).0;
+            let next = next.unwrap_or(0);
             self.store(
                 memory,
                 index,
-                Descriptor::new(address, len as u32, flags, next.unwrap_or(0)),
+                Descriptor::new(address, len as u32, flags, next),
             );
         }
         self.publish(memory, chain[0]);
-        self.chains.insert(chain[0], chain.clone());
-        Some(chain)
+        self.chains.insert(
+            chain[0],
+            chain.iter().copied().zip(lens.iter().copied()).collect(),
+        );
+        true
     }
 
     fn store(&self, memory: &GuestMemory, index: u16, descriptor: Descriptor) {
@@ -93,8 +98,8 @@ impl Ring {
             .unwrap();
     }
 
-    /// The next chain that the device returned: its descriptors and the length that it reported.
-    fn take(&mut self, memory: &GuestMemory) -> Option<(Vec<u16>, u32)> {
+    /// The next chain that the device returned: its pieces and the length that it reported.
+    fn take(&mut self, memory: &GuestMemory) -> Option<(Vec<(u16, usize)>, u32)> {
         let used: u16 = memory.read_obj(GuestAddress(self.base + 0x2002)).unwrap();
         if used == self.used {
             return None;
@@ -107,7 +112,7 @@ impl Ring {
             .chains
             .remove(&(head as u16))
             .expect("a chain came back twice");
-        self.free.extend(&chain);
+        self.free.extend(chain.iter().map(|(index, _)| index));
         Some((chain, len))
     }
 }
@@ -121,7 +126,7 @@ pub(super) struct Machine {
     /// Whether the driver gives receive buffers back to the device.
     pub(super) refill: bool,
     /// How the driver divides its receive buffers.
-    pub(super) receive_layout: Vec<usize>,
+    receive_layout: Vec<usize>,
     /// Events that the worker saw.
     pub(super) wakeups: usize,
 }
@@ -163,13 +168,26 @@ impl Machine {
     pub(super) fn offer_receive_buffers(&mut self, at_most: usize) {
         let layout = self.receive_layout.clone();
         for _ in 0..at_most {
-            if self.rings[QUEUE_RX]
-                .offer(&self.memory, &layout, WRITE)
-                .is_none()
-            {
+            if !self.rings[QUEUE_RX].offer(&self.memory, &layout, WRITE) {
                 break;
             }
         }
+    }
+
+    /// Receive buffers that the device has.
+    pub(super) fn receive_buffers(&self) -> usize {
+        self.rings[QUEUE_RX].chains.len()
+    }
+
+    /// The driver divides the receive buffers that it offers from now on.
+    pub(super) fn set_receive_layout(&mut self, layout: Vec<usize>) {
+        self.receive_layout = layout;
+    }
+
+    /// Takes what the device gave without a look at it.
+    pub(super) fn discard_received(&mut self) {
+        while self.rings[QUEUE_RX].take(&self.memory).is_some() {}
+        self.offer_receive_buffers(usize::MAX);
     }
 
     /// Sends `bytes`, divided into pieces of at most `piece` bytes; false when the queue is full.
@@ -186,7 +204,7 @@ impl Machine {
         for (&index, piece) in chain.iter().zip(&pieces) {
             self.memory.write_slice(piece, ring.buffer(index)).unwrap();
         }
-        ring.offer(&self.memory, &lens, 0).is_some()
+        ring.offer(&self.memory, &lens, 0)
     }
 
     /// Sends a packet.
@@ -200,7 +218,7 @@ impl Machine {
     pub(super) fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
         let (chain, len) = self.rings[QUEUE_RX].take(&self.memory)?;
         let mut bytes = Vec::new();
-        for (&index, &len) in chain.iter().zip(&self.receive_layout) {
+        for (index, len) in chain {
             let mut piece = vec![0; len];
             self.memory
                 .read_slice(&mut piece, self.rings[QUEUE_RX].buffer(index))

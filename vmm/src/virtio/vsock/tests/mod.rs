@@ -3,5 +3,10 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod conversations;
+mod credit;
+mod endings;
 mod guest;
+mod hostile;
+mod load;
 mod machine;
+mod parts;

@@ -1,0 +1,57 @@
+//! Carrying out the boot message.
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::sethostname;
+use protocol::{Boot, Failure, Stage};
+
+use crate::devices::Devices;
+use crate::failure::{OrFailed, failure};
+use crate::{limits, mount_plan, mounts, network, root};
+
+/// Longest host name, see gethostname(2).
+const MAX_HOSTNAME: usize = 64;
+
+/// Turns the initramfs into the guest that `boot` describes. Each step needs those before it; what
+/// can be checked is checked before the first of them.
+pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
+    let plan = mount_plan::plan(&boot.mounts)?;
+    check_hostname(&boot.hostname)?;
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    root::enter(&boot.root)?;
+    mounts::mount_system(&boot.root)?;
+    // Before the mounts of the plan, which may cover /dev.
+    let devices = Devices::open().or_failed(Stage::Stdio, || {
+        "/dev/null and /dev/pts cannot be opened".into()
+    })?;
+    limits::set_own().or_failed(Stage::ResourceLimit, || {
+        "agentd cannot set its own limits".into()
+    })?;
+    mounts::mount_planned(&plan)?;
+    network::bring_up_loopback()?;
+    sethostname(&boot.hostname)
+        .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;
+    Ok(devices)
+}
+
+fn check_hostname(name: &str) -> Result<(), Failure> {
+    let is_fine = !name.is_empty() && name.len() <= MAX_HOSTNAME && !name.contains('\0');
+    is_fine.then_some(()).ok_or_else(|| {
+        let rule = format!("A host name has 1 to {MAX_HOSTNAME} bytes, none of them zero");
+        failure(Stage::Hostname, Errno::EINVAL, rule)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_have_limits() {
+        assert!(check_hostname("box").is_ok());
+        assert!(check_hostname(&"x".repeat(64)).is_ok());
+        for name in ["", "a\0b", &"x".repeat(65)] {
+            assert_eq!(check_hostname(name).unwrap_err().stage, Stage::Hostname);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Sessions with a terminal.
+
+use super::*;
+
+fn on_terminal(exec: Exec) -> Exec {
+    Exec {
+        terminal: Some(TerminalSize {
+            rows: 24,
+            columns: 80,
+        }),
+        ..exec
+    }
+}
+
+#[test]
+fn a_process_sees_a_terminal_of_the_size_that_was_asked_for() {
+    let guest = Guest::start();
+    let line =
+        "test -t 0 && test -t 1 && test -t 2 && stty size && echo $TERM && echo x > /dev/tty";
+    let outcome = guest.exec(on_terminal(shell(line))).outcome();
+    assert_eq!(
+        (outcome.text(), outcome.code()),
+        ("24 80\r\nxterm\r\nx\r\n", 0)
+    );
+    assert!(outcome.stderr.is_empty());
+}
+
+#[test]
+fn a_new_size_arrives_with_its_signal() {
+    let guest = Guest::start();
+    let line = "trap 'stty size; exit' WINCH; echo on; while :; do sleep 0.05; done";
+    let mut client = guest.exec(on_terminal(shell(line)));
+    client.hear_until("on\r\n");
+    client.say(HostMessage::Resize(TerminalSize {
+        rows: 50,
+        columns: 132,
+    }));
+    assert_eq!(client.outcome().text(), "50 132\r\n");
+}
+
+#[test]
+fn what_is_typed_is_echoed_and_control_keys_work() {
+    let guest = Guest::start();
+    let mut client = guest.exec(on_terminal(exec(&["cat"])));
+    client.started();
+    client.say(HostMessage::Stdin(b"hello\r"));
+    client.hear_until("hello\r\nhello\r\n");
+    client.say(HostMessage::Stdin(b"\x04"));
+    assert_eq!(client.outcome().code(), 0, "Ctrl-D ends the input");
+    let mut client = guest.exec(on_terminal(exec(&["cat"])));
+    client.started();
+    client.say(HostMessage::Stdin(b"\x03"));
+    assert_eq!(client.outcome().signal(), 2, "Ctrl-C interrupts");
+}
+
+#[test]
+fn the_end_of_stdin_is_typed_too() {
+    let guest = Guest::start();
+    for text in [&b""[..], b"line\n", b"no end of line"] {
+        let mut client = guest.exec(on_terminal(exec(&["cat"])));
+        client.started();
+        client.say(HostMessage::Stdin(text));
+        client.say(HostMessage::StdinEnd);
+        let outcome = client.outcome();
+        assert_eq!(outcome.code(), 0);
+        let text = str::from_utf8(text).unwrap().trim();
+        assert_eq!(
+            outcome.text().matches(text).count(),
+            if text.is_empty() { 1 } else { 2 }
+        );
+    }
+}
+
+#[test]
+fn all_output_of_a_terminal_comes_before_the_exit() {
+    let guest = Guest::start();
+    let outcome = guest.exec(on_terminal(shell("seq 1 100000"))).outcome();
+    let last = outcome.text().lines().last();
+    assert_eq!(
+        (outcome.text().lines().count(), last),
+        (100_000, Some("100000"))
+    );
+}
+
+#[test]
+fn a_process_left_behind_does_not_keep_the_terminal() {
+    let guest = Guest::start();
+    let outcome = guest
+        .exec(on_terminal(shell("trap '' HUP; sleep 60 & echo hi")))
+        .outcome();
+    assert_eq!((outcome.text(), outcome.code()), ("hi\r\n", 0));
+}
+
+#[test]
+fn a_vanished_client_hangs_up() {
+    let guest = Guest::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let line = format!(
+        "trap 'touch {}; exit' HUP; echo on; while :; do sleep 0.05; done",
+        mark.display()
+    );
+    let mut client = guest.exec(on_terminal(shell(&line)));
+    let pid = client.started();
+    client.hear_until("on\r\n");
+    drop(client);
+    let wait = format!("while kill -0 {pid} 2>&-; do sleep 0.05; done");
+    assert_eq!(guest.shell(&wait).code(), 0);
+    assert!(mark.exists());
+}
+
+#[test]
+fn the_terminal_belongs_to_its_user() {
+    let guest = Guest::start();
+    let exec = Exec {
+        user: Some("1234".into()),
+        ..shell("stat -c %u $(tty); echo x > /dev/stdout")
+    };
+    let outcome = guest.exec(on_terminal(exec)).outcome();
+    assert_eq!(outcome.text(), "1234\r\nx\r\n");
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_still_gets_signals() {
+    let guest = Guest::start();
+    let mut client = guest.exec(on_terminal(exec(&["sleep", "60"])));
+    client.started();
+    let line = [b'x'; 1000];
+    for _ in 0..200 {
+        client.say(HostMessage::Stdin(&line));
+    }
+    client.say(HostMessage::Signal(libc::SIGKILL));
+    assert_eq!(client.outcome().signal(), 9);
+}
