@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 
 /// From the first line to the end of the machine.
 fn live(started: Duration) -> Result<Infallible, Box<dyn Error>> {
-    let mut control = Connection::new(vsock::dial(CONTROL_PORT)?);
+    let mut control = dial_host()?;
     let boot = hear_boot(&mut control)?;
     let devices = match boot::carry_out(&boot) {
         Ok(devices) => devices,
@@ -92,6 +92,13 @@ fn live(started: Duration) -> Result<Infallible, Box<dyn Error>> {
         shutdown::say_last(&mut control, &GuestMessage::Goodbye);
     }
     Ok(shutdown::end_machine()?)
+}
+
+fn dial_host() -> Result<Connection, Box<dyn Error>> {
+    match vsock::dial(CONTROL_PORT) {
+        Ok(socket) => Ok(Connection::new(socket)),
+        Err(error) => Err(format!("The host does not answer on its vsock port: {error}").into()),
+    }
 }
 
 /// Greets the host and waits for its boot message.

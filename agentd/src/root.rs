@@ -52,7 +52,7 @@ fn mount_folder(tag: &str, target: &Path, flags: MsFlags) -> Result<(), Failure>
 
 /// Mounts an overlay on `target`: `lower`, which stays as it is, under a layer in memory. The two
 /// mounts that it is made of then disappear from the tree; the overlay keeps them.
-fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::Result<()> {
     fs::create_dir_all(private)?;
     let no_devices = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(
@@ -89,7 +89,7 @@ fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::Result<()> 
 }
 
 /// Moves the mount `new_root` over `/` and enters it; pivot_root(2) does not work in an initramfs.
-fn move_to(new_root: &Path) -> io::Result<()> {
+pub(crate) fn move_to(new_root: &Path) -> io::Result<()> {
     chdir(new_root)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;

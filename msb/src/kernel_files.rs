@@ -40,7 +40,7 @@ pub(crate) const INITRAMFS: BootFile = BootFile {
 
 impl BootFile {
     /// Finds the file: what the option says, else the environment variable, else beside `msb`, else
-    /// in `$MSB_HOME/kernel`. A file that was named must exist; nothing else is tried then.
+    /// in `../share/msb` from there, else in `$MSB_HOME/kernel`. A file that was named must exist; nothing else is tried then.
     ///
     /// # Errors
     /// When there is none, with what to do about it.
@@ -84,12 +84,18 @@ impl BootFile {
     }
 
     fn usual_places(&self, home: &Home) -> Vec<PathBuf> {
-        let beside = env::current_exe()
-            .ok()
-            .and_then(|program| Some(program.parent()?.join(self.file_name)));
+        let program = env::current_exe().ok();
+        let beside = program.as_deref().and_then(Path::parent);
+        // Where `make install` puts it.
+        let shared = beside
+            .and_then(Path::parent)
+            .map(|prefix| prefix.join("share/msb"));
         beside
+            .map(Path::to_owned)
             .into_iter()
-            .chain([home.kernel().join(self.file_name)])
+            .chain(shared)
+            .chain([home.kernel()])
+            .map(|directory| directory.join(self.file_name))
             .collect()
     }
 }

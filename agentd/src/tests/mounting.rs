@@ -1,2 +1,171 @@
-//! Mounts, in a mount namespace of their own. There is no virtio-fs here; folders of the host's
-//! own file system stand for it.
+//! Mounts, in a mount namespace of their own. There is no virtio-fs here: an ordinary folder
+//! stands for the shared one, and the file systems of the kernel are left to tests in machines.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use protocol::{Mount, MountSource, Stage};
+
+use super::*;
+use crate::{mount_plan, mounts, root};
+
+/// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
+/// its exit status.
+fn with_own_mounts(body: impl FnOnce()) {
+    // SAFETY: as in `in_new_pid_namespace`.
+    let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root");
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            body();
+        }));
+        // SAFETY: _exit(2) ends the child at once, without the test harness's farewell.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) }
+    };
+    let status = waitpid(child, None).unwrap();
+    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+}
+
+fn tmpfs(target: &str, size: Option<u64>, read_only: bool) -> Mount {
+    let source = MountSource::Tmpfs { size };
+    Mount {
+        target: target.as_bytes().to_vec(),
+        source,
+        read_only,
+    }
+}
+
+/// Enters an overlay over `folder/lower`, which has a file and a directory.
+fn enter_overlay(folder: &Path) {
+    // The layers of an overlay have to be on a file system that can be one, which the one of
+    // the temporary folder need not be.
+    mount(
+        Some("tmpfs"),
+        folder,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    let lower = folder.join("lower");
+    fs::create_dir_all(lower.join("old/deep")).unwrap();
+    fs::set_permissions(&lower, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::write(lower.join("file"), "lower").unwrap();
+    let bind = MsFlags::MS_BIND;
+    mount(Some(&lower), &lower, None::<&str>, bind, None::<&str>).unwrap();
+    root::mount_overlay(&lower, &folder.join("private"), &folder.join("new")).unwrap();
+    root::move_to(&folder.join("new")).unwrap();
+}
+
+#[test]
+fn an_overlay_becomes_the_root_and_spares_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let lower = folder.path().join("lower");
+        let outside = File::open("/").unwrap();
+        enter_overlay(folder.path());
+        assert_eq!(fs::read_to_string("/file").unwrap(), "lower");
+        assert_eq!(fs::metadata("/").unwrap().mode() & 0o7777, 0o755);
+        fs::write("/file", "upper").unwrap();
+        fs::rename("/old", "/new").unwrap();
+        assert!(Path::new("/new/deep").is_dir());
+        // The folder itself, seen from where it came from.
+        nix::unistd::fchdir(outside).unwrap();
+        let lower = lower.strip_prefix("/").unwrap();
+        assert_eq!(fs::read_to_string(lower.join("file")).unwrap(), "lower");
+        assert!(lower.join("old").is_dir());
+    });
+}
+
+#[test]
+fn the_plan_is_carried_out_beneath_the_root() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        enter_overlay(folder.path());
+        fs::create_dir("/target").unwrap();
+        symlink("/target", "/link").unwrap();
+        let plan = [
+            tmpfs("/a/b", Some(8192), false),
+            tmpfs("/a", None, false),
+            tmpfs("/tmp", None, false),
+            tmpfs("/link/sub", None, false),
+            tmpfs("/fixed", None, true),
+        ];
+        mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap();
+        assert_eq!(fs::metadata("/tmp").unwrap().mode() & 0o7777, 0o1777);
+        assert_eq!(fs::metadata("/a").unwrap().mode() & 0o7777, 0o755);
+        assert!(
+            Path::new("/target/sub").is_dir(),
+            "links lead inside the new root"
+        );
+        let error = fs::write("/fixed/x", "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        let error = fs::write("/a/b/x", vec![1; 100_000]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    });
+}
+
+#[test]
+fn a_mount_that_fails_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        enter_overlay(folder.path());
+        let plan = mount_plan::plan(&[tmpfs("/file", None, false)]).unwrap();
+        let failure = mounts::mount_planned(&plan).unwrap_err();
+        assert_eq!(
+            (failure.stage, failure.errno),
+            (Stage::Mount, Errno::ENOTDIR as i32)
+        );
+        assert!(failure.message.contains("/file"), "{}", failure.message);
+        let plan = [
+            tmpfs("/fixed", None, true),
+            tmpfs("/fixed/sub", None, false),
+        ];
+        let failure = mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap_err();
+        assert_eq!(
+            (failure.stage, failure.errno),
+            (Stage::Mount, Errno::EROFS as i32)
+        );
+        assert!(
+            failure.message.contains("/fixed/sub"),
+            "{}",
+            failure.message
+        );
+    });
+}
+
+#[test]
+fn everything_is_unmounted_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        enter_overlay(folder.path());
+        fs::create_dir("/proc").unwrap();
+        mount(
+            Some("proc"),
+            "/proc",
+            Some("proc"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        let plan = [
+            tmpfs("/a", None, false),
+            tmpfs("/a/with space", None, false),
+        ];
+        mounts::mount_planned(&mount_plan::plan(&plan).unwrap()).unwrap();
+        fs::write("/a/with space/x", "").unwrap();
+        // As long as it is open, its file system cannot be unmounted.
+        let _directory = File::open("/a").unwrap();
+        shutdown::leave_file_systems();
+        assert!(!Path::new("/a/with space/x").exists());
+        assert!(!Path::new("/proc/self").exists());
+        for path in ["/a/x", "/x"] {
+            let error = fs::write(path, "").unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{path}");
+        }
+    });
+}

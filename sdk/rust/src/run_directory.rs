@@ -370,11 +370,9 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..25 {
                         let name = name(&format!("sandbox {thread}"));
-                        let Claim {
-                            directory, lock, ..
-                        } = RunDirectory::claim(home, &name).unwrap();
-                        directory.connect(&name).unwrap();
-                        directory.remove(lock).unwrap();
+                        let claim = RunDirectory::claim(home, &name).unwrap();
+                        claim.directory.connect(&name).unwrap();
+                        claim.directory.remove(claim.lock).unwrap();
                     }
                 });
             }

@@ -42,7 +42,8 @@ impl Remote {
         };
         Ok(Remote {
             state: Mutex::new(state),
-            wake: EventFd::from_flags(flags)?,
+            // The first credit is news.
+            wake: EventFd::from_value_and_flags(1, flags)?,
         })
     }
 

@@ -141,6 +141,8 @@ impl Connection {
             (_, Op::Reset) => Fate::Ended,
             (Phase::Requested, Op::Response) => {
                 self.phase = Phase::Open;
+                // The host program may have gone, but what it left behind has all the time that the guest needs.
+                self.deadline = None;
                 Fate::Alive
             }
             // The guest may send before it knows whether we accepted: nothing forbids it.
@@ -168,8 +170,8 @@ impl Connection {
         if self.guest_shutdown.send || data.len() > free {
             return Fate::Broken;
         }
-        let forwarded = self.host.deliver(data);
-        self.from_guest.forward(forwarded);
+        self.host.deliver(data);
+        self.from_guest.forward(self.host.take_released());
         Fate::Alive
     }
 
@@ -191,8 +193,8 @@ impl Connection {
     /// The host's socket became ready.
     pub(super) fn on_ready(&mut self, ready: EventSet) -> Fate {
         self.hung_up |= ready.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        let forwarded = self.host.on_ready(ready);
-        self.from_guest.forward(forwarded);
+        self.host.on_ready(ready);
+        self.from_guest.forward(self.host.take_released());
         if self.phase == Phase::Lingering && self.host.backlog_len() == 0 {
             return Fate::Ended;
         }
@@ -296,7 +298,12 @@ impl Connection {
             .then(|| self.packet(Op::CreditUpdate))
     }
 
-    /// A packet that tells nothing but our credit, which is always allowed.
+    /// Whether both ends take packets.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// A packet that tells nothing but our credit, which an open connection always takes.
     pub(super) fn credit_update(&mut self) -> Header {
         self.packet(Op::CreditUpdate)
     }
@@ -312,10 +319,11 @@ impl Connection {
         if limit == 0 || !self.host.is_readable() {
             return None;
         }
-        match self
+        let received = self
             .host
-            .receive(data, usize::try_from(limit).unwrap_or(usize::MAX))
-        {
+            .receive(data, usize::try_from(limit).unwrap_or(usize::MAX));
+        self.from_guest.forward(self.host.take_released());
+        match received {
             Received::Data(bytes) => {
                 let bytes = u32::try_from(bytes).unwrap_or(limit);
                 self.to_guest.spend(bytes);

@@ -11,7 +11,7 @@ const WIDE_WINDOW: u32 = 256 << 10;
 const NARROW_WINDOW: u32 = 32 << 10;
 
 /// How many connections get the wide window. A guest that fills all windows of a full table, while no host program reads,
-/// makes the monitor hold 64 x 256 KiB + 959 x 32 KiB = 46 MiB.
+/// makes the monitor keep 64 x 256 KiB + 959 x 32 KiB = 46 MiB of data, in memory that grows by doubling.
 const WIDE_CONNECTIONS: usize = 64;
 
 /// The receive buffer for a new connection when `existing` connections are there already, in bytes.

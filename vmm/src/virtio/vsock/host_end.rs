@@ -31,6 +31,8 @@ pub(super) enum Received {
 pub(super) struct HostEnd {
     socket: UnixStream,
     backlog: VecDeque<u8>,
+    /// Bytes of the guest that need no room any more: the host took them, or nobody ever will.
+    released: usize,
     /// There may be something to read.
     readable: bool,
     /// The peer closed its sending side; the end of the stream will be found by reading.
@@ -49,6 +51,7 @@ impl HostEnd {
         HostEnd {
             socket,
             backlog: VecDeque::new(),
+            released: 0,
             readable: false,
             finishing: false,
             finished: false,
@@ -77,6 +80,11 @@ impl HostEnd {
         self.backlog.len()
     }
 
+    /// Bytes of the guest that need no room any more, since the last call.
+    pub(super) fn take_released(&mut self) -> usize {
+        std::mem::take(&mut self.released)
+    }
+
     /// Whether there may be something to read, the end of the stream included.
     pub(super) fn is_readable(&self) -> bool {
         self.readable && !self.finished
@@ -92,8 +100,8 @@ impl HostEnd {
         self.deaf
     }
 
-    /// The socket became ready. Returns how many bytes left the backlog.
-    pub(super) fn on_ready(&mut self, ready: EventSet) -> usize {
+    /// The socket became ready.
+    pub(super) fn on_ready(&mut self, ready: EventSet) {
         let gone = EventSet::HANG_UP | EventSet::ERROR;
         if ready.intersects(gone | EventSet::READ_HANG_UP) {
             self.finishing = true;
@@ -102,37 +110,32 @@ impl HostEnd {
             self.readable = true;
         }
         if ready.intersects(gone) {
-            return self.lose();
+            self.lose();
+        } else {
+            self.flush();
         }
-        self.flush()
     }
 
-    /// Gives data of the guest to the host and returns how many bytes need no room any more: the host took them, or
-    /// nobody ever will. The others are kept.
-    pub(super) fn deliver(&mut self, mut data: Buffers<'_>) -> usize {
-        let len = data.len();
-        if self.backlog.is_empty() {
-            while !self.deaf && !data.is_empty() {
-                match socket::send(self.fd(), &data) {
-                    Ok(sent) => {
-                        data.take_front(sent.bytes);
-                        if !sent.complete {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => {
-                        self.lose();
+    /// Gives data of the guest to the host; what its socket does not take is kept.
+    pub(super) fn deliver(&mut self, mut data: Buffers<'_>) {
+        while self.backlog.is_empty() && !self.deaf && !data.is_empty() {
+            match socket::send(self.fd(), &data) {
+                Ok(sent) => {
+                    data.take_front(sent.bytes);
+                    self.release(sent.bytes);
+                    if !sent.complete {
+                        break;
                     }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.lose(),
             }
         }
         if self.deaf {
-            return len;
+            self.release(data.len());
+        } else {
+            self.keep(data);
         }
-        let kept = data.len();
-        self.keep(data);
-        len.saturating_sub(kept)
     }
 
     /// Reads at most `limit` bytes, more than 0, into the start of `buffers`, which are not empty.
@@ -184,30 +187,33 @@ impl HostEnd {
         }
     }
 
-    /// Nobody will read any more: drops the backlog and returns its length.
-    fn lose(&mut self) -> usize {
-        self.deaf = true;
-        std::mem::take(&mut self.backlog).len()
+    fn release(&mut self, bytes: usize) {
+        self.released = self.released.saturating_add(bytes);
     }
 
-    /// Writes as much of the backlog as the socket takes and returns how much that was.
-    fn flush(&mut self) -> usize {
-        let mut flushed = 0_usize;
+    /// Nobody will read any more.
+    fn lose(&mut self) {
+        self.deaf = true;
+        let backlog = std::mem::take(&mut self.backlog);
+        self.release(backlog.len());
+    }
+
+    /// Writes as much of the backlog as the socket takes.
+    fn flush(&mut self) {
         while !self.backlog.is_empty() {
             match socket::send_bytes(self.fd(), &self.backlog) {
                 Ok(sent) => {
                     self.backlog.drain(..sent.min(self.backlog.len()));
-                    flushed = flushed.saturating_add(sent);
+                    self.release(sent);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return flushed,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return flushed.saturating_add(self.lose()),
+                Err(_) => return self.lose(),
             }
         }
         // The memory of a backlog is needed rarely; a thousand idle connections must not keep it.
         self.backlog = VecDeque::new();
         self.finish_if_due();
-        flushed
     }
 
     /// Appends `data` to the backlog, in pieces through the stack: this path is for slow readers only.

@@ -21,7 +21,7 @@ use crate::virtio::{DeviceFailure, Events};
 pub(super) struct Limits {
     /// Connections at a time, at most 65,536. Each has a file descriptor.
     pub(super) connections: usize,
-    /// Resets for the guest that may wait for its receive buffers. At the bound its packets wait, as section 5.10.6.4
+    /// Resets for the guest that may wait for its receive buffers. At the bound its packets wait, as section 5.10.6.1
     /// allows. Linux stops at 256 on its side; both would have to be at their bound to block each other. The end of a
     /// connection by the host may add to them, at most one for each place of the table.
     pub(super) resets: usize,
@@ -224,23 +224,25 @@ impl Switchboard {
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
         }
-        let mut last = None;
+        let mut idle = None;
         for _ in 0..self.connections.waiting() {
             let place = self.connections.dequeue()?;
             let Some(connection) = self.connections.get_mut(place) else {
                 continue;
             };
             let packet = connection.next_packet(data);
+            if connection.is_open() {
+                idle = Some(place);
+            }
             self.settle(place, Fate::Alive);
             if packet.is_some() {
                 return packet;
             }
-            last = Some(place);
         }
         // The sockets were empty after all, which the last read of each could not know. The chain has to go back with a
         // packet, and this one is always welcome.
         self.connections
-            .get_mut(last?)
+            .get_mut(idle?)
             .map(Connection::credit_update)
     }
 

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown as Direction;
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::connection::Ports;
@@ -282,4 +283,71 @@ fn a_reset_of_the_device_drops_all_and_starts_afresh() {
     assert_eq!(&bytes, b"again");
     let _host = UnixStream::connect(path).unwrap();
     guest.wait("a connection", |guest| guest.sockets.len() == 2);
+}
+
+#[test]
+fn both_halves_end_the_connection_for_the_guest_while_the_host_still_reads() {
+    let (mut guest, ports, mut host) = connected();
+    let sent = fill(&mut guest, ports);
+    host.shutdown(Direction::Write).unwrap();
+    guest.rest();
+    guest.shutdown(ports, SEND);
+    guest.wait("the end", |guest| guest.sockets[&ports].shutdown == BOTH);
+    assert!(guest.backlog(ports) > 0);
+    guest.say(ports, Op::Reset);
+    guest.rest();
+    assert!(read_to_end(&mut guest, &mut host) == sent);
+    assert_eq!(guest.connections(), 0);
+}
+
+#[test]
+fn a_guest_that_never_heard_of_a_connection_does_not_hear_of_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (route, path) = to_guest(&directory, 7);
+    let limits = Limits {
+        closing: Duration::from_millis(20),
+        ..Limits::DEVICE
+    };
+    let mut guest = Guest::with_limits(vec![route], limits);
+    guest.starve();
+    drop(UnixStream::connect(path).unwrap());
+    guest.wait("a connection", |guest| guest.machine.wakeups > 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while guest.connections() > 0 {
+        assert!(Instant::now() < deadline, "the connection does not end");
+        guest.rest();
+    }
+    assert_eq!(guest.executor().switchboard().resets(), 0);
+}
+
+#[test]
+fn what_a_host_left_behind_waits_for_a_guest_that_reads_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let (route, path) = to_guest(&directory, 7);
+    let limits = Limits {
+        closing: Duration::from_millis(50),
+        ..Limits::DEVICE
+    };
+    let mut guest = Guest::with_limits(vec![route], limits);
+    guest.listening.push(7);
+    guest.greedy = false;
+    guest.window = 10;
+    UnixStream::connect(path)
+        .unwrap()
+        .write_all(b"more than ten bytes")
+        .unwrap();
+    guest.wait("data", |guest| {
+        guest
+            .sockets
+            .values()
+            .any(|socket| socket.received == b"more than ")
+    });
+    thread::sleep(Duration::from_millis(100));
+    guest.rest();
+    let ports = *guest.sockets.keys().next().unwrap();
+    guest.read(ports);
+    guest.say(ports, Op::CreditUpdate);
+    guest.wait("the rest", |guest| {
+        guest.sockets[&ports].received == b"ten bytes"
+    });
 }

@@ -29,13 +29,13 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    fn new(open: bool) -> Socket {
+    fn new(open: bool, buf_alloc: u32) -> Socket {
         Socket {
             received: Vec::new(),
             open,
             reset: false,
             shutdown: Shutdown::default(),
-            buf_alloc: 256 << 10,
+            buf_alloc,
             fwd_cnt: 0,
             sent: 0,
             peer_buf_alloc: 0,
@@ -70,6 +70,8 @@ pub(super) struct Guest {
     pub(super) greedy: bool,
     /// The guest answers no requests.
     pub(super) mute: bool,
+    /// Receive buffer of its new sockets.
+    pub(super) window: u32,
 }
 
 impl Guest {
@@ -89,6 +91,7 @@ impl Guest {
             piece: BUFFER,
             greedy: true,
             mute: false,
+            window: 256 << 10,
         }
     }
 
@@ -138,7 +141,7 @@ impl Guest {
     /// Asks for a connection, and does not wait for the answer.
     pub(super) fn request(&mut self, host: u32, guest: u32) -> Ports {
         let ports = Ports { host, guest };
-        self.sockets.insert(ports, Socket::new(false));
+        self.sockets.insert(ports, Socket::new(false, self.window));
         self.say(ports, Op::Request);
         ports
     }
@@ -313,7 +316,7 @@ impl Guest {
         if !self.listening.contains(&ports.guest) {
             return self.say(ports, Op::Reset);
         }
-        let mut socket = Socket::new(true);
+        let mut socket = Socket::new(true, self.window);
         socket.peer_buf_alloc = header.buf_alloc;
         socket.peer_fwd_cnt = header.fwd_cnt;
         self.sockets.insert(ports, socket);

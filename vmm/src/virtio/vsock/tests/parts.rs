@@ -244,7 +244,7 @@ proptest! {
             let mut copy = vec![0; front.len() + 5];
             prop_assert_eq!(front.copy_to(&mut copy), taken.len());
             prop_assert_eq!(&copy[..taken.len()], &taken[..]);
-            prop_assert!(front.slices().iter().all(|slice| slice.len() > 0));
+            prop_assert!(front.slices().iter().all(|slice| !slice.is_empty()));
             prop_assert_eq!(run.len(), expected.len());
             prop_assert_eq!(run.is_empty(), expected.is_empty());
         }
