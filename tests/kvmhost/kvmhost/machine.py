@@ -66,9 +66,11 @@ def _qemu(image_folder: Path, memory: str, commands: int, beats: int, monitor: i
     # idle=poll: under nested AMD-V a halted processor loses its wake-up now and then, and the host hangs.
     # tsc=reliable: the emulated processors share one time stamp counter; without it every look at the clock goes to an
     # emulated timer chip.
+    # no_timer_check: on a busy machine the kernel waits in vain for its timer to tick ten times, and panics.
     # maxcpus=1: the agent brings the other processors up once the modules are loaded.
     # panic=-1 with -no-reboot: a host that fails ends instead of standing still.
-    kernel_line = f'console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll tsc=reliable kvmhost_agent="{AGENT}"'
+    switches = "maxcpus=1 idle=poll tsc=reliable no_timer_check"
+    kernel_line = f'console=ttyS0 quiet panic=-1 {switches} kvmhost_agent="{AGENT}"'
     return [
         "/usr/bin/qemu-system-x86_64",
         *("-name", "kvmhost"),

@@ -1,0 +1,231 @@
+//! The commands that start no guest, and the mistakes that are found before one is started.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use msb_tests::running::piped;
+use msb_tests::{Home, Running, product};
+
+#[test]
+fn doctor_finds_nothing_wrong() {
+    let home = Home::new();
+    let finished = home.msb(["doctor"]);
+    let lines = finished.lines();
+    for what in [
+        "device",
+        "permission",
+        "virtualisation",
+        "kernel",
+        "initramfs",
+        "memory",
+    ] {
+        let line = format!("ok   {what}: ");
+        assert!(
+            lines.iter().any(|found| found.starts_with(&line)),
+            "{what}: {finished}"
+        );
+    }
+    let json = home.msb(["doctor", "--format", "json"]);
+    assert!(
+        json.lines().join(" ").starts_with("{   \"fine\": true,"),
+        "{json}"
+    );
+}
+
+#[test]
+fn doctor_says_what_is_wrong() {
+    let home = Home::new();
+    let mut command = home.command(["doctor"]);
+    let finished = Running::start(command.env("MSB_KERNEL", "/no/such/kernel")).finish();
+    assert_eq!(finished.code(), 1, "{finished}");
+    let text = finished.text();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("FAIL kernel: "))
+        .unwrap();
+    assert!(line.contains("/no/such/kernel"), "{finished}");
+    assert!(text.contains("hint: "), "{finished}");
+}
+
+#[test]
+fn version_names_the_protocol_too() {
+    let home = Home::new();
+    let finished = home.msb(["version"]);
+    let [line] = *finished.lines() else {
+        panic!("{finished}")
+    };
+    assert!(
+        line.starts_with("msb 0.") && line.contains("protocol"),
+        "{line}"
+    );
+    let finished = home.msb(["version", "--format", "json"]);
+    assert!(finished.text().contains("\"protocol\": "), "{finished}");
+    assert!(home.msb(["--version"]).lines()[0].starts_with("msb "));
+}
+
+#[test]
+fn completion_is_a_script_of_the_shell() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let finished = home.msb(["completion", shell]);
+        assert!(finished.lines().len() > 50, "{shell}: {finished}");
+        assert!(finished.text().contains("root-rw"), "{shell}: {finished}");
+    }
+    // One of them can be tried anywhere.
+    let script = home.path().join("msb.bash");
+    fs::write(&script, home.msb(["completion", "bash"]).stdout).unwrap();
+    let check = "source \"$0\" && COMP_WORDS=(msb run --roo) COMP_CWORD=2 && _msb msb --roo run && echo ${COMPREPLY[@]}";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", check]).arg(script);
+    assert_eq!(
+        Running::start(piped(&mut bash)).finish().lines(),
+        ["--root-rw"]
+    );
+}
+
+#[test]
+fn help_describes_every_command_with_examples() {
+    let home = Home::new();
+    let help = home.msb(["--help"]);
+    for command in ["run", "vm", "doctor", "version", "completion"] {
+        assert!(help.text().contains(command), "{help}");
+        let finished = home.msb([command, "--help"]);
+        assert!(finished.lines().len() > 5, "{finished}");
+        assert!(finished.text().contains("Examples:"), "{finished}");
+    }
+    // No arguments at all are a question, too.
+    assert_eq!(home.msb([""; 0]).text(), help.text());
+    assert_eq!(home.msb(["no-such-command"]).code(), 2);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let home = Home::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let finished = Running::start(home.command(["run", "--help"]).stdout(writer)).finish();
+    assert_eq!((finished.code(), finished.errors()), (0, ""));
+}
+
+#[test]
+fn wrong_values_are_named_before_anything_starts() {
+    let home = Home::new();
+    let root = product::busybox();
+    for (option, value, named) in [
+        ("--cpus", "0", "cpus"),
+        ("--cpus", "33", "cpus"),
+        ("--memory", "63M", "63 MiB"),
+        ("--memory", "65G", "65 GiB"),
+        ("--memory", "much", "much"),
+        ("--timeout", "soon", "soon"),
+        ("--env", "=value", "env"),
+        ("--workdir", "relative", "relative"),
+        ("--name", "a/b", "a/b"),
+        ("--hostname", "under_score", "under_score"),
+        ("--rlimit", "files=1", "files"),
+        ("--volume", "/tmp", "volume"),
+        ("--volume", "/tmp:data", "data"),
+        ("--volume", "/tmp:/data:rx", "rx"),
+        ("--volume", "/no/such/folder:/data", "/no/such/folder"),
+        ("--volume", "/etc/passwd:/data", "/etc/passwd"),
+        ("--tmpfs", "/data:0", "tmpfs"),
+        ("--tmpfs", "/", "tmpfs"),
+        ("--kernel", "/no/such/kernel", "/no/such/kernel"),
+        ("--initramfs", "/no/such/initramfs", "/no/such/initramfs"),
+        ("--console", "/no/such/folder/log", "/no/such/folder/log"),
+        ("--log-level", "loud", "loud"),
+        ("--no-such-option", "", "no-such-option"),
+    ] {
+        let finished = home
+            .guest(&root)
+            .with([format!("{option}={value}")])
+            .run(["true"]);
+        assert_eq!(finished.code(), 125, "{option} {value}: {finished}");
+        assert!(
+            finished.errors().starts_with("error: "),
+            "{option} {value}: {finished}"
+        );
+        assert!(
+            finished.errors().contains(named),
+            "{option} {value}: {finished}"
+        );
+    }
+    assert!(!home.msb_home().join("run").exists(), "nothing was started");
+}
+
+#[test]
+fn a_root_that_is_none_is_named() {
+    let home = Home::new();
+    let empty = home.folder("empty");
+    home.guest("/no/such/root")
+        .run(["true"])
+        .assert_error(125, "/no/such/root");
+    home.guest("/etc/passwd")
+        .run(["true"])
+        .assert_error(125, "/etc/passwd");
+    home.guest(empty).run(["true"]).assert_error(127, "true");
+    let finished = home.msb(["run"]);
+    assert_eq!(finished.code(), 125, "{finished}");
+    assert!(finished.errors().contains("DIR"), "{finished}");
+}
+
+#[test]
+fn options_that_exclude_each_other_are_refused() {
+    let home = Home::new();
+    let run = |options: &[&str]| home.busybox().with(options).run(["true"]);
+    for options in [["--tty", "--no-tty"], ["--quiet", "--log-level=info"]] {
+        let finished = run(&options);
+        assert_eq!(finished.code(), 125, "{finished}");
+        assert!(
+            finished.errors().contains("cannot be used with"),
+            "{finished}"
+        );
+    }
+    run(&["--tmpfs=/data", "--volume=/tmp:/data/."]).assert_error(125, "/data");
+}
+
+#[test]
+fn files_that_are_no_kernel_are_refused() {
+    let home = Home::new();
+    let (empty, text) = (home.path().join("empty"), home.path().join("text"));
+    fs::write(&empty, "").unwrap();
+    fs::write(&text, "not a kernel\n".repeat(10_000)).unwrap();
+    for file in [
+        empty.as_os_str(),
+        text.as_os_str(),
+        product::busybox().join("bin/busybox").as_os_str(),
+    ] {
+        let finished = home
+            .busybox()
+            .with(["--kernel".as_ref(), file])
+            .run(["true"]);
+        finished.assert_error(125, "kernel");
+    }
+}
+
+#[test]
+fn a_home_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let run = home.msb_home().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o777)).unwrap();
+    home.busybox()
+        .run(["true"])
+        .assert_error(125, "others may write");
+    fs::remove_dir(&run).unwrap();
+    fs::write(&run, "a file").unwrap();
+    home.busybox().run(["true"]).assert_error(125, "run");
+    fs::remove_file(&run).unwrap();
+    // And none at all.
+    let mut command = home.busybox().shell_command("true");
+    command
+        .env_remove("MSB_HOME")
+        .env_remove("HOME")
+        .stdin(Stdio::null());
+    Running::start(&mut command)
+        .finish()
+        .assert_error(125, "MSB_HOME");
+}
