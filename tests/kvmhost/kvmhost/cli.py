@@ -13,10 +13,9 @@ from typing import Any, NoReturn
 import image
 from client import Outcome, Run, say
 from host import (
-    DEFAULT_IDLE_MINUTES,
-    DEFAULT_MEMORY,
     Host,
     HostError,
+    Size,
     check_caller,
     find_kept,
     start_kept,
@@ -71,11 +70,11 @@ def start(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     check_caller()
     begun = time.monotonic()
-    wanted = options.memory or os.environ.get("KVMHOST_MEMORY")
-    host = start_kept(wanted or DEFAULT_MEMORY, options.idle)
-    if difference := host.difference(wanted):
+    size = Size(options.memory, options.processors)
+    host = start_kept(size, options.idle)
+    if difference := host.difference(size):
         raise HostError(f"{difference}; end it with tests/kvmhost/stop")
-    options.timeout, options.exits = 60.0, None
+    options.timeout, options.exits = 600.0, None
     outcome = Run(host.connection, host.splitter, _request(["true"], options)).wait()
     host.close()
     if outcome.lost:
@@ -152,30 +151,34 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _add_host_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--memory", metavar="SIZE", help=f"of the host; default: KVMHOST_MEMORY or {DEFAULT_MEMORY}")
-    idle = float(os.environ.get("KVMHOST_IDLE", DEFAULT_IDLE_MINUTES))
+    """What a host that is started is like; each has a variable as well, for a whole test run."""
+    memory = os.environ.get("KVMHOST_MEMORY")
+    processors = os.environ.get("KVMHOST_PROCESSORS")
+    idle = os.environ.get("KVMHOST_IDLE", "30")
+    parser.add_argument("--memory", default=memory, metavar="SIZE", help="default: KVMHOST_MEMORY or 6G")
+    parser.add_argument(
+        "--processors", type=int, default=processors, metavar="N", help="default: KVMHOST_PROCESSORS or 1"
+    )
     parser.add_argument(
         "--idle",
         type=float,
         default=idle,
         metavar="MINUTES",
-        help="a kept host without a command powers itself off after so long; default: KVMHOST_IDLE or "
-        f"{DEFAULT_IDLE_MINUTES:.0f}",
+        help="a kept host without a command powers itself off after so long; default: KVMHOST_IDLE or 30",
     )
 
 
 def _choose_host(options: argparse.Namespace) -> Host:
-    wanted = options.memory or os.environ.get("KVMHOST_MEMORY")
-    memory = wanted or DEFAULT_MEMORY
+    size = Size(options.memory, options.processors)
     if options.private:
-        return start_private(memory)
-    kept = start_kept(memory, options.idle) if options.keep else find_kept()
+        return start_private(size)
+    kept = start_kept(size, options.idle) if options.keep else find_kept()
     if kept is None:
-        return start_private(memory)
-    if difference := kept.difference(wanted):
+        return start_private(size)
+    if difference := kept.difference(size):
         kept.close()
         say(f"{difference}, so a private one is booted (tests/kvmhost/stop ends the kept one)")
-        return start_private(memory)
+        return start_private(size)
     return kept
 
 

@@ -18,9 +18,27 @@ from frames import CHUNK, HEADER, Kind, Splitter, pack
 from keeper import BACKLOG, peer
 
 KEEPER = Path(__file__).resolve().parent / "keeper.py"
-DEFAULT_MEMORY = "6G"
-DEFAULT_IDLE_MINUTES = 30.0
 ANSWER_SECONDS = 10.0
+
+
+@dataclass
+class Size:
+    """Of a host, as far as the caller has a wish."""
+
+    memory: str | None
+    processors: int | None
+
+    def or_default(self) -> dict[str, Any]:
+        """One processor: on several emulated ones a guest that patches its own code now and then runs what was there
+        before, and crashes; and an idle one is always busy, which costs more than it gives on a machine that has other
+        things to do."""
+        return {"memory": self.memory or "6G", "processors": self.processors or 1}
+
+    def difference(self, info: dict[str, Any]) -> str | None:
+        for what, wanted in (("memory", self.memory), ("processors", self.processors)):
+            if wanted and info[what] != wanted:
+                return f"the kept host has {what}: {info[what]}"
+        return None
 
 
 class HostError(Exception):
@@ -36,13 +54,11 @@ class Host:
     splitter: Splitter
     keeper: subprocess.Popen[bytes] | None = None
 
-    def difference(self, memory: str | None) -> str | None:
-        """In what it is not the host that this program would start; any memory will do if none is asked for."""
+    def difference(self, size: Size) -> str | None:
+        """In what it is not the host that this program would start."""
         if self.info["build"] != image.build_id():
             return "the kept host is of another version"
-        if memory and self.info["memory"] != memory:
-            return f"the kept host has {self.info['memory']} of memory"
-        return None
+        return size.difference(self.info)
 
     def close(self) -> None:
         """After this a private host is gone, the keeper with it."""
@@ -64,9 +80,9 @@ def find_kept() -> Host | None:
     return _greet(connection, None) if connection else None
 
 
-def start_kept(memory: str, idle_minutes: float) -> Host:
+def start_kept(size: Size, idle_minutes: float) -> Host:
     """The kept host; starts it unless somebody else is quicker."""
-    settings = _settings(memory, idle_minutes)
+    settings = _settings(size, idle_minutes)
     while True:
         if found := find_kept():
             return found
@@ -84,9 +100,9 @@ def start_kept(memory: str, idle_minutes: float) -> Host:
                 _start_keeper(settings, listener, log.fileno())
 
 
-def start_private(memory: str) -> Host:
+def start_private(size: Size) -> Host:
     """A host that lives as long as the connection to it."""
-    settings = _settings(memory, 0.0)
+    settings = _settings(size, 0.0)
     ours, theirs = socket.socketpair()
     with theirs:
         keeper = _start_keeper(settings, theirs, None)
@@ -130,11 +146,11 @@ def _kept_name() -> str:
     return f"\0msb-kvmhost-{os.geteuid()}-{os.environ.get('KVMHOST_NAME', 'default')}"
 
 
-def _settings(memory: str, idle_minutes: float) -> dict[str, Any]:
+def _settings(size: Size, idle_minutes: float) -> dict[str, Any]:
     return {
         "image": str(image.ensure()),
         "build": image.build_id(),
-        "memory": memory,
+        **size.or_default(),
         "idle_minutes": idle_minutes,
     }
 

@@ -16,17 +16,43 @@ from pathlib import Path
 from typing import Any
 
 from frames import AGENT_BEAT, CHUNK, Kind, Outbox, Splitter, pack
-from machine import PROCESSORS, Machine
+from machine import Machine
 from watcher import READ, WRITE, Watcher
 
-BOOT_SECONDS = 60.0
 BOOT_ATTEMPTS = 2
-SILENCE_SECONDS = 15.0
 # How long a host with nothing to do runs on before it is paused.
 PAUSE_SECONDS = 2.0
 TICK_SECONDS = 0.5
 BACKLOG = 64
 CONSOLE_KEPT = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in time, by the clock and by the processor time that QEMU has had."""
+
+    clock: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a host may be silent. On a busy machine it may get next to nothing of the processors; then it is slow
+    and not hung. So the clock alone decides only at the very end; before that, the host must have had the processor
+    time to do better, or have taken none at all."""
+
+    clock: float
+    processor: float
+    end: float
+
+    def is_over(self, since: Moment, now: Moment) -> bool:
+        clock, processor = now.clock - since.clock, now.processor - since.processor
+        return clock > self.end or (clock > self.clock and (processor > self.processor or processor < STANDSTILL))
+
+
+STANDSTILL = 0.1
+BOOT = Patience(clock=60.0, processor=60.0, end=600.0)
+BEAT = Patience(clock=15.0, processor=7.5, end=180.0)
 
 
 @dataclass(eq=False)
@@ -91,9 +117,11 @@ class Keeper:
         self.up = False
         self.splitter = Splitter()
         self.console = b""
-        self.booted = time.monotonic()
-        self.heard: dict[int, float] = {}
-        self.machine = machine = Machine(Path(self.settings["image"]), self.settings["memory"])
+        self.heard: dict[int, Moment] = {}
+        self.machine = machine = Machine(
+            Path(self.settings["image"]), self.settings["memory"], self.settings["processors"]
+        )
+        self.booted = self._now()
         callbacks = (self._on_commands, self._on_beats, self._on_monitor, self._on_console)
         for descriptor, callback in zip(machine.descriptors, callbacks, strict=True):
             self.watcher.watch(descriptor, callback, read=True)
@@ -133,22 +161,25 @@ class Keeper:
             self._send(client, kind, text.encode())
 
     def _check_host(self) -> None:
-        if not self.machine:
+        if not self.machine or (self.up and self.machine.paused):
             return
-        now = time.monotonic()
+        now = self._now()
         if not self.up:
-            if now > self.booted + BOOT_SECONDS:
-                self._lose(f"hung: it did not come up within {BOOT_SECONDS:.0f} s; it was killed")
-        elif self.machine.paused:
-            return
-        elif silent := [source for source, when in self.heard.items() if now > when + SILENCE_SECONDS]:
+            if BOOT.is_over(self.booted, now):
+                self._lose(f"hung: it did not come up within {now.clock - self.booted.clock:.0f} s; it was killed")
+        elif silent := [source for source, since in self.heard.items() if BEAT.is_over(since, now)]:
             sources = " and ".join("its agent" if s == AGENT_BEAT else f"its processor {s}" for s in silent)
-            self._lose(f"hung: no heartbeat from {sources} for {SILENCE_SECONDS:.0f} s; it was killed")
-        elif self.listener and not self.channels and now > self.last_used + PAUSE_SECONDS:
+            seconds = now.clock - min(self.heard[source].clock for source in silent)
+            self._lose(f"hung: no heartbeat from {sources} for {seconds:.0f} s; it was killed")
+        elif self.listener and not self.channels and now.clock > self.last_used + PAUSE_SECONDS:
             self.machine.pause()
 
+    def _now(self) -> Moment:
+        assert self.machine
+        return Moment(time.monotonic(), self.machine.processor_seconds())
+
     def _expect_beats(self) -> None:
-        self.heard = dict.fromkeys([*range(PROCESSORS), AGENT_BEAT], time.monotonic())
+        self.heard = dict.fromkeys([*range(self.settings["processors"]), AGENT_BEAT], self._now())
 
     def _on_commands(self, events: int) -> None:
         assert self.machine
@@ -189,7 +220,7 @@ class Keeper:
         if not data:
             self.watcher.forget(self.machine.beats.fileno())
         if self.up:
-            now = time.monotonic()
+            now = self._now()
             for source in data:
                 self.heard[source] = now
 
@@ -239,7 +270,7 @@ class Keeper:
         return {
             **self.settings,
             "pid": os.getpid(),
-            "up_seconds": round(now - self.booted),
+            "up_seconds": round(now - self.booted.clock),
             "hosts_lost": self.hosts_lost,
             "running": running,
         }

@@ -15,7 +15,6 @@ from pathlib import Path
 import image
 
 AGENT = Path(__file__).resolve().parent / "agent.py"
-PROCESSORS = 2
 PR_SET_PDEATHSIG = 1
 
 
@@ -23,7 +22,7 @@ class Machine:
     """A booted host; `kill` ends it at once. All that it writes is in the machine's files already: the shared root has
     no write-back cache, and a mapped file is written back when it is unmapped."""
 
-    def __init__(self, image_folder: Path, memory: str) -> None:
+    def __init__(self, image_folder: Path, memory: str, processors: int) -> None:
         self.commands, commands_end = socket.socketpair()
         self.beats, beats_end = socket.socketpair()
         self.monitor, monitor_end = socket.socketpair()
@@ -31,7 +30,8 @@ class Machine:
         listener, files_end = _listening_pair()
         self._virtiofsd = _spawn_bound(_virtiofsd(listener.fileno()), console_end, [listener])
         ends = [commands_end, beats_end, monitor_end, files_end]
-        self._qemu = _spawn_bound(_qemu(image_folder, memory, *(end.fileno() for end in ends)), console_end, ends)
+        qemu = _qemu(image_folder, memory, processors, *(end.fileno() for end in ends))
+        self._qemu = _spawn_bound(qemu, console_end, ends)
         for end in [listener, *ends]:
             end.close()
         os.close(console_end)
@@ -43,6 +43,11 @@ class Machine:
     @property
     def pid(self) -> int:
         return self._qemu.pid
+
+    def processor_seconds(self) -> float:
+        """The processor time that QEMU has had. The host's processors are never idle, so this is how long they ran."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def pause(self) -> None:
         """Stops the processors: idle=poll keeps them busy even when there is nothing to do."""
@@ -62,22 +67,25 @@ class Machine:
         os.close(self.console)
 
 
-def _qemu(image_folder: Path, memory: str, commands: int, beats: int, monitor: int, files: int) -> list[str]:
+def _qemu(
+    image_folder: Path, memory: str, processors: int, commands: int, beats: int, monitor: int, files: int
+) -> list[str]:
     # idle=poll: under nested AMD-V a halted processor loses its wake-up now and then, and the host hangs.
     # tsc=reliable: the emulated processors share one time stamp counter; without it every look at the clock goes to an
     # emulated timer chip.
-    # no_timer_check: on a busy machine the kernel waits in vain for its timer to tick ten times, and panics.
+    # no_timer_check: on a busy machine the timer may be too late for the kernel, which then gives up on it.
     # maxcpus=1: the agent brings the other processors up once the modules are loaded.
     # panic=-1 with -no-reboot: a host that fails ends instead of standing still.
-    switches = "maxcpus=1 idle=poll tsc=reliable no_timer_check"
-    kernel_line = f'console=ttyS0 quiet panic=-1 {switches} kvmhost_agent="{AGENT}"'
+    kernel_line = (
+        f'console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll tsc=reliable no_timer_check kvmhost_agent="{AGENT}"'
+    )
     return [
         "/usr/bin/qemu-system-x86_64",
         *("-name", "kvmhost"),
         *("-machine", "q35,memory-backend=memory,usb=off,vmport=off"),
         *("-accel", "tcg,thread=multi,tb-size=1024"),
         *("-cpu", "max"),
-        *("-smp", str(PROCESSORS)),
+        *("-smp", str(processors)),
         *("-m", memory),
         *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
