@@ -1,11 +1,12 @@
 //! Starting a process.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
-use protocol::{Failure, Stage};
+use protocol::{Failure, Stage, TerminalSize};
 
 use crate::child::{self, Streams};
 use crate::command::Command;
@@ -72,10 +73,7 @@ pub(crate) fn spawn(command: &Command, devices: &Devices) -> Result<Spawned, Fai
     }
 }
 
-fn open_terminal(
-    devices: &Devices,
-    size: protocol::TerminalSize,
-) -> std::io::Result<(Ends, Streams)> {
+fn open_terminal(devices: &Devices, size: TerminalSize) -> io::Result<(Ends, Streams)> {
     let (master, slave) = terminal::open(&devices.terminals, size)?;
     let streams = Streams {
         stdin: slave.try_clone()?,
@@ -92,7 +90,7 @@ fn open_terminal(
     Ok((ends, streams))
 }
 
-fn open_pipes(devices: &Devices, with_stdin: bool) -> std::io::Result<(Ends, Streams)> {
+fn open_pipes(devices: &Devices, with_stdin: bool) -> io::Result<(Ends, Streams)> {
     let (stdin, child_stdin) = match with_stdin {
         true => {
             let (child_stdin, stdin) = pipe2(OFlag::O_CLOEXEC)?;
@@ -121,7 +119,7 @@ fn open_pipes(devices: &Devices, with_stdin: bool) -> std::io::Result<(Ends, Str
 }
 
 /// A pipe whose reading end is agentd's.
-fn output_pipe() -> std::io::Result<(File, OwnedFd)> {
+fn output_pipe() -> io::Result<(File, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     set_nonblocking(&reader)?;
     Ok((File::from(reader), writer))
