@@ -40,6 +40,15 @@ struct Tables {
 }
 
 impl Tables {
+    /// Adds a candidate. Forgotten ones are left in the list, so it is tidied when they are more than the others.
+    fn add_candidate(&mut self, id: u64) {
+        let known = self.by_id.len().max(PARKED_AT_ONCE);
+        if self.candidates.len() > known.saturating_mul(2) {
+            self.candidates.retain(|id| self.by_id.contains_key(id));
+        }
+        self.candidates.push_back(id);
+    }
+
     /// Notes that the guest is told of the file behind `descriptor` once more, if it is known.
     fn remember_again(
         &mut self,
@@ -135,7 +144,7 @@ impl Inodes {
         let pin = Pin::new(descriptor, permit);
         *state = State::Pinned(Arc::clone(&pin));
         drop(state);
-        self.tables().candidates.push_back(record.id);
+        self.tables().add_candidate(record.id);
         Ok(Inode::new(record, pin))
     }
 
@@ -182,7 +191,7 @@ impl Inodes {
         let record = Record::new(id, status, withheld, Pin::new(descriptor, permit));
         tables.by_id.insert(id, Known { record, lookups: 1 });
         tables.by_identity.insert(identity, id);
-        tables.candidates.push_back(id);
+        tables.add_candidate(id);
         Ok(id)
     }
 
@@ -278,5 +287,28 @@ impl Inodes {
     #[cfg(test)]
     pub(super) fn set_budget(&mut self, budget: Budget) {
         self.budget = budget;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_forgotten_takes_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let root = open();
+        let mut status = super::super::attributes::status_of(&root).unwrap();
+        let descriptors = Arc::new(DescriptorDirectory::open().unwrap());
+        let inodes = Inodes::new(root, &status, descriptors, Budget::of(10)).unwrap();
+        for number in 0..1000 {
+            status.st_ino = number;
+            let id = inodes.remember(open(), &status, |_| Ok(false)).unwrap();
+            inodes.forget(id, 1);
+        }
+        let tables = inodes.tables();
+        assert!(tables.by_id.is_empty() && tables.by_identity.is_empty());
+        assert!(tables.candidates.len() <= 2 * PARKED_AT_ONCE + 1);
     }
 }

@@ -180,6 +180,8 @@ impl SharedFolder {
         libc::SYS_symlinkat,
         libc::SYS_linkat,
         libc::SYS_unlinkat,
+        // What the C library makes of renameat2(2) without flags.
+        libc::SYS_renameat,
         libc::SYS_renameat2,
         libc::SYS_fgetxattr,
         libc::SYS_flistxattr,

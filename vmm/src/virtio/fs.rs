@@ -214,6 +214,8 @@ fn reply_header(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, erro
 }
 
 #[cfg(test)]
+mod confinement_tests;
+#[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod driver;
 #[cfg(test)]

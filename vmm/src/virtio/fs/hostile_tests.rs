@@ -324,7 +324,7 @@ fn random_bytes_do_not_stop_the_device() {
         failure_persistence: None,
         ..Config::default()
     };
-    let bytes = prop::collection::vec(any::<u8>(), 0..3 * size_of::<InHeader>());
+    let bytes = prop::collection::vec(any::<u8>(), 1..3 * size_of::<InHeader>());
     let outcome = TestRunner::new(config).run(&(bytes, 0..200_usize), |(bytes, room)| {
         driver.borrow_mut().send(REQUESTS, &bytes, room);
         Ok(())
