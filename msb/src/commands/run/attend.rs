@@ -84,7 +84,9 @@ impl Attendance {
         self.process
             .wait()
             .context("cannot wait for the machine's process")?;
-        if orderly && let Some(how) = outcome::unclean_end(ended.as_ref()) {
+        // How the guest went away before its process did is the error itself.
+        let expected = orderly && !matches!(outcome, Outcome::Disconnected);
+        if expected && let Some(how) = outcome::unclean_end(ended.as_ref()) {
             tracing::warn!("the guest did not shut down cleanly: {how}");
         }
         let (status, error) = outcome::conclude(outcome, ended, &self.program, self.timeout);
