@@ -44,7 +44,7 @@ fn four_processors_and_four_gibibytes() {
         cat /sys/devices/system/cpu/online
         # Some of the memory is above the hole below 4 GiB; the kernel takes from there first.
         grep -c '^ *1[0-9a-f]*-1[0-9a-f]* : System RAM' /proc/iomem
-        head -c 64M /dev/zero | tr '\\0' x >/tmp/file; tr -d x </tmp/file | wc -c";
+        head -c 67108864 /dev/zero | tr '\\0' x >/tmp/file; tr -d x </tmp/file | wc -c";
     let guest = home.busybox().with(["--cpus=4", "--memory=4G"]);
     let finished = guest.shell(&format!("{REPORT} {script}"));
     let lines = finished.lines();

@@ -169,7 +169,7 @@ fn a_tmpfs_has_its_size() {
         for path in /scratch /tmp /a/b; do awk -v p=$path '$2 == p { print $3 }' /proc/mounts; done
         stat -c %a /tmp /scratch
         df -k /scratch | awk 'END { print $2 }'
-        head -c 9M /dev/zero >/scratch/file 2>/dev/null || echo full
+        head -c 9437184 /dev/zero >/scratch/file 2>/dev/null || echo full
         stat -c %s /scratch/file
         echo inside >/a/b/file && cat /a/b/file";
     let finished = guest.shell(script);
