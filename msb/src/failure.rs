@@ -119,10 +119,8 @@ fn render(error: &anyhow::Error) -> String {
 fn clean(message: &str) -> String {
     let mut characters = message.trim().chars();
     let first = characters.next();
-    let acronym = characters
-        .clone()
-        .next()
-        .is_none_or(|second| !second.is_lowercase());
+    let second = characters.clone().next();
+    let acronym = second.is_some_and(|second| !second.is_lowercase() && second != ' ');
     let first = first.map(|first| {
         if acronym {
             first
@@ -156,6 +154,17 @@ mod tests {
              cause: no such file or directory (os error 2)\n  \
              hint: run `make kernel`\n"
         );
+    }
+
+    #[test]
+    fn sentences_and_acronyms_are_told_apart() {
+        for (message, cleaned) in [
+            ("A sandbox runs", "a sandbox runs"),
+            ("KVM is missing", "KVM is missing"),
+            ("/x is a file", "/x is a file"),
+        ] {
+            assert_eq!(clean(message), cleaned);
+        }
     }
 
     #[test]
