@@ -1,15 +1,13 @@
 //! Regular files: open, read, write.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuse_backend_rs::abi::fuse_abi::{FOPEN_IN_KILL_SUIDGID, OpenOptions, stat64};
 use fuse_backend_rs::api::filesystem::{ZeroCopyReader, ZeroCopyWriter};
-use fuse_backend_rs::file_buf::FileVolatileSlice;
-use fuse_backend_rs::file_traits::FileReadWriteVolatile;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::stat::{Mode, fchmod};
@@ -18,13 +16,11 @@ use nix::unistd::{Whence, lseek64};
 use super::attributes::status_of;
 use super::descriptors::Permit;
 use super::inode::{Inode, Opened};
+use super::transfer::Transfer;
 use super::{CachePolicy, SharedFolder, errno};
 
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
 pub(super) const MAX_TRANSFER: usize = 1 << 20;
-
-/// Most buffers that one readv(2) or writev(2) takes, `UIO_MAXIOV`.
-const MAX_BUFFERS: usize = 1024;
 
 /// A regular file, open on the host.
 pub(super) struct OpenFile {
@@ -177,10 +173,11 @@ impl SharedFolder {
             self.strip_privileges(file.as_fd())?;
         }
         let size = usize::try_from(write.size).unwrap_or(MAX_TRANSFER);
-        let mut transfer = Transfer::new(file.as_fd());
-        if write.appends {
-            transfer.flags = libc::RWF_APPEND;
-        }
+        let mut transfer = if write.appends {
+            Transfer::appending(file.as_fd())
+        } else {
+            Transfer::new(file.as_fd())
+        };
         buffers.read_to(&mut transfer, size.min(MAX_TRANSFER), write.offset)
     }
 
@@ -283,92 +280,4 @@ fn writes(flags: OFlag) -> bool {
 /// Whether a file opened with `flags` can be written.
 fn is_writable(flags: OFlag) -> bool {
     flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
-}
-
-/// Moves data between a file and guest memory without a copy in between, and without the file's position.
-struct Transfer<'f> {
-    file: BorrowedFd<'f>,
-    flags: libc::c_int,
-}
-
-impl<'f> Transfer<'f> {
-    /// Reads and writes at the offset that is asked for.
-    fn new(file: BorrowedFd<'f>) -> Transfer<'f> {
-        Transfer { file, flags: 0 }
-    }
-
-    fn run(
-        &self,
-        buffers: &[FileVolatileSlice<'_>],
-        offset: u64,
-        call: impl Fn(&[libc::iovec], libc::c_int, i64) -> isize,
-    ) -> io::Result<usize> {
-        let offset = i64::try_from(offset).map_err(|_| errno(libc::EINVAL))?;
-        let vectors: Vec<libc::iovec> = buffers
-            .iter()
-            .take(MAX_BUFFERS)
-            .map(|buffer| libc::iovec {
-                iov_base: buffer.as_ptr().cast(),
-                iov_len: buffer.len(),
-            })
-            .collect();
-        let count = libc::c_int::try_from(vectors.len()).map_err(|_| errno(libc::EINVAL))?;
-        loop {
-            match usize::try_from(call(&vectors, count, offset)) {
-                Ok(moved) => return Ok(moved),
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error => return Err(error),
-                },
-            }
-        }
-    }
-}
-
-impl FileReadWriteVolatile for Transfer<'_> {
-    fn read_volatile(&mut self, _: FileVolatileSlice<'_>) -> io::Result<usize> {
-        Err(errno(libc::ESPIPE))
-    }
-
-    fn write_volatile(&mut self, _: FileVolatileSlice<'_>) -> io::Result<usize> {
-        Err(errno(libc::ESPIPE))
-    }
-
-    fn read_at_volatile(&mut self, slice: FileVolatileSlice<'_>, offset: u64) -> io::Result<usize> {
-        self.read_vectored_at_volatile(&[slice], offset)
-    }
-
-    fn write_at_volatile(
-        &mut self,
-        slice: FileVolatileSlice<'_>,
-        offset: u64,
-    ) -> io::Result<usize> {
-        self.write_vectored_at_volatile(&[slice], offset)
-    }
-
-    fn read_vectored_at_volatile(
-        &mut self,
-        buffers: &[FileVolatileSlice<'_>],
-        offset: u64,
-    ) -> io::Result<usize> {
-        let file = self.file.as_raw_fd();
-        self.run(buffers, offset, |vectors, count, offset| {
-            // SAFETY: the vectors describe volatile slices, which stand for mapped guest memory while they live; the
-            // kernel writes to no other memory.
-            unsafe { libc::preadv64(file, vectors.as_ptr(), count, offset) }
-        })
-    }
-
-    fn write_vectored_at_volatile(
-        &mut self,
-        buffers: &[FileVolatileSlice<'_>],
-        offset: u64,
-    ) -> io::Result<usize> {
-        let (file, flags) = (self.file.as_raw_fd(), self.flags);
-        self.run(buffers, offset, |vectors, count, offset| {
-            // SAFETY: the vectors describe volatile slices, which stand for mapped guest memory while they live; the
-            // kernel only reads it.
-            unsafe { libc::pwritev64v2(file, vectors.as_ptr(), count, offset, flags) }
-        })
-    }
 }

@@ -40,6 +40,7 @@ mod kernel_interfaces;
 mod lookup;
 mod nodes;
 mod parking;
+mod transfer;
 
 use std::io;
 use std::path::{Path, PathBuf};
