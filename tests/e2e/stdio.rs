@@ -63,7 +63,7 @@ fn output_and_errors_are_apart() {
     let every_byte: Vec<u8> = (0..=255).collect();
     let mut guest = home
         .busybox()
-        .start("head -c 256; echo to errors >&2; cat >&2; echo out");
+        .start("dd bs=1 count=256 2>/dev/null; echo to errors >&2; cat >&2; echo out");
     guest.send(&every_byte);
     guest.send(&every_byte);
     let finished = guest.finish();
