@@ -5,11 +5,13 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use msb_tests::running::piped;
-use msb_tests::{Home, Running, processes};
+use msb_tests::{Home, LIMIT, Running, processes};
 
 const MIB: usize = 1024 * 1024;
 
@@ -193,14 +195,17 @@ fn a_slow_reader_slows_its_command_and_fills_no_memory() {
         position() { awk '/^pos/ { print $2 }' /proc/$writer/fdinfo/0; }
         last=-1
         while now=$(position); [ \"$now\" != \"$last\" ] || [ \"$now\" = 0 ]; do last=$now; sleep 2; done
-        echo $now >&2
+        echo $now >/share/taken
         wait $writer";
-    let mut command = home.busybox().shell_command(script);
+    // Standard error would wait behind the output: it shares the session's connection.
+    let share = home.folder("share");
+    let volume = format!("--volume={}:/share", share.display());
+    let mut command = home.busybox().with([volume]).shell_command(script);
     command.stdout(OwnedFd::from(writer));
     let guest = Running::start(&mut command);
     drop(command);
-    guest.stderr.wait_for("\n");
-    let taken: usize = guest.stderr.so_far().trim().parse().unwrap();
+    let taken = wait_for_line(&share.join("taken"));
+    let taken: usize = taken.trim().parse().unwrap();
     assert!(
         taken > 0 && taken < SIZE / 4,
         "{taken} bytes were taken, though nobody reads them"
@@ -214,6 +219,19 @@ fn a_slow_reader_slows_its_command_and_fills_no_memory() {
     assert_eq!(received, SIZE);
     assert_eq!(guest.finish().code(), 0);
     assert!(most < 64 * MIB, "msb needed {most} bytes of memory");
+}
+
+/// The line that somebody writes to `file`.
+fn wait_for_line(file: &Path) -> String {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if text.ends_with('\n') {
+            return text;
+        }
+        assert!(Instant::now() < end, "nobody wrote to {}", file.display());
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Most memory that `msb` itself has had, which is not the guest's; none of one that has just ended.

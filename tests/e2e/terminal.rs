@@ -4,12 +4,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::process::Stdio;
 
-use msb_tests::terminal::SIZE;
+use msb_tests::terminal::{SIZE, open_pair};
 use msb_tests::{Home, LIMIT, Terminal, processes};
-use nix::pty::openpty;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -69,7 +67,7 @@ fn a_new_size_is_passed_on() {
 #[test]
 fn control_c_is_for_the_foreground_process() {
     let home = Home::new();
-    let script = "trap 'echo caught' INT; sleep 1000; echo over; exec sleep 1000";
+    let script = "trap 'echo caught' INT; sleep 1000; trap - INT; echo over; exec sleep 1000";
     let mut terminal = home.busybox().terminal(&format!("echo ready; {script}"));
     terminal.screen.wait_for("ready");
     terminal.type_keys("\x03");
@@ -186,7 +184,7 @@ fn the_terminal_is_restored_when_msb_or_its_machine_is_told_to_end() {
 #[test]
 fn closing_the_window_ends_everything() {
     let home = Home::new();
-    let pair = openpty(None, None).unwrap();
+    let (window, device) = open_pair();
     let mut command = home
         .busybox()
         .shell_command("echo ready; while :; do sleep 1; done");
@@ -205,16 +203,16 @@ fn closing_the_window_ends_everything() {
         }
         setsid
     };
-    let device = || Stdio::from(pair.slave.as_fd().try_clone_to_owned().unwrap());
+    let stream = || Stdio::from(device.try_clone().unwrap());
     let mut child = command
-        .stdin(device())
-        .stdout(device())
-        .stderr(device())
+        .stdin(stream())
+        .stdout(stream())
+        .stderr(stream())
         .spawn()
         .unwrap();
     drop(command);
-    let mut window = File::from(pair.master);
-    drop(pair.slave);
+    let mut window = File::from(window);
+    drop(device);
     let mut screen = Vec::new();
     while !String::from_utf8_lossy(&screen).contains("ready") {
         let mut buffer = [0; 256];
