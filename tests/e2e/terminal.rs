@@ -67,8 +67,9 @@ fn a_new_size_is_passed_on() {
 #[test]
 fn control_c_is_for_the_foreground_process() {
     let home = Home::new();
-    let script = "trap 'echo caught' INT; sleep 1000; trap - INT; echo over; exec sleep 1000";
-    let mut terminal = home.busybox().terminal(&format!("echo ready; {script}"));
+    // The child says that it is there: a shell that is interrupted before it has one waits for it all the same.
+    let script = "trap 'echo caught' INT; sh -c 'echo ready; exec sleep 1000'; trap - INT; echo over; exec sleep 1000";
+    let mut terminal = home.busybox().terminal(script);
     terminal.screen.wait_for("ready");
     terminal.type_keys("\x03");
     terminal.screen.wait_for("^Ccaught\r\nover\r\n");
