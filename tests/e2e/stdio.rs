@@ -63,7 +63,7 @@ fn output_and_errors_are_apart() {
     let every_byte: Vec<u8> = (0..=255).collect();
     let mut guest = home
         .busybox()
-        .start("head -c 256; echo to errors >&2; cat >&2; echo out");
+        .start("dd bs=1 count=256 2>/dev/null; echo to errors >&2; cat >&2; echo out");
     guest.send(&every_byte);
     guest.send(&every_byte);
     let finished = guest.finish();
@@ -186,21 +186,32 @@ fn a_slow_reader_slows_its_command_and_fills_no_memory() {
     const SIZE: usize = 64 * MIB;
     let home = Home::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // The position in the file is how much has been taken; when it rests for two seconds, the pipes are full.
+    let (log, console) = home.named_pipe("console");
+    // The position in the file is how much has been taken; when it rests for two seconds, the pipes are full. It is told
+    // by way of the kernel's log, because the other streams share their way with the one that is blocked.
     let script = "
         dd if=/dev/zero of=/tmp/file bs=1M count=64 2>/dev/null
         dd if=/tmp/file bs=64k 2>/dev/null & writer=$!
         position() { awk '/^pos/ { print $2 }' /proc/$writer/fdinfo/0; }
         last=-1
         while now=$(position); [ \"$now\" != \"$last\" ] || [ \"$now\" = 0 ]; do last=$now; sleep 2; done
-        echo $now >&2
+        echo $now=taken >/dev/kmsg
         wait $writer";
-    let mut command = home.busybox().shell_command(script);
+    let guest = home.busybox().with(["--console".as_ref(), log.as_os_str()]);
+    let mut command = guest.shell_command(script);
     command.stdout(OwnedFd::from(writer));
     let guest = Running::start(&mut command);
     drop(command);
-    guest.stderr.wait_for("\n");
-    let taken: usize = guest.stderr.so_far().trim().parse().unwrap();
+    console.wait_for("=taken");
+    let text = console.so_far();
+    let taken = text
+        .split_once("=taken")
+        .unwrap()
+        .0
+        .rsplit(' ')
+        .next()
+        .unwrap();
+    let taken: usize = taken.parse().unwrap();
     assert!(
         taken > 0 && taken < SIZE / 4,
         "{taken} bytes were taken, though nobody reads them"
