@@ -27,7 +27,6 @@ fn signals_are_passed_on() {
             (finished.code(), finished.text()),
             (9, &*format!("ready\n{name}\n"))
         );
-        assert!(finished.stderr.is_empty(), "{finished}");
     }
 }
 
@@ -165,6 +164,6 @@ fn memory_that_runs_out_in_the_guest_costs_the_one_who_took_it() {
     let home = Home::new();
     let guest = home.busybox().with(["--memory=64M"]);
     // `tail` keeps what may be the last line.
-    let finished = guest.shell("tail /dev/zero; echo $?; echo alive");
-    assert_eq!(finished.lines(), ["137", "alive"]);
+    let finished = guest.shell("tail /dev/zero 2>/dev/null; echo $?; echo alive");
+    assert_eq!(finished.text(), "137\nalive\n");
 }

@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::fcntl::{OFlag, open};
+use nix::pty::{PtyMaster, Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::sys::termios::{self, Termios};
 use nix::unistd::{Pid, setsid};
 
@@ -39,6 +41,17 @@ pub struct Closed {
     pub screen: String,
 }
 
+/// The two sides of a new pseudo-terminal: the window's and the program's. No program inherits the window's, which would keep it
+/// open: openpty(3) cannot promise that while other tests start programs.
+pub fn open_pair() -> (OwnedFd, OwnedFd) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master: PtyMaster = posix_openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let device = open(ptsname_r(&master).unwrap().as_str(), flags, Mode::empty()).unwrap();
+    (master.into(), device)
+}
+
 impl Terminal {
     /// Starts `command` in a terminal, all three standard streams of it.
     pub fn start(command: Command) -> Terminal {
@@ -55,10 +68,8 @@ impl Terminal {
         mut command: Command,
         connect: impl FnOnce(&mut Command, &OwnedFd),
     ) -> Terminal {
-        let OpenptyResult {
-            master,
-            slave: device,
-        } = openpty(&window(SIZE), None).unwrap();
+        let (master, device) = open_pair();
+        resize(&master, SIZE);
         let before = termios::tcgetattr(&device).unwrap();
         connect(&mut command, &device);
         let controlling = device.try_clone().unwrap();
@@ -95,11 +106,7 @@ impl Terminal {
 
     /// Gives the terminal another height and width, and the program SIGWINCH.
     pub fn resize(&self, size: (u16, u16)) {
-        let size = window(size);
-        let keyboard = self.keyboard.as_ref().expect("it is open").as_raw_fd();
-        // SAFETY: TIOCSWINSZ reads one `winsize` from where the pointer leads (ioctl_tty(2)).
-        let result = unsafe { libc::ioctl(keyboard, libc::TIOCSWINSZ, &raw const size) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        resize(self.keyboard.as_ref().expect("it is open"), size);
     }
 
     /// Sends the program a signal.
@@ -142,6 +149,13 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn resize(terminal: &impl AsRawFd, size: (u16, u16)) {
+    let size = window(size);
+    // SAFETY: TIOCSWINSZ reads one `winsize` from where the pointer leads (ioctl_tty(2)).
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 fn window((rows, columns): (u16, u16)) -> Winsize {

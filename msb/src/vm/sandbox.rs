@@ -198,12 +198,12 @@ fn supervise(
                 let _ = send_report(reports, &Report::Ready(ready));
             }
             Action::ShutDown { grace_ms } => {
-                let asked = supervisor
-                    .control
-                    .as_mut()
-                    .map(|control| control.shut_down(grace_ms));
-                if !matches!(asked, Some(Ok(()))) {
-                    stopper.stop();
+                // An agent that cannot be asked any more means a guest that is about to end by itself, and to tell how;
+                // if not, the deadline ends it.
+                if let Some(control) = &mut supervisor.control
+                    && let Err(error) = control.shut_down(grace_ms)
+                {
+                    tracing::debug!(%error, "the agent cannot be asked to shut down");
                 }
             }
             Action::Stop => stopper.stop(),

@@ -50,12 +50,14 @@ fn main() {
         ("the_name_is_free_when_the_process_is_gone", name_is_free),
     ];
     let wanted = arguments.get(1).filter(|filter| !filter.starts_with('-'));
-    for (name, test) in tests {
-        if wanted.is_none_or(|filter| name.contains(filter.as_str())) {
-            test();
-            println!("test {name} ... ok");
-        }
+    let wanted = |name: &str| wanted.is_none_or(|filter| name.contains(filter.as_str()));
+    let mut passed = 0;
+    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
+        test();
+        println!("test {name} ... ok");
+        passed += 1;
     }
+    println!("\ntest result: ok. {passed} passed; 0 failed");
 }
 
 /// What stands for the machine. Says that it is ready; answers every connection with what it knows about itself;

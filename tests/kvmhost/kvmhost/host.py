@@ -29,9 +29,8 @@ class Size:
     processors: int | None
 
     def or_default(self) -> dict[str, Any]:
-        """One processor: on several emulated ones a guest that patches its own code now and then runs what was there
-        before, and crashes; and an idle one is always busy, which costs more than it gives on a machine that has other
-        things to do."""
+        """One processor: on several emulated ones a guest with several vCPUs fails now and then, and an idle one is
+        always busy, which costs more than it gives on a machine that has other things to do."""
         return {"memory": self.memory or "6G", "processors": self.processors or 1}
 
     def difference(self, info: dict[str, Any]) -> str | None:

@@ -39,18 +39,19 @@ class Moment:
 class Patience:
     """How long a host may be silent. On a busy machine it may get next to nothing of the processors; then it is slow
     and not hung. So the clock alone decides only at the very end; before that, the host must have had the processor
-    time to do better, or have taken none at all."""
+    time to do better, or stand still."""
 
     clock: float
     processor: float
     end: float
 
-    def is_over(self, since: Moment, now: Moment) -> bool:
+    def is_over(self, since: Moment, now: Moment, stands_still: bool) -> bool:
         clock, processor = now.clock - since.clock, now.processor - since.processor
-        return clock > self.end or (clock > self.clock and (processor > self.processor or processor < STANDSTILL))
+        return clock > self.end or (clock > self.clock and (processor > self.processor or stands_still))
 
 
-STANDSTILL = 0.1
+# A host that takes less processor time than this within so long stands still.
+STANDSTILL = Moment(clock=10.0, processor=0.05)
 BOOT = Patience(clock=60.0, processor=60.0, end=600.0)
 BEAT = Patience(clock=15.0, processor=7.5, end=180.0)
 
@@ -121,7 +122,7 @@ class Keeper:
         self.machine = machine = Machine(
             Path(self.settings["image"]), self.settings["memory"], self.settings["processors"]
         )
-        self.booted = self._now()
+        self.booted = self.moved = self._now()
         callbacks = (self._on_commands, self._on_beats, self._on_monitor, self._on_console)
         for descriptor, callback in zip(machine.descriptors, callbacks, strict=True):
             self.watcher.watch(descriptor, callback, read=True)
@@ -164,10 +165,13 @@ class Keeper:
         if not self.machine or (self.up and self.machine.paused):
             return
         now = self._now()
+        if now.processor > self.moved.processor + STANDSTILL.processor:
+            self.moved = now
+        stands_still = now.clock > self.moved.clock + STANDSTILL.clock
         if not self.up:
-            if BOOT.is_over(self.booted, now):
+            if BOOT.is_over(self.booted, now, stands_still):
                 self._lose(f"hung: it did not come up within {now.clock - self.booted.clock:.0f} s; it was killed")
-        elif silent := [source for source, since in self.heard.items() if BEAT.is_over(since, now)]:
+        elif silent := [source for source, since in self.heard.items() if BEAT.is_over(since, now, stands_still)]:
             sources = " and ".join("its agent" if s == AGENT_BEAT else f"its processor {s}" for s in silent)
             seconds = now.clock - min(self.heard[source].clock for source in silent)
             self._lose(f"hung: no heartbeat from {sources} for {seconds:.0f} s; it was killed")
@@ -179,7 +183,8 @@ class Keeper:
         return Moment(time.monotonic(), self.machine.processor_seconds())
 
     def _expect_beats(self) -> None:
-        self.heard = dict.fromkeys([*range(self.settings["processors"]), AGENT_BEAT], self._now())
+        self.moved = self._now()
+        self.heard = dict.fromkeys([*range(self.settings["processors"]), AGENT_BEAT], self.moved)
 
     def _on_commands(self, events: int) -> None:
         assert self.machine
