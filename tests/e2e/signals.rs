@@ -2,13 +2,8 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::fs::File;
-
-use msb_tests::transcript::Transcript;
 use msb_tests::{Finished, Home};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 
 /// Waits for signals and says which one came. Short sleeps: a shell runs its trap between two commands.
 const WAIT: &str = "echo ready; while :; do sleep 0.2; done";
@@ -73,10 +68,7 @@ fn a_second_interrupt_kills() {
 #[test]
 fn an_interrupt_ends_a_guest_that_is_not_up_yet() {
     let home = Home::new();
-    let log = home.path().join("console");
-    mkfifo(&log, Mode::S_IRWXU).unwrap();
-    // For reading and writing, so that it need not wait for msb.
-    let console = Transcript::of(File::options().read(true).write(true).open(&log).unwrap());
+    let (log, console) = home.named_pipe("console");
     let guest = home
         .busybox()
         .with(["--console".as_ref(), log.as_os_str()])

@@ -5,13 +5,11 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use msb_tests::running::piped;
-use msb_tests::{Home, LIMIT, Running, processes};
+use msb_tests::{Home, Running, processes};
 
 const MIB: usize = 1024 * 1024;
 
@@ -188,24 +186,32 @@ fn a_slow_reader_slows_its_command_and_fills_no_memory() {
     const SIZE: usize = 64 * MIB;
     let home = Home::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // The position in the file is how much has been taken; when it rests for two seconds, the pipes are full.
+    let (log, console) = home.named_pipe("console");
+    // The position in the file is how much has been taken; when it rests for two seconds, the pipes are full. It is told
+    // by way of the kernel's log, because the other streams share their way with the one that is blocked.
     let script = "
         dd if=/dev/zero of=/tmp/file bs=1M count=64 2>/dev/null
         dd if=/tmp/file bs=64k 2>/dev/null & writer=$!
         position() { awk '/^pos/ { print $2 }' /proc/$writer/fdinfo/0; }
         last=-1
         while now=$(position); [ \"$now\" != \"$last\" ] || [ \"$now\" = 0 ]; do last=$now; sleep 2; done
-        echo $now >/share/taken
+        echo $now=taken >/dev/kmsg
         wait $writer";
-    // Standard error would wait behind the output: it shares the session's connection.
-    let share = home.folder("share");
-    let volume = format!("--volume={}:/share", share.display());
-    let mut command = home.busybox().with([volume]).shell_command(script);
+    let guest = home.busybox().with(["--console".as_ref(), log.as_os_str()]);
+    let mut command = guest.shell_command(script);
     command.stdout(OwnedFd::from(writer));
     let guest = Running::start(&mut command);
     drop(command);
-    let taken = wait_for_line(&share.join("taken"));
-    let taken: usize = taken.trim().parse().unwrap();
+    console.wait_for("=taken");
+    let text = console.so_far();
+    let taken = text
+        .split_once("=taken")
+        .unwrap()
+        .0
+        .rsplit(' ')
+        .next()
+        .unwrap();
+    let taken: usize = taken.parse().unwrap();
     assert!(
         taken > 0 && taken < SIZE / 4,
         "{taken} bytes were taken, though nobody reads them"
@@ -219,19 +225,6 @@ fn a_slow_reader_slows_its_command_and_fills_no_memory() {
     assert_eq!(received, SIZE);
     assert_eq!(guest.finish().code(), 0);
     assert!(most < 64 * MIB, "msb needed {most} bytes of memory");
-}
-
-/// The line that somebody writes to `file`.
-fn wait_for_line(file: &Path) -> String {
-    let end = Instant::now() + LIMIT;
-    loop {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        if text.ends_with('\n') {
-            return text;
-        }
-        assert!(Instant::now() < end, "nobody wrote to {}", file.display());
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Most memory that `msb` itself has had, which is not the guest's; none of one that has just ended.

@@ -2,18 +2,20 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
 
 use crate::guest::Guest;
 use crate::running::{Finished, Running, piped};
+use crate::transcript::Transcript;
 use crate::{LIMIT, processes, product};
 
 /// A home directory with nothing in it. When it is dropped, every process that was started in it must have ended and
@@ -81,6 +83,15 @@ impl Home {
         let path = self.path().join(name);
         fs::create_dir(&path).unwrap();
         path
+    }
+
+    /// Makes a named pipe, and a transcript of what is written to it.
+    pub fn named_pipe(&self, name: &str) -> (PathBuf, Transcript) {
+        let path = self.path().join(name);
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        // For reading and writing, so that it need not wait for a writer.
+        let pipe = File::options().read(true).write(true).open(&path).unwrap();
+        (path, Transcript::of(pipe))
     }
 
     /// `MSB_HOME`.

@@ -58,11 +58,12 @@ impl Transcript {
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
         let state = self.wait_until(|state| state.ended || contains(&state.bytes, text));
-        let found = contains(&state.bytes, text);
+        let bytes = state.bytes.clone();
+        drop(state);
+        let so_far = String::from_utf8_lossy(&bytes);
         assert!(
-            found,
-            "{text:?} did not come, but {:?}",
-            String::from_utf8_lossy(&state.bytes)
+            contains(&bytes, text),
+            "{text:?} did not come, but {so_far:?}"
         );
     }
 
@@ -73,12 +74,10 @@ impl Transcript {
     #[track_caller]
     pub fn to_end(&self) -> Vec<u8> {
         let state = self.wait_until(|state| state.ended);
-        assert!(
-            state.ended,
-            "no end after {:?}",
-            String::from_utf8_lossy(&state.bytes)
-        );
-        state.bytes.clone()
+        let (ended, bytes) = (state.ended, state.bytes.clone());
+        drop(state);
+        assert!(ended, "no end after {:?}", String::from_utf8_lossy(&bytes));
+        bytes
     }
 
     /// What has come so far, as text.

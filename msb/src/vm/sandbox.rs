@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use microsandbox::launch::{Handover, LaunchConfig, Report, send_report};
 use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use vmm::fs::raise_descriptor_limit;
 use vmm::machine::{self, Stopper};
@@ -101,6 +102,9 @@ fn prepare_process() -> anyhow::Result<()> {
     // The guest's kernel has applied its own umask.
     umask(Mode::empty());
     raise_descriptor_limit().context("cannot raise the limit of open files")?;
+    // Beyond a limit on the size of files (`ulimit -f`) a write of the guest fails; it does not end the machine.
+    // SAFETY: no handler is installed, so there is nothing that could run.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.context("cannot ignore SIGXFSZ")?;
     Ok(())
 }
 
