@@ -81,12 +81,13 @@ impl Attendance {
             self.process.kill();
         }
         let ended = self.wait_for_end()?;
-        self.process
+        let exit = self
+            .process
             .wait()
             .context("cannot wait for the machine's process")?;
         // How the guest went away before its process did is the error itself.
         let expected = orderly && !matches!(outcome, Outcome::Disconnected);
-        if expected && let Some(how) = outcome::unclean_end(ended.as_ref()) {
+        if expected && let Some(how) = outcome::unclean_end(ended.as_ref(), exit) {
             tracing::warn!("the guest did not shut down cleanly: {how}");
         }
         let (status, error) = outcome::conclude(outcome, ended, &self.program, self.timeout);

@@ -203,7 +203,7 @@ fn machine_ended(ended: Ended) -> anyhow::Error {
 }
 
 /// How a machine that should have shut down ended instead, for a warning.
-pub(super) fn unclean_end(ended: Option<&Ended>) -> Option<String> {
+pub(super) fn unclean_end(ended: Option<&Ended>, exit: ExitStatus) -> Option<String> {
     Some(match ended.map(|ended| &ended.how) {
         Some(Ending::Clean) => return None,
         Some(Ending::Forced) => "it did not shut down in time and was stopped".to_owned(),
@@ -211,7 +211,7 @@ pub(super) fn unclean_end(ended: Option<&Ended>) -> Option<String> {
         Some(Ending::KernelPanic { message }) => format!("its kernel panicked: {message}"),
         Some(Ending::TripleFault) => "a triple fault".to_owned(),
         Some(Ending::MonitorFailed { reason }) => format!("the monitor failed: {reason}"),
-        None => "its process was killed".to_owned(),
+        None => format!("its process ended without a word ({})", describe_exit(exit)),
     })
 }
 
