@@ -27,6 +27,9 @@ use crate::{limits, terminal};
 /// Longest message of a failure, so that it fits the launch pipe in one piece.
 const MAX_MESSAGE: usize = 1024;
 
+/// Signals whose disposition cannot be set (signal(7)).
+const UNCHANGEABLE: [Signal; 2] = [Signal::SIGKILL, Signal::SIGSTOP];
+
 /// The three standard streams of the process.
 #[derive(Debug)]
 pub(crate) struct Streams {
@@ -118,9 +121,12 @@ fn lead_session(command: &Command) -> Result<(), Failure> {
 
 /// Undoes what agentd has set up for itself and what exec does not undo.
 fn reset_inherited_state() -> io::Result<()> {
-    // The Rust runtime ignores SIGPIPE; ignored signals stay ignored across exec.
-    // SAFETY: no handler is installed, so there is nothing that could run.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    // Ignored signals stay ignored across exec: the Rust runtime ignores SIGPIPE, and whoever
+    // started agentd may have ignored others.
+    for number in Signal::iterator().filter(|number| !UNCHANGEABLE.contains(number)) {
+        // SAFETY: no handler is installed, so there is nothing that could run.
+        unsafe { signal(number, SigHandler::SigDfl) }?;
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     limits::reset_for_child()?;
