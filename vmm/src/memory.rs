@@ -1,17 +1,21 @@
-//! The guest's memory: anonymous mappings around the hole for devices, committed as the guest touches them.
+//! The guest's memory: regions around the hole for devices, committed as the guest touches them.
 
-use std::fs::File;
+mod region;
+
 use std::io;
-use std::os::fd::AsRawFd;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::{
-    Address, GuestAddress, GuestMemory as _, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice,
+    Address, GuestAddress, GuestMemory as _, GuestMemoryRegion, GuestRegionCollection,
+    GuestRegionCollectionError, MemoryRegionAddress, VolatileSlice,
 };
 
 use crate::layout;
-use crate::virtio::GuestMemory;
+pub use region::MemoryRegion;
+
+/// All memory of a guest.
+pub type GuestMemory = GuestRegionCollection<MemoryRegion>;
 
 /// Smallest memory of a machine in bytes.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -28,7 +32,10 @@ pub enum MemoryError {
     Size(u64),
     /// The host gives no address space.
     #[error("cannot map {0} bytes of guest memory")]
-    Map(u64, #[source] vm_memory::mmap::FromRangesError),
+    Map(u64, #[source] io::Error),
+    /// The regions do not stand side by side.
+    #[error("the guest's memory has no order")]
+    Arrange(#[source] GuestRegionCollectionError),
     /// KVM refuses the memory.
     #[error("cannot give the memory at {0:#x} to KVM")]
     Register(u64, #[source] kvm_ioctls::Error),
@@ -40,9 +47,6 @@ pub enum MemoryError {
         /// Length in bytes.
         size: u64,
     },
-    /// The file's pages could not be mapped.
-    #[error("cannot map a file into the guest's memory at {0:#x}")]
-    MapFile(u64, #[source] io::Error),
 }
 
 /// Guest physical ranges of `size` bytes of memory, around the hole for devices.
@@ -60,56 +64,41 @@ pub(crate) fn create(size: u64) -> Result<GuestMemory, MemoryError> {
     if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) || !size.is_multiple_of(PAGE) {
         return Err(MemoryError::Size(size));
     }
-    let ranges: Vec<_> = ranges(size)
-        .into_iter()
-        .map(|(start, length)| (start, length as usize))
-        .collect();
-    GuestMemory::from_ranges(&ranges).map_err(|error| MemoryError::Map(size, error))
+    map(&ranges(size))
+}
+
+/// Maps ranges of memory, each a guest address and a size in bytes.
+pub(crate) fn map(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemory, MemoryError> {
+    let regions = ranges
+        .iter()
+        .map(|(start, size)| {
+            MemoryRegion::new(*start, *size as usize)
+                .map_err(|error| MemoryError::Map(*size, error))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    GuestMemory::from_regions(regions).map_err(MemoryError::Arrange)
 }
 
 /// Makes the memory the machine's.
 pub(crate) fn register(vm: &VmFd, memory: &GuestMemory) -> Result<(), MemoryError> {
     for (slot, region) in (0u32..).zip(memory.iter()) {
         let start = region.start_addr().raw_value();
+        let address = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(|_| MemoryError::OutOfRange {
+                address: start,
+                size: region.len(),
+            })?;
         let slot = kvm_userspace_memory_region {
             slot,
             flags: 0,
             guest_phys_addr: start,
             memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
+            userspace_addr: address as u64,
         };
         // SAFETY: the mapping belongs to `memory`, which the machine keeps for longer than its VM.
         unsafe { vm.set_user_memory_region(slot) }
             .map_err(|error| MemoryError::Register(start, error))?;
-    }
-    Ok(())
-}
-
-/// Shows whole pages of `file` at a guest address, copy-on-write: the guest reads the host's page cache, and what it writes
-/// stays its own. `offset`, `address` and `size` are multiples of the page size and the file is at least that long.
-pub(crate) fn map_file(
-    memory: &GuestMemory,
-    file: &File,
-    offset: u64,
-    address: u64,
-    size: u64,
-) -> Result<(), MemoryError> {
-    let slice = slice(memory, address, size)?;
-    let guard = slice.ptr_guard_mut();
-    // SAFETY: the range lies inside one region of guest memory, which stays mapped; MAP_FIXED replaces just these pages,
-    // which only the guest and volatile accessors ever look at.
-    let mapped = unsafe {
-        libc::mmap(
-            guard.as_ptr().cast(),
-            slice.len(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-            file.as_raw_fd(),
-            offset as libc::off_t,
-        )
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(MemoryError::MapFile(address, io::Error::last_os_error()));
     }
     Ok(())
 }
@@ -132,8 +121,6 @@ pub(crate) fn slice(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use vm_memory::Bytes;
 
     #[test]
     fn memory_lies_around_the_hole() {
@@ -149,21 +136,6 @@ mod tests {
         for size in [0, MIN_MEMORY - PAGE, MIN_MEMORY + 1, MAX_MEMORY + PAGE] {
             assert!(matches!(create(size), Err(MemoryError::Size(_))), "{size}");
         }
-    }
-
-    #[test]
-    fn a_mapped_file_is_seen_and_never_changed() {
-        let memory = create(MIN_MEMORY).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[7; 8192]).unwrap();
-        map_file(&memory, &file, 4096, 0x20_0000, 4096).unwrap();
-        let at = GuestAddress(0x20_0000);
-        assert_eq!(memory.read_obj::<u8>(at).unwrap(), 7);
-        memory.write_obj(9u8, at).unwrap();
-        assert_eq!(memory.read_obj::<u8>(at).unwrap(), 9);
-        let mut byte = [0];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 4096).unwrap();
-        assert_eq!(byte, [7]);
     }
 
     #[test]

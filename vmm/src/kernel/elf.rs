@@ -1,7 +1,10 @@
-//! Loading `vmlinux`: its segments are mapped copy-on-write from the page cache, not copied.
+//! Loading `vmlinux`: its segments are copied from the page cache into guest memory.
 //!
-//! linux-loader reads every segment into guest memory, which costs a copy of the whole kernel for each machine; so the
-//! headers are read here. Format: System V ABI, "Object Files" and AMD64 supplement.
+//! A copy-on-write mapping of the file looks cheaper and is not: the kernel patches a quarter of its text while it boots, and
+//! each of its small pages costs an exit or three (docs/performance.md), where the copy lies in a few huge pages.
+//!
+//! The headers are read here, because linux-loader's ELF loader asks neither for the machine, nor the class, nor whether a
+//! segment would lie on the boot parameters. Format: System V ABI, "Object Files" and AMD64 supplement.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +14,7 @@ use vm_memory::ReadVolatile;
 
 use super::{KernelError, LoadedKernel};
 use crate::layout;
-use crate::memory::{self, map_file};
+use crate::memory;
 use crate::virtio::GuestMemory;
 
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
@@ -25,7 +28,6 @@ const LITTLE_ENDIAN: u8 = 1;
 const TYPE_EXECUTABLE: u16 = 2;
 const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
-const PAGE: u64 = 4096;
 
 /// A loadable part of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,7 @@ struct Segment {
     memory_size: u64,
 }
 
-/// Maps the kernel's segments into guest memory.
+/// Copies the kernel's segments into guest memory.
 pub(super) fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelError> {
     let read = |error| KernelError::Read {
         file: "kernel",
@@ -112,21 +114,10 @@ fn load_segment(
         return Err(KernelError::Truncated("a segment"));
     }
     let size = memory_size.max(file_size);
+    // What the file does not fill is zero already.
     memory::slice(memory, address, size).map_err(KernelError::DoesNotFit)?;
 
-    // Whole pages are mapped; what remains, and what a linker did not align, is copied.
-    let aligned = address.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE);
-    let mapped = if aligned { file_size & !(PAGE - 1) } else { 0 };
-    if mapped > 0 {
-        map_file(memory, kernel, offset, address, mapped).map_err(KernelError::DoesNotFit)?;
-    }
-    copy(
-        memory,
-        kernel,
-        offset + mapped,
-        address + mapped,
-        file_size - mapped,
-    )?;
+    copy(memory, kernel, offset, address, file_size)?;
     Ok(address + size)
 }
 
@@ -197,7 +188,7 @@ mod tests {
 
     /// A kernel with one segment of `data` at 16 MiB.
     fn kernel(data: &[u8], memory_size: u64) -> Vec<u8> {
-        let mut file = vec![0; PAGE as usize];
+        let mut file = vec![0; 4096];
         file[..4].copy_from_slice(&MAGIC);
         file[4] = CLASS_64;
         file[5] = LITTLE_ENDIAN;
@@ -209,7 +200,7 @@ mod tests {
         file[56..58].copy_from_slice(&1u16.to_le_bytes());
         let segment = &mut file[64..120];
         segment[0..4].copy_from_slice(&SEGMENT_LOAD.to_le_bytes());
-        segment[8..16].copy_from_slice(&PAGE.to_le_bytes());
+        segment[8..16].copy_from_slice(&4096u64.to_le_bytes());
         segment[24..32].copy_from_slice(&0x100_0000u64.to_le_bytes());
         segment[32..40].copy_from_slice(&(data.len() as u64).to_le_bytes());
         segment[40..48].copy_from_slice(&memory_size.to_le_bytes());

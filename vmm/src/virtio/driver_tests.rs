@@ -74,7 +74,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let memory = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+        let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap());
         let interrupt = Arc::new(Interrupt::new().unwrap());
         let (ending, endings) = EndingReporter::new();
         let (sender, done) = channel();
@@ -199,13 +199,11 @@ fn a_failing_device_asks_for_a_reset_and_works_again_after_it() {
     memory.write_obj(0xeeu8, GuestAddress(0x8_0000)).unwrap();
     mock.add_desc_chains(&request(0x8_0000), 0).unwrap();
     rig.start(&mock);
-    rig.interrupt.line().read_when_raised();
+    // The failed request comes back first; a configuration interrupt tells the driver of the failure.
+    while rig.read(INTERRUPT_STATUS) & 2 == 0 {
+        rig.interrupt.line().read_when_raised();
+    }
     assert_eq!(rig.read(STATUS) & 64, 64);
-    assert_eq!(
-        rig.read(INTERRUPT_STATUS) & 2,
-        2,
-        "a configuration interrupt tells the driver"
-    );
 
     rig.write(STATUS, 0);
     assert_eq!(rig.read(STATUS), 0);

@@ -8,11 +8,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use virtio_queue::DescriptorChain;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// Memory of the guest.
-pub type GuestMemory = GuestMemoryMmap<()>;
+use crate::memory::GuestMemory;
 
 /// A chain of descriptors that the driver made available. Its buffers are volatile: copy a header out once, then
 /// validate the copy.

@@ -23,9 +23,8 @@ mod transport;
 pub mod vsock;
 mod worker;
 
-pub use executor::{
-    Chain, DeviceDescription, DeviceFailure, Events, Executor, GuestMemory, WorkerDescription,
-};
+pub use crate::memory::{GuestMemory, MemoryRegion};
+pub use executor::{Chain, DeviceDescription, DeviceFailure, Events, Executor, WorkerDescription};
 pub use fs::{FsDeviceError, fs_device};
 pub(crate) use interrupt::Interrupt;
 pub use rng::rng_device;

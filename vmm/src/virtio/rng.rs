@@ -82,7 +82,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     fn execute(descriptor: Descriptor) -> (GuestMemory, u32) {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let mock = MockSplitQueue::new(&memory, 16);
         let mut queue: virtio_queue::Queue = mock.create_queue().unwrap();
         mock.add_desc_chains(&[RawDescriptor::from(descriptor)], 0)

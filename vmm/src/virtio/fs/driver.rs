@@ -47,7 +47,7 @@ impl Driver {
     /// A device for `folder` to which nothing was said yet.
     pub(super) fn silent(folder: SharedFolder) -> Driver {
         Driver {
-            memory: GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            memory: crate::memory::map(&[(GuestAddress(0), MEMORY as u64)]).unwrap(),
             device: fs_device("tag", folder).unwrap(),
             caller: (0, 0),
             request_worker: REQUESTS,
@@ -73,7 +73,7 @@ impl Driver {
         let workers = self.device.workers.drain(..1).collect();
         self.request_worker = 0;
         Driver {
-            memory: GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            memory: crate::memory::map(&[(GuestAddress(0), MEMORY as u64)]).unwrap(),
             device: DeviceDescription {
                 config: self.device.config.clone(),
                 workers,

@@ -133,7 +133,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(routes: Vec<Route>, limits: Limits) -> Machine {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
+        let memory = crate::memory::map(&[(GuestAddress(0), 16 << 20)]).unwrap();
         let config = VsockConfig {
             guest_cid: GUEST,
             routes,

@@ -16,7 +16,6 @@ use super::super::packet::Header;
 use super::super::token::{Occupant, Token};
 use super::super::{Route, VsockConfig, VsockError, vsock_device};
 use super::machine::from_guest;
-use crate::virtio::GuestMemory;
 
 #[test]
 fn a_header_lies_in_memory_as_the_specification_says() {
@@ -224,7 +223,7 @@ proptest! {
         lens in proptest::collection::vec(0_u32..50, 1..10),
         cuts in proptest::collection::vec(0_usize..80, 1..10),
     ) {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let queue = MockSplitQueue::new(&memory, 16);
         let mut expected = Vec::new();
         let mut descriptors = Vec::new();
@@ -253,7 +252,7 @@ proptest! {
 
 #[test]
 fn chains_outside_memory_are_refused() {
-    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let queue = MockSplitQueue::new(&memory, 16);
     for (address, len) in [
         (0xf_f000, 0x1001),
