@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemory as _, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,7 +20,7 @@ use crate::layout;
 use crate::memory::{self, MemoryError};
 pub use crate::memory::{MAX_MEMORY, MIN_MEMORY};
 pub use crate::platform::Console;
-use crate::platform::{ConsoleInput, ConsoleLog, ConsoleState, MmioBus, Ports, VirtioSlot};
+use crate::platform::{ConsoleInput, ConsoleLog, ConsoleState, IoApic, MmioBus, Ports, VirtioSlot};
 use crate::vcpu::{Vcpu, VcpuContext};
 use crate::virtio::{
     DeviceDescription, GuestMemory, Interrupt, MmioTransport, Parts, QUEUE_NOTIFY, Worker,
@@ -83,13 +83,16 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     }
     let (ending, endings) = EndingReporter::new();
     let kvm = open_kvm()?;
-    let vm = create_vm(&kvm)?;
-    // Before any processor: each gets its local APIC from the interrupt controller.
-    create_interrupt_controller(&vm)?;
+    let vm = Arc::new(create_vm(&kvm)?);
+    // Before any processor: this is what gives each its local APIC.
+    split_interrupt_controller(&vm)?;
     let memory = Arc::new(memory::create(config.memory)?);
     memory::register(&vm, &memory)?;
 
-    let (bus, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
+    let (devices, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
+    let pins = interrupt_pins(&slots);
+    let io_apic = IoApic::new(pins, Arc::clone(&vm), ending.clone());
+    let bus = Arc::new(MmioBus::new(io_apic, devices));
     let log =
         ConsoleLog::new(config.console.output, ending.clone()).map_err(resource("the console"))?;
     let console = log.state();
@@ -104,7 +107,7 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
         config.initramfs,
         &command_line,
     )?;
-    cpu::write_tables(&memory, config.vcpus)?;
+    cpu::write_tables(&memory, config.vcpus, pins)?;
 
     let template = CpuTemplate::new(&kvm, config.vcpus)?;
     let vcpus = (0..config.vcpus)
@@ -144,7 +147,7 @@ pub struct Machine {
     ending: EndingReporter,
     endings: Receiver<Ending>,
     _context: VcpuContext,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _memory: Arc<GuestMemory>,
 }
 
@@ -208,18 +211,25 @@ pub(crate) fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
     }
 }
 
-pub(crate) fn create_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
+/// Leaves the local APICs to KVM and keeps the registers of the I/O APIC here (Linux `Documentation/virt/kvm/api.rst`,
+/// KVM_CAP_SPLIT_IRQCHIP).
+pub(crate) fn split_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
     vm.set_tss_address(layout::KVM_TSS)
         .map_err(kvm("reserve its own pages"))?;
-    vm.create_irq_chip()
-        .map_err(kvm("create the interrupt controller"))?;
-    // Without the dummy speaker port the guest's reads of port 0x61 would leave KVM.
-    let timer = kvm_pit_config {
-        flags: KVM_PIT_SPEAKER_DUMMY,
+    let mut capability = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
         ..Default::default()
     };
-    vm.create_pit2(timer)
-        .map_err(kvm("create the interval timer"))
+    // Routes that KVM watches for the ends of level-triggered interrupts: there are none.
+    capability.args[0] = 0;
+    vm.enable_cap(&capability)
+        .map_err(kvm("keep the local APICs"))
+}
+
+/// Inputs of the I/O APIC: up to the last line that a device has.
+fn interrupt_pins(slots: &[VirtioSlot]) -> u8 {
+    let last = slots.iter().map(|slot| slot.irq).max().unwrap_or(0);
+    last.max(layout::SERIAL_IRQ) as u8 + 1
 }
 
 /// Gives each device its slot, its events and its threads.
@@ -228,7 +238,7 @@ fn attach_devices(
     memory: &Arc<GuestMemory>,
     devices: Vec<DeviceDescription>,
     ending: &EndingReporter,
-) -> Result<(Arc<MmioBus>, Vec<VirtioSlot>), BootError> {
+) -> Result<(Vec<MmioTransport>, Vec<VirtioSlot>), BootError> {
     let count = devices.len();
     let mut transports = Vec::with_capacity(count);
     let mut slots = Vec::with_capacity(count);
@@ -237,7 +247,7 @@ fn attach_devices(
         transports.push(attach_device(vm, memory, device, slot, ending)?);
         slots.push(slot);
     }
-    Ok((Arc::new(MmioBus::new(transports)), slots))
+    Ok((transports, slots))
 }
 
 fn attach_device(

@@ -17,11 +17,13 @@ use crate::ending::{Ending, EndingReporter};
 use crate::layout;
 use crate::machine::{self, BootError};
 use crate::memory;
-use crate::platform::{ConsoleLog, MmioBus, Ports};
+use crate::platform::{ConsoleLog, IoApic, MmioBus, Ports};
 use crate::vcpu::{Vcpu, VcpuContext};
 
 const DEVICE: &str = "/dev/kvm";
 /// The guest needs microseconds on a processor and milliseconds in an emulated one.
+/// Inputs of an I/O APIC that the guest does not touch.
+const PINS: u8 = 1;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the host's KVM is good for.
@@ -62,11 +64,11 @@ pub fn probe() -> KvmState {
 }
 
 fn run(kvm: &Kvm) -> Result<KvmState, BootError> {
-    let vm = machine::create_vm(kvm)?;
-    machine::create_interrupt_controller(&vm)?;
+    let vm = Arc::new(machine::create_vm(kvm)?);
+    machine::split_interrupt_controller(&vm)?;
     let memory = memory::create(memory::MIN_MEMORY)?;
     memory::register(&vm, &memory)?;
-    cpu::write_tables(&memory, 1)?;
+    cpu::write_tables(&memory, 1, PINS)?;
     memory
         .write_slice(&GUEST, GuestAddress(layout::HIGH_MEMORY))
         .map_err(cpu::CpuError::Write)?;
@@ -76,9 +78,10 @@ fn run(kvm: &Kvm) -> Result<KvmState, BootError> {
     let resource = |error: io::Error| BootError::Resource("the probe's processor", error);
     let log = ConsoleLog::new(None, ending.clone()).map_err(resource)?;
     let ports = Ports::new(log, ending.clone()).map_err(resource)?;
+    let io_apic = IoApic::new(PINS, vm, ending.clone());
     let context = VcpuContext {
         ports,
-        bus: Arc::new(MmioBus::new(Vec::new())),
+        bus: Arc::new(MmioBus::new(io_apic, Vec::new())),
         ending,
     };
     let _vcpu = Vcpu::spawn(0, vcpu, context).map_err(resource)?;

@@ -1,23 +1,20 @@
-//! Local APIC: the two pins as a BIOS leaves them.
+//! Local APIC: its second pin as a BIOS leaves it. Nothing is connected to the first, there being no legacy controller.
 
 use kvm_bindings::kvm_lapic_state;
 use kvm_ioctls::VcpuFd;
 
 use super::CpuError;
 
-/// Offsets of the local vector table entries, Intel SDM volume 3 table "Local APIC Register Address Map".
-const LVT_LINT0: usize = 0x350;
+/// Offset of the local vector table entry, Intel SDM volume 3 table "Local APIC Register Address Map".
 const LVT_LINT1: usize = 0x360;
 const DELIVERY_MODE_MASK: u32 = 0x700;
-const DELIVERY_EXTINT: u32 = 0x700;
 const DELIVERY_NMI: u32 = 0x400;
 
-/// LINT0 takes the interrupts of the legacy controller, LINT1 the non-maskable one.
+/// LINT1 takes the non-maskable interrupt.
 pub(super) fn set(vcpu: &VcpuFd) -> Result<(), CpuError> {
     let mut state = vcpu
         .get_lapic()
         .map_err(|error| CpuError::Kvm("tell the local APIC", error))?;
-    set_delivery_mode(&mut state, LVT_LINT0, DELIVERY_EXTINT);
     set_delivery_mode(&mut state, LVT_LINT1, DELIVERY_NMI);
     vcpu.set_lapic(&state)
         .map_err(|error| CpuError::Kvm("set the local APIC", error))

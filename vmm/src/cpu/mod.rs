@@ -64,8 +64,8 @@ impl CpuTemplate {
     }
 }
 
-/// Writes what the processors read from memory: entry tables and MP table.
-pub(crate) fn write_tables(memory: &GuestMemory, count: u8) -> Result<(), CpuError> {
+/// Writes what `count` processors read from memory: entry tables, and the MP table with an I/O APIC of `pins` inputs.
+pub(crate) fn write_tables(memory: &GuestMemory, count: u8, pins: u8) -> Result<(), CpuError> {
     write_entry_tables(memory)?;
-    write_mp_table(memory, count)
+    write_mp_table(memory, count, pins)
 }

@@ -11,8 +11,6 @@ use crate::virtio::GuestMemory;
 const SPECIFICATION_1_4: u8 = 4;
 const LOCAL_APIC_VERSION: u8 = 0x14;
 const IO_APIC_VERSION: u8 = 0x11;
-/// Inputs of the I/O APIC that KVM emulates.
-const IO_APIC_PINS: u8 = 24;
 const CPU_ENABLED: u8 = 1;
 const CPU_BOOT_PROCESSOR: u8 = 2;
 const ENABLED: u8 = 1;
@@ -20,7 +18,6 @@ const ALL_LOCAL_APICS: u8 = 0xff;
 /// Interrupt types.
 const VECTORED: u8 = 0;
 const NMI: u8 = 1;
-const EXTINT: u8 = 3;
 /// Entry types.
 const PROCESSOR: u8 = 0;
 const BUS: u8 = 1;
@@ -29,16 +26,16 @@ const IO_INTERRUPT: u8 = 3;
 const LOCAL_INTERRUPT: u8 = 4;
 
 /// Writes the floating pointer and the configuration table behind it.
-pub(crate) fn write_mp_table(memory: &GuestMemory, vcpus: u8) -> Result<(), CpuError> {
-    let table = table(vcpus);
+pub(crate) fn write_mp_table(memory: &GuestMemory, vcpus: u8, pins: u8) -> Result<(), CpuError> {
+    let table = table(vcpus, pins);
     memory
         .write_slice(&table, GuestAddress(layout::MP_TABLE))
         .map_err(CpuError::Write)
 }
 
-fn table(vcpus: u8) -> Vec<u8> {
+fn table(vcpus: u8, pins: u8) -> Vec<u8> {
     let pointer_size = 16;
-    let mut configuration = configuration(vcpus);
+    let mut configuration = configuration(vcpus, pins);
     let mut table = Vec::with_capacity(layout::MP_TABLE_SIZE);
     table.extend_from_slice(b"_MP_");
     table.extend_from_slice(&(layout::MP_TABLE as u32 + pointer_size).to_le_bytes());
@@ -49,7 +46,7 @@ fn table(vcpus: u8) -> Vec<u8> {
     table
 }
 
-fn configuration(vcpus: u8) -> Vec<u8> {
+fn configuration(vcpus: u8, pins: u8) -> Vec<u8> {
     let io_apic = vcpus;
     let mut entries = Vec::new();
     let mut count: u16 = 0;
@@ -66,10 +63,9 @@ fn configuration(vcpus: u8) -> Vec<u8> {
     add(&[BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let [a, b, c, d] = layout::IO_APIC.to_le_bytes();
     add(&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED, a, b, c, d]);
-    for line in 0..IO_APIC_PINS {
+    for line in 0..pins {
         add(&[IO_INTERRUPT, VECTORED, 0, 0, 0, line, io_apic, line]);
     }
-    add(&[LOCAL_INTERRUPT, EXTINT, 0, 0, 0, 0, 0, 0]);
     add(&[LOCAL_INTERRUPT, NMI, 0, 0, 0, 0, ALL_LOCAL_APICS, 1]);
 
     let mut table = Vec::new();
@@ -103,7 +99,7 @@ mod tests {
     #[test]
     fn the_largest_table_fits_and_sums_to_zero() {
         for vcpus in [1, 2, MAX_VCPUS] {
-            let table = table(vcpus);
+            let table = table(vcpus, 24);
             assert!(
                 table.len() <= layout::MP_TABLE_SIZE,
                 "{} bytes",

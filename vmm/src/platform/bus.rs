@@ -1,7 +1,8 @@
-//! The virtio devices' registers in the guest's address space.
+//! The registers of virtio devices and I/O APIC in the guest's address space.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::io_apic::{self, IoApic};
 use crate::layout;
 use crate::virtio::MmioTransport;
 
@@ -32,14 +33,17 @@ impl VirtioSlot {
     }
 }
 
-/// Every virtio device of the machine, by slot.
+/// Every device of the machine that has registers in memory.
 pub(crate) struct MmioBus {
+    io_apic: IoApic,
+    /// By slot.
     devices: Vec<Mutex<MmioTransport>>,
 }
 
 impl MmioBus {
-    pub(crate) fn new(devices: Vec<MmioTransport>) -> MmioBus {
+    pub(crate) fn new(io_apic: IoApic, devices: Vec<MmioTransport>) -> MmioBus {
         MmioBus {
+            io_apic,
             devices: devices.into_iter().map(Mutex::new).collect(),
         }
     }
@@ -47,31 +51,40 @@ impl MmioBus {
     /// The guest reads. An address without a device reads as all ones.
     pub(crate) fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
-            Some((device, offset)) => {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .read(offset, data);
-            }
+            Some(Place::Virtio(device, offset)) => lock(device).read(offset, data),
+            Some(Place::IoApic(offset)) => self.io_apic.read(offset, data),
             None => data.fill(0xff),
         }
     }
 
     /// The guest writes. An address without a device swallows it.
     pub(crate) fn write(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.find(address) {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write(offset, data);
+        match self.find(address) {
+            Some(Place::Virtio(device, offset)) => lock(device).write(offset, data),
+            Some(Place::IoApic(offset)) => self.io_apic.write(offset, data),
+            None => {}
         }
     }
 
-    fn find(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
+    fn find(&self, address: u64) -> Option<Place<'_>> {
+        if let Some(offset) = address.checked_sub(u64::from(layout::IO_APIC)) {
+            return (offset < io_apic::SIZE).then_some(Place::IoApic(offset));
+        }
         let offset = address.checked_sub(layout::VIRTIO_MMIO)?;
         let index = usize::try_from(offset / layout::VIRTIO_MMIO_SIZE).ok()?;
-        Some((self.devices.get(index)?, offset % layout::VIRTIO_MMIO_SIZE))
+        let device = self.devices.get(index)?;
+        Some(Place::Virtio(device, offset % layout::VIRTIO_MMIO_SIZE))
     }
+}
+
+/// A device and the offset of one of its registers.
+enum Place<'b> {
+    Virtio(&'b Mutex<MmioTransport>, u64),
+    IoApic(u64),
+}
+
+fn lock(device: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
