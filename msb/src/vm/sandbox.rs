@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use microsandbox::launch::{Handover, LaunchConfig, Report, send_report};
+use microsandbox::launch::{Handover, LaunchConfig, Moment, Report, Startup, send_report};
+use microsandbox::protocol::Ready;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
@@ -49,6 +50,7 @@ const WITHOUT_READER: &str = "quiet";
 /// # Errors
 /// When nothing was handed over, so that there is nobody to report to.
 pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
+    let process = Moment::now();
     crash::report_panics();
     let handover = Handover::receive(launch).context("`msb vm --launch-fd` is for msb itself")?;
     let level = LogLevel::from_str(&handover.config.log_level, false).unwrap_or(LogLevel::Warn);
@@ -72,8 +74,8 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     );
     let last_lines = LastLines::default();
     let log = ConsoleLog::new(last_lines.clone(), console);
-    let verdict =
-        run(&config, listener, commands, &reports, log).unwrap_or_else(Verdict::NotStarted);
+    let verdict = run(process, &config, listener, commands, &reports, log)
+        .unwrap_or_else(Verdict::NotStarted);
     // Before the report: who has read it finds the name free.
     if let Err(error) = directory.remove(lock) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
@@ -110,6 +112,7 @@ fn prepare_process() -> anyhow::Result<()> {
 
 /// Boots the machine and sees it through to its end.
 fn run(
+    process: Moment,
     config: &LaunchConfig,
     listener: UnixListener,
     commands: File,
@@ -132,6 +135,7 @@ fn run(
         },
         devices: devices::make(config, accept, listener)?,
     })?;
+    let kernel_entry = Moment::now();
     let stopper = machine.stopper();
     let agent =
         agent::serve(connection, boot_message, events.clone()).map_err(StartError::Thread)?;
@@ -141,6 +145,12 @@ fn run(
         Supervisor::new(Instant::now(), boot_timeout),
         &received,
         &stopper,
+        |agent| Startup {
+            process,
+            kernel_entry,
+            ready: Moment::now(),
+            agent,
+        },
         reports,
     ))
 }
@@ -188,6 +198,7 @@ fn supervise(
     mut supervisor: Supervisor,
     events: &Receiver<Event>,
     stopper: &Stopper,
+    startup: impl Fn(Ready) -> Startup,
     reports: &File,
 ) -> Verdict {
     loop {
@@ -199,7 +210,7 @@ fn supervise(
             Action::Wait => {}
             Action::ReportReady(ready) => {
                 // A creator that is gone shows as the end of its commands.
-                let _ = send_report(reports, &Report::Ready(ready));
+                let _ = send_report(reports, &Report::Ready(startup(ready)));
             }
             Action::ShutDown { grace_ms } => {
                 // An agent that cannot be asked any more means a guest that is about to end by itself, and to tell how;

@@ -84,7 +84,9 @@ def _qemu(
         *("-name", "kvmhost"),
         *("-machine", "q35,memory-backend=memory,usb=off,vmport=off"),
         *("-accel", "tcg,thread=multi,tb-size=1024"),
-        *("-cpu", "max"),
+        # An emulated string instruction goes element by element. Where bytes were said to be fast, Linux would copy
+        # and clear pages byte by byte; without, it takes eight at a time, and everything here is twice as fast.
+        *("-cpu", "max,-erms,-fsrm"),
         *("-smp", str(processors)),
         *("-m", memory),
         *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use super::machine::{self, Ended, Progress};
 use super::outcome::{self, Outcome};
 use super::plan::Plan;
+use super::timings::{Timings, TimingsFormat};
 use crate::failure;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
@@ -35,6 +36,8 @@ pub(super) struct Attendance {
     exec: Exec,
     program: String,
     timeout: Option<Duration>,
+    timings: Timings,
+    timings_format: Option<TimingsFormat>,
 }
 
 impl Attendance {
@@ -47,6 +50,7 @@ impl Attendance {
         home: &Home,
         console: Option<File>,
         signals: Signals,
+        timings: Timings,
     ) -> anyhow::Result<Attendance> {
         let Plan {
             name,
@@ -54,6 +58,7 @@ impl Attendance {
             exec,
             timeout,
             program,
+            timings_format,
         } = plan;
         let process = machine::start(name, config, home, console)?;
         Ok(Attendance {
@@ -62,6 +67,8 @@ impl Attendance {
             exec,
             program,
             timeout,
+            timings,
+            timings_format,
         })
     }
 
@@ -90,9 +97,13 @@ impl Attendance {
         if expected && let Some(how) = outcome::unclean_end(ended.as_ref(), exit) {
             tracing::warn!("the guest did not shut down cleanly: {how}");
         }
+        self.timings.stopped();
         let (status, error) = outcome::conclude(outcome, ended, &self.program, self.timeout);
         if let Some(error) = error {
             failure::report(&error);
+        }
+        if let Some(format) = self.timings_format {
+            eprintln!("{}", self.timings.display(format));
         }
         Ok(status)
     }
@@ -101,7 +112,10 @@ impl Attendance {
     fn wait_until_ready(&mut self) -> anyhow::Result<Option<Signal>> {
         loop {
             match machine::progress(&mut self.process)? {
-                Progress::Ready => return Ok(None),
+                Progress::Ready(startup) => {
+                    self.timings.started(&startup);
+                    return Ok(None);
+                }
                 Progress::Ended(ended) => return Err(outcome::not_ready(ended, &mut self.process)),
                 Progress::Waiting => {}
             }
@@ -128,7 +142,9 @@ impl Attendance {
             // It may have changed since the arguments were read.
             session.remote().resize(terminal::size());
         }
-        match self.follow(&session, terminal)? {
+        let over = self.follow(&session, terminal)?;
+        self.timings.exited(session.first_output());
+        match over {
             Some(outcome) => Ok(outcome),
             None => match session.end().context("the session with the guest failed")? {
                 SessionEnd::Exited(exit) => Ok(Outcome::Exited(exit)),
@@ -179,7 +195,7 @@ impl Attendance {
         loop {
             match machine::progress(&mut self.process)? {
                 Progress::Ended(ended) => return Ok(ended),
-                Progress::Ready | Progress::Waiting => {}
+                Progress::Ready(_) | Progress::Waiting => {}
             }
             wait_for([self.signals.as_fd(), self.process.reports()], deadline)?;
             let impatient = match self.signals.next().context("cannot read signals")? {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use microsandbox::home::Home;
-use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Report};
+use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Report, Startup};
 use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
@@ -73,7 +73,7 @@ pub(super) enum Progress {
     /// Nothing new.
     Waiting,
     /// Its guest is up.
-    Ready,
+    Ready(Startup),
     /// It ended; in this way, if it could tell.
     Ended(Option<Ended>),
 }
@@ -95,14 +95,7 @@ pub(super) fn progress(process: &mut MachineProcess) -> anyhow::Result<Progress>
         .next_report()
         .context("the machine cannot be understood")?
     {
-        Some(Report::Ready(ready)) => {
-            tracing::debug!(
-                kernel_ns = ready.kernel_ns,
-                agent_ns = ready.agent_ns,
-                "ready"
-            );
-            Ok(Progress::Ready)
-        }
+        Some(Report::Ready(startup)) => Ok(Progress::Ready(startup)),
         Some(Report::Failed(failure)) => Err(outcome::start_failed(failure)),
         Some(Report::Ended { how, console }) => Ok(Progress::Ended(Some(Ended { how, console }))),
         None if process.has_ended() => Ok(Progress::Ended(None)),

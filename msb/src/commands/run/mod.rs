@@ -4,6 +4,7 @@ mod attend;
 mod machine;
 mod outcome;
 mod plan;
+mod timings;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -25,6 +26,7 @@ use crate::options::{
 use crate::signals::Signals;
 use attend::Attendance;
 use plan::Plan;
+use timings::{Timings, TimingsFormat};
 
 /// Runs a command in a microVM, with a folder as its root file system
 ///
@@ -132,6 +134,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     console: Option<PathBuf>,
 
+    /// Prints how long each phase took, to standard error at the end
+    #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "table")]
+    timings: Option<TimingsFormat>,
+
     /// Prints errors only
     #[arg(short, long, conflicts_with = "log_level")]
     quiet: bool,
@@ -143,13 +150,14 @@ pub(super) struct Arguments {
 
 /// Runs the command and returns its exit status.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
+    let timings = Timings::start();
     logging::start(arguments.log_level());
     let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
     let console = arguments.console.as_deref().map(open_console).transpose()?;
     let plan = Plan::from_arguments(arguments, &home)?;
     // Before the first thread.
     let signals = Signals::take_over().context("cannot take over signals")?;
-    let attendance = Attendance::start(plan, &home, console, signals)?;
+    let attendance = Attendance::start(plan, &home, console, signals, timings)?;
     attendance.attend()
 }
 

@@ -13,6 +13,7 @@ use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
 
 use super::Arguments;
+use super::timings::TimingsFormat;
 use crate::failure::{Hint, with_hint};
 use crate::host::host_memory;
 use crate::kernel_files::{INITRAMFS, KERNEL};
@@ -41,6 +42,8 @@ pub(super) struct Plan {
     pub(super) timeout: Option<Duration>,
     /// What the process is called in messages.
     pub(super) program: String,
+    /// How the times of the phases are printed, if they are.
+    pub(super) timings_format: Option<TimingsFormat>,
 }
 
 impl Plan {
@@ -103,6 +106,7 @@ impl Plan {
             exec,
             timeout: arguments.timeout,
             program,
+            timings_format: arguments.timings,
         })
     }
 }

@@ -7,11 +7,13 @@
 
 mod config;
 mod handover;
+mod moment;
 mod process;
 mod report;
 
 pub use config::{Folder, LaunchConfig, RootFolder, Tmpfs};
 pub use handover::{Handover, HandoverError};
+pub use moment::{Moment, Startup};
 pub use process::{LaunchError, MachineProcess};
 pub use report::{
     Command, Ending, Report, ReportError, ReportReader, StartFailure, StartStage, send_command,

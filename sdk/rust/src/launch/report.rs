@@ -5,14 +5,16 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use protocol::{FrameDecoder, FrameError, Ready, Stage};
+use protocol::{FrameDecoder, FrameError, Stage};
 use serde::{Deserialize, Serialize};
+
+use super::Startup;
 
 /// What a machine's process tells its creator: `Failed`; or `Ready`, then `Ended`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// The guest is up and accepts sessions.
-    Ready(Ready),
+    Ready(Startup),
     /// The guest did not come up. The process ends.
     Failed(StartFailure),
     /// The machine ended after it had been ready. The process ends.
@@ -187,24 +189,36 @@ impl AsFd for ReportReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::Moment;
+    use protocol::Ready;
 
-    const READY: Report = Report::Ready(Ready {
-        kernel_ns: 1,
-        agent_ns: 2,
-    });
+    fn ready() -> Report {
+        let now = Moment::now();
+        let agent = Ready {
+            kernel_ns: 1,
+            agent_ns: 2,
+        };
+        Report::Ready(Startup {
+            process: now,
+            kernel_entry: now,
+            ready: now,
+            agent,
+        })
+    }
 
     #[test]
     fn half_a_report_is_none_and_does_not_block() {
+        let ready = ready();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let mut reader = ReportReader::new(reader).unwrap();
         let mut writer = File::from(writer);
         let mut frame = Vec::new();
-        protocol::encode(&READY, &mut frame).unwrap();
+        protocol::encode(&ready, &mut frame).unwrap();
         assert_eq!(reader.next_report().unwrap(), None);
         writer.write_all(&frame[..3]).unwrap();
         assert_eq!(reader.next_report().unwrap(), None);
         writer.write_all(&frame[3..]).unwrap();
-        assert_eq!(reader.next_report().unwrap(), Some(READY));
+        assert_eq!(reader.next_report().unwrap(), Some(ready));
         assert!(!reader.has_ended());
         drop(writer);
         assert_eq!(reader.next_report().unwrap(), None);
@@ -220,10 +234,11 @@ mod tests {
             how: Ending::Clean,
             console: b"bye\n".to_vec(),
         };
-        send_report(&writer, &READY).unwrap();
+        let ready = ready();
+        send_report(&writer, &ready).unwrap();
         send_report(&writer, &ended).unwrap();
         drop(writer);
-        assert_eq!(reader.next_report().unwrap(), Some(READY));
+        assert_eq!(reader.next_report().unwrap(), Some(ready));
         assert_eq!(reader.next_report().unwrap(), Some(ended));
         assert_eq!(reader.next_report().unwrap(), None);
     }

@@ -15,13 +15,14 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use protocol::{Exec, Exit, Failure, FrameError, Hello, HelloError, HostMessage};
 
+use crate::launch::Moment;
 pub use remote::Remote;
 
 /// Where the standard streams of a session's process lead.
@@ -85,6 +86,7 @@ pub struct Session {
     /// Hangs up when the output thread ends.
     finished: OwnedFd,
     output: Option<JoinHandle<Result<SessionEnd, SessionError>>>,
+    first_output: Arc<OnceLock<Moment>>,
 }
 
 impl Session {
@@ -114,6 +116,7 @@ impl Session {
             remote: Arc::clone(&remote),
             finished,
             output: None,
+            first_output: Arc::default(),
         };
         let writer = stream.try_clone().map_err(SessionError::Setup)?;
         let input = input::Input {
@@ -132,6 +135,7 @@ impl Session {
             output: streams.output,
             error: streams.error,
             remote: Arc::clone(&session.remote),
+            first: Arc::clone(&session.first_output),
         };
         let thread = thread::Builder::new()
             .name("session-out".to_owned())
@@ -147,6 +151,11 @@ impl Session {
     /// Signals and terminal sizes go through here.
     pub fn remote(&self) -> &Remote {
         &self.remote
+    }
+
+    /// When the first byte of output came, if one has come.
+    pub fn first_output(&self) -> Option<Moment> {
+        self.first_output.get().copied()
     }
 
     /// Readable (hung up) when the session has ended, so that [`end`](Self::end) does not wait.

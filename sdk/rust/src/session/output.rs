@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{FrameError, FrameReader, GuestMessage};
 
 use super::{Remote, SessionEnd, SessionError};
+use crate::launch::Moment;
 
 /// What the output thread works with.
 pub(super) struct Output {
@@ -21,6 +22,8 @@ pub(super) struct Output {
     pub(super) error: File,
     /// Where credit goes.
     pub(super) remote: Arc<Remote>,
+    /// When the first output came.
+    pub(super) first: Arc<OnceLock<Moment>>,
 }
 
 impl Output {
@@ -44,8 +47,8 @@ impl Output {
                 return Ok(SessionEnd::Disconnected);
             };
             let written = match message {
-                GuestMessage::Stdout(data) => write_all(&self.output, data),
-                GuestMessage::Stderr(data) => write_all(&self.error, data),
+                GuestMessage::Stdout(data) => self.write(&self.output, data),
+                GuestMessage::Stderr(data) => self.write(&self.error, data),
                 GuestMessage::StdinCredit(bytes) => {
                     self.remote.add_credit(bytes);
                     Ok(())
@@ -67,6 +70,11 @@ impl Output {
                 Err(error) => return Err(SessionError::Output(error)),
             }
         }
+    }
+
+    fn write(&self, file: &File, data: &[u8]) -> io::Result<()> {
+        self.first.get_or_init(Moment::now);
+        write_all(file, data)
     }
 }
 
