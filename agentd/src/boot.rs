@@ -7,7 +7,7 @@ use protocol::{Boot, Failure, Stage};
 
 use crate::devices::Devices;
 use crate::failure::{OrFailed, failure};
-use crate::{limits, mount_plan, mounts, network, root};
+use crate::{limits, mount_plan, mounts, network, read_ahead, root};
 
 /// Longest host name, see gethostname(2).
 const MAX_HOSTNAME: usize = 64;
@@ -27,7 +27,12 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     limits::set_own().or_failed(Stage::ResourceLimit, || {
         "agentd cannot set its own limits".into()
     })?;
+    // While /sys is what was just mounted there.
+    let own_sys = plan.iter().all(|mount| !mount.target.starts_with("/sys"));
     mounts::mount_planned(&plan)?;
+    if own_sys {
+        read_ahead::set();
+    }
     network::bring_up_loopback()?;
     sethostname(&boot.hostname)
         .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;

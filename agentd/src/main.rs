@@ -23,6 +23,7 @@ mod output;
 mod poller;
 mod process;
 mod program;
+mod read_ahead;
 mod root;
 mod running;
 mod server;
