@@ -86,6 +86,10 @@ e2e: build rootfs ## Run the end-to-end tests in real VMs (TEST=name for some of
 lint: ## Check formatting, lints, licences and dependencies
 	tests/lint
 
+.PHONY: bench
+bench: build rootfs ## Measure msb, QEMU microvm and microsandbox and print tables
+	@bench/run
+
 .PHONY: fmt
 fmt: ## Format the source code
 	cargo fmt --all
