@@ -298,3 +298,20 @@ fn guests_know_nothing_of_each_other() {
     assert_eq!(two.lines()[..2], ["ready", "two"]);
     assert_eq!(one.lines()[2], two.lines()[2]);
 }
+
+#[test]
+fn the_phases_of_a_run_are_timed() {
+    let home = Home::new();
+    let finished = home.busybox().with(["--timings"]).run(["echo", "hi"]);
+    assert_eq!(finished.text(), "hi\n", "the times are not in the way");
+    let phases: Vec<_> = finished
+        .errors()
+        .lines()
+        .skip(1)
+        .filter_map(|line| Some(line.get(..12)?.trim()))
+        .collect();
+    assert_eq!(
+        phases.join(", "),
+        "spawn, build, kernel, agentd, ready, first byte, exit, stop"
+    );
+}
