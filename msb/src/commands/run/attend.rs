@@ -130,7 +130,7 @@ impl Attendance {
         }
         match self.follow(&session, terminal)? {
             Some(outcome) => Ok(outcome),
-            None => match session.end().context("the session with the guest failed")? {
+            None => match session.end().map_err(outcome::session_failed)? {
                 SessionEnd::Exited(exit) => Ok(Outcome::Exited(exit)),
                 SessionEnd::Refused(failure) => Ok(Outcome::Refused(failure)),
                 SessionEnd::OutputClosed => Ok(Outcome::OutputClosed),

@@ -1,6 +1,7 @@
 //! The sandbox of `msb run`, from its name to its end.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -62,10 +63,19 @@ fn claim(name: Option<Name>, home: &Home) -> anyhow::Result<(Name, Claim)> {
 }
 
 fn home_failed(error: RunDirectoryError) -> anyhow::Error {
-    with_hint(
-        error,
-        "MSB_HOME names a directory that belongs to you alone",
-    )
+    let is_full = match &error {
+        RunDirectoryError::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ),
+        _ => false,
+    };
+    let hint = if is_full {
+        "make room there, or set MSB_HOME to a directory on another file system"
+    } else {
+        "MSB_HOME names a directory that belongs to you alone"
+    };
+    with_hint(error, hint)
 }
 
 /// What became of a machine while somebody waited for it.

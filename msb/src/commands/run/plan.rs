@@ -11,6 +11,7 @@ use microsandbox::home::Home;
 use microsandbox::launch::{Folder, LaunchConfig, RootFolder, Tmpfs};
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
+use microsandbox::session;
 
 use super::Arguments;
 use crate::failure::{Hint, with_hint};
@@ -24,6 +25,9 @@ const MEMORY: std::ops::RangeInclusive<u64> = 64 << 20..=64 << 30;
 
 /// Memory comes in pages of so many bytes.
 const PAGE: u64 = 4096;
+
+/// Most shared folders of a guest. Each is a device, which the kernel's command line names.
+const MAX_VOLUMES: usize = 32;
 
 /// How long a guest may take to come up. Some hundred times what it takes: where KVM itself is
 /// emulated, and others use the machine, everything is that slow.
@@ -50,6 +54,7 @@ impl Plan {
     /// The first mistake, with what to do about it.
     pub(super) fn from_arguments(arguments: Arguments, home: &Home) -> anyhow::Result<Plan> {
         check_memory(arguments.memory, host_memory())?;
+        check_volumes(&arguments.volume)?;
         check_targets(&arguments.volume, &arguments.tmpfs)?;
         let root = folder(&arguments.root)
             .with_context(|| format!("cannot use {} as root", arguments.root.display()))
@@ -97,6 +102,8 @@ impl Plan {
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         };
+        session::check(&exec)
+            .hint("they may have 1 MiB together: pass large data in a file or on standard input")?;
         Ok(Plan {
             name: arguments.name,
             config,
@@ -170,6 +177,18 @@ fn check_memory(memory: u64, host: Option<u64>) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_volumes(volumes: &[Volume]) -> anyhow::Result<()> {
+    if volumes.len() > MAX_VOLUMES {
+        let count = volumes.len();
+        let error = anyhow!("a guest cannot have {count} shared folders");
+        return Err(with_hint(
+            error,
+            format!("give --volume {MAX_VOLUMES} times at most: a folder that holds others is one"),
+        ));
+    }
+    Ok(())
 }
 
 fn check_targets(volumes: &[Volume], tmpfs: &[TmpfsMount]) -> anyhow::Result<()> {
