@@ -17,14 +17,8 @@ use super::Arguments;
 use crate::failure::{Hint, with_hint};
 use crate::host::host_memory;
 use crate::kernel_files::{INITRAMFS, KERNEL};
-use crate::options::{TmpfsMount, Variable, Volume, display_size};
+use crate::options::{TmpfsMount, Variable, Volume, check_memory};
 use crate::terminal;
-
-/// Least and most memory of a guest, in bytes.
-const MEMORY: std::ops::RangeInclusive<u64> = 64 << 20..=64 << 30;
-
-/// Memory comes in pages of so many bytes.
-const PAGE: u64 = 4096;
 
 /// Most shared folders of a guest. Each is a device, which the kernel's command line names.
 const MAX_VOLUMES: usize = 32;
@@ -157,28 +151,6 @@ fn folder(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn check_memory(memory: u64, host: Option<u64>) -> anyhow::Result<()> {
-    let shown = display_size(memory);
-    if !MEMORY.contains(&memory) {
-        let error = anyhow!("a guest cannot have {shown} of memory");
-        return Err(with_hint(error, "give --memory 64M to 64G"));
-    }
-    if !memory.is_multiple_of(PAGE) {
-        let error = anyhow!("{shown} of memory are not whole pages of 4 KiB");
-        return Err(with_hint(error, "give --memory a multiple of 4K"));
-    }
-    match host {
-        Some(host) if memory > host => {
-            let error = anyhow!("{shown} of memory are more than this machine has");
-            Err(with_hint(
-                error,
-                format!("give --memory at most {}M", host >> 20),
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn check_volumes(volumes: &[Volume]) -> anyhow::Result<()> {
     if volumes.len() > MAX_VOLUMES {
         let count = volumes.len();
@@ -212,17 +184,6 @@ mod tests {
 
     fn text(error: &anyhow::Error) -> String {
         format!("{error:#}")
-    }
-
-    #[test]
-    fn memory_has_limits() {
-        assert!(check_memory(64 << 20, None).is_ok());
-        assert!(check_memory(64 << 30, Some(64 << 30)).is_ok());
-        assert!(check_memory((64 << 20) - PAGE, None).is_err());
-        assert!(check_memory((64 << 30) + PAGE, None).is_err());
-        assert!(check_memory((64 << 20) + 1024, None).is_err());
-        let error = check_memory(2 << 30, Some(1 << 30)).unwrap_err();
-        assert!(text(&error).contains("2 GiB"), "{error:#}");
     }
 
     #[test]
