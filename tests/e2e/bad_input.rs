@@ -84,12 +84,16 @@ fn a_kernel_that_is_none_is_named() {
         let finished = home.busybox().with(options).run(["true"]);
         finished.assert_error(125, why);
     }
-    let empty = place.join("empty");
-    let options = ["--initramfs".as_ref(), empty.as_os_str()];
-    home.busybox()
-        .with(options)
-        .run(["true"])
-        .assert_error(125, "the initramfs is empty");
+    let huge = place.join("huge");
+    fs::File::create(&huge).unwrap().set_len(1 << 30).unwrap();
+    for (initramfs, why) in [
+        (place.join("empty"), "the initramfs is empty"),
+        (huge, "an initramfs of 1073741824 bytes does not fit"),
+    ] {
+        let options = ["--initramfs".as_ref(), initramfs.as_os_str()];
+        let finished = home.busybox().with(options).run(["true"]);
+        finished.assert_error(125, why);
+    }
     // Not even the kernel can tell what this is until it runs.
     let text = place.join("text");
     let options = ["--initramfs".as_ref(), text.as_os_str()];

@@ -69,8 +69,9 @@ impl Client {
 
     /// Sends bytes, whatever they mean. What an agent that has closed the connection misses is no error.
     pub fn send(&mut self, bytes: &[u8]) {
+        let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
         match self.stream.write_all(bytes) {
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe) => panic!("{error}"),
+            Err(error) if !gone.contains(&error.kind()) => panic!("{error}"),
             _ => {}
         }
     }
