@@ -12,7 +12,7 @@ use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
 use super::outcome;
-use crate::failure::with_hint;
+use crate::failure::{Hint, with_hint};
 
 /// The program that is running, even if another release has taken its place meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -38,6 +38,7 @@ pub(super) fn start(
     tracing::debug!(%name, directory = %claim.directory.path().display(), "starting");
     MachineProcess::spawn(Path::new(THIS_PROGRAM), name, claim, config, console)
         .context("cannot start the machine")
+        .hint("`ulimit -a` shows the limits that apply here")
 }
 
 /// Takes the name, or finds one that is free.
