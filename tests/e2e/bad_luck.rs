@@ -6,6 +6,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 
@@ -13,6 +14,7 @@ use msb_tests::client::{frame, shell};
 use msb_tests::namespace::in_namespace;
 use msb_tests::{Client, Finished, Home, Running, Terminal, processes};
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::{ExitStatus, Hello, HostMessage};
@@ -352,6 +354,27 @@ fn a_full_disk_under_the_output_is_an_error() {
     let finished = Running::start(&mut command).finish();
     finished.assert_error(125, "failed to write the output");
     finished.assert_error(125, "no space left on device");
+}
+
+#[test]
+fn limits_of_the_host_are_told() {
+    let home = Home::new();
+    let log = home.path().join("log");
+    let options = ["--console".as_ref(), log.as_os_str()];
+    for (resource, limit, why) in [
+        (Resource::RLIMIT_NOFILE, 8, "too many open files"),
+        (Resource::RLIMIT_FSIZE, 0, "file too large"),
+    ] {
+        let mut command = home.busybox().with(options).command(["true"]);
+        let lower = move || Ok(setrlimit(resource, limit, limit)?);
+        // SAFETY: setrlimit(2) is a system call that neither allocates nor locks.
+        unsafe { command.pre_exec(lower) };
+        let finished = Running::start(&mut command).finish();
+        finished.assert_error(125, "cannot start the machine");
+        finished.assert_error(125, why);
+        let left_over = home.left_over();
+        assert!(left_over.is_empty(), "{left_over:?}");
+    }
 }
 
 /// Runs `msb` where `script` has changed the mounts, once for each way to start a machine, and once to ask why.
