@@ -25,6 +25,11 @@ pub(crate) fn execute(args: &[CString], env: &[CString], path: &[u8]) -> Failure
     }
     match denied {
         Some(candidate) => explain(&candidate, Errno::EACCES),
+        None if name.is_empty() => failure(
+            Stage::ProgramNotFound,
+            Errno::ENOENT,
+            "The program's name is empty",
+        ),
         None if name.to_bytes().contains(&b'/') => failure(
             Stage::ProgramNotFound,
             Errno::ENOENT,

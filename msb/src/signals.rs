@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that `msb` handles: those that end a program, and the one for a new size of the
@@ -31,6 +31,9 @@ impl Signals {
     pub(crate) fn take_over() -> io::Result<Signals> {
         let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block()?;
+        // Beyond a limit on the size of files (`ulimit -f`) a write fails; it does not end the process.
+        // SAFETY: no handler is installed, so there is nothing that could run.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Signals {
             descriptor: SignalFd::with_flags(&set, flags)?,

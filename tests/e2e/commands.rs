@@ -156,22 +156,6 @@ fn wrong_values_are_named_before_anything_starts() {
 }
 
 #[test]
-fn a_root_that_is_none_is_named() {
-    let home = Home::new();
-    let empty = home.folder("empty");
-    home.guest("/no/such/root")
-        .run(["true"])
-        .assert_error(125, "/no/such/root");
-    home.guest("/etc/passwd")
-        .run(["true"])
-        .assert_error(125, "/etc/passwd");
-    home.guest(empty).run(["true"]).assert_error(127, "true");
-    let finished = home.msb(["run"]);
-    assert_eq!(finished.code(), 125, "{finished}");
-    assert!(finished.errors().contains("DIR"), "{finished}");
-}
-
-#[test]
 fn options_that_exclude_each_other_are_refused() {
     let home = Home::new();
     let run = |options: &[&str]| home.busybox().with(options).run(["true"]);
@@ -184,25 +168,6 @@ fn options_that_exclude_each_other_are_refused() {
         );
     }
     run(&["--tmpfs=/data", "--volume=/tmp:/data/."]).assert_error(125, "/data");
-}
-
-#[test]
-fn files_that_are_no_kernel_are_refused() {
-    let home = Home::new();
-    let (empty, text) = (home.path().join("empty"), home.path().join("text"));
-    fs::write(&empty, "").unwrap();
-    fs::write(&text, "not a kernel\n".repeat(10_000)).unwrap();
-    for file in [
-        empty.as_os_str(),
-        text.as_os_str(),
-        product::busybox().join("bin/busybox").as_os_str(),
-    ] {
-        let finished = home
-            .busybox()
-            .with(["--kernel".as_ref(), file])
-            .run(["true"]);
-        finished.assert_error(125, "kernel");
-    }
 }
 
 #[test]

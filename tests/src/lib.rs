@@ -7,9 +7,11 @@
 // In a test, what fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod client;
 pub mod cpio;
 pub mod guest;
 pub mod home;
+pub mod namespace;
 pub mod processes;
 pub mod product;
 pub mod running;
@@ -19,6 +21,7 @@ pub mod tree;
 
 use std::time::Duration;
 
+pub use client::Client;
 pub use guest::Guest;
 pub use home::Home;
 pub use running::{Finished, Running};

@@ -35,7 +35,7 @@ pub enum KvmState {
     Missing,
     /// This user may not open it.
     NotPermitted {
-        /// The group whose members may.
+        /// The group whose members may, if it is one that a user can join.
         group: Option<String>,
     },
     /// It opens and does not run the guest.
@@ -117,10 +117,14 @@ const GUEST: [u8; 32] = [
     0x0f, 0x0b, //                                  bad: ud2
 ];
 
-/// Name, or else number, of the group of /dev/kvm.
+/// Name, or else number, of the group of /dev/kvm. None for the group of root: who may open the device is not decided
+/// by its members then, and nobody should be among them.
 fn device_group() -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let gid = std::fs::metadata(DEVICE).ok()?.gid();
+    if gid == 0 {
+        return None;
+    }
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
     Some(group.map_or_else(|| gid.to_string(), |group| group.name))
 }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::host::host_memory;
 use crate::logging::{self, LogLevel};
-use crate::options::parse_size;
+use crate::options::{check_memory, parse_size};
 use crate::vm::{ConsoleTarget, Foreground, Share, boot_in_foreground, serve_sandbox};
 
 /// Command line of a kernel that was given none.
@@ -101,6 +102,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     let Some(kernel) = arguments.kernel else {
         anyhow::bail!("--kernel is missing")
     };
+    check_memory(arguments.memory, host_memory())?;
     let name = |(index, share): (usize, UnnamedShare)| Share {
         source: share.source,
         tag: share.tag.unwrap_or_else(|| format!("share{index}")),

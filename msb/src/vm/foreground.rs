@@ -16,7 +16,7 @@ use vmm::fs::{CachePolicy, FolderOptions, SharedFolder, raise_descriptor_limit};
 use vmm::machine::{self, BootError, Ending, Stopper};
 use vmm::virtio::{DeviceDescription, fs_device, rng_device};
 
-use crate::failure::with_hint;
+use crate::failure::{Hint, with_hint};
 use crate::signals::Signals;
 use crate::terminal::RawMode;
 
@@ -150,7 +150,9 @@ fn exit_status(ending: Ending, stop: Option<Stop>) -> anyhow::Result<u8> {
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
+    File::open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
+        .hint("--kernel and --initramfs name files that can be read")
 }
 
 fn devices(machine: &Foreground) -> anyhow::Result<Vec<DeviceDescription>> {
@@ -164,7 +166,8 @@ fn devices(machine: &Foreground) -> anyhow::Result<Vec<DeviceDescription>> {
             cache: CachePolicy::Shared,
         };
         let folder = SharedFolder::open(&share.source, options)
-            .context("cannot share a folder with the guest")?;
+            .context("cannot share a folder with the guest")
+            .hint("--share names a folder that can be read")?;
         devices.push(fs_device(&share.tag, folder).context("cannot share a folder")?);
     }
     Ok(devices)
@@ -185,7 +188,8 @@ fn console(target: &ConsoleTarget) -> anyhow::Result<(machine::Console, Option<F
         }
         ConsoleTarget::File(path) => {
             let file = File::create(path)
-                .with_context(|| format!("cannot write the console to {}", path.display()))?;
+                .with_context(|| format!("cannot write the console to {}", path.display()))
+                .hint("--console names a file that can be written")?;
             Ok((
                 machine::Console {
                     output: Some(Box::new(file)),

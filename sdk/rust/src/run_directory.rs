@@ -120,11 +120,10 @@ impl RunDirectory {
             }
             result => result.map_err(failed("create", path))?,
         }
-        let lock_path = path.join(LOCK);
-        let lock = open_lock(&lock_path)?;
-        lock.lock().map_err(failed("lock", &lock_path))?;
-        let listener =
-            socket::listen(path, SOCKET).map_err(failed("listen on", &path.join(SOCKET)))?;
+        let (lock, listener) = fill(path).inspect_err(|_| {
+            // Half of it is of no use to anybody. What cannot be removed, the next command removes.
+            let _ = remove(path);
+        })?;
         Ok(Claim {
             directory,
             lock,
@@ -171,6 +170,16 @@ impl RunDirectory {
         drop(lock);
         result
     }
+}
+
+/// Makes what a new run directory holds: the lock, locked, and the socket, listening.
+fn fill(directory: &Path) -> Result<(File, UnixListener), RunDirectoryError> {
+    let path = directory.join(LOCK);
+    let lock = open_lock(&path)?;
+    lock.lock().map_err(failed("lock", &path))?;
+    let listener =
+        socket::listen(directory, SOCKET).map_err(failed("listen on", &directory.join(SOCKET)))?;
+    Ok((lock, listener))
 }
 
 /// Serialises every creation and removal; released when the file is dropped.

@@ -28,10 +28,18 @@ pub(super) fn load(memory: &GuestMemory, kernel: &mut File) -> Result<LoadedKern
             linux_loader::loader::Error::Bzimage(
                 linux_loader::loader::bzimage::Error::ReadBzImageCompressedKernel,
             ) => KernelError::Truncated("the compressed kernel"),
+            linux_loader::loader::Error::Bzimage(
+                linux_loader::loader::bzimage::Error::Underflow,
+            ) => KernelError::Truncated("the setup code"),
             other => KernelError::BzImage(other),
         },
     )?;
     let header = loaded.setup_header.ok_or(KernelError::UnknownFormat)?;
+    // A decompressor that lacks its data does not say so. `syssize` counts 16 bytes.
+    let present = loaded.kernel_end.saturating_sub(loaded.kernel_load.0);
+    if present < u64::from(header.syssize) * 16 {
+        return Err(KernelError::Truncated("the compressed kernel"));
+    }
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(KernelError::No64BitEntry);
     }

@@ -53,6 +53,9 @@ pub enum KernelError {
     /// linux-loader refused the bzImage.
     #[error("the bzImage cannot be loaded")]
     BzImage(#[source] linux_loader::loader::Error),
+    /// The initramfs is no archive.
+    #[error("the initramfs is empty")]
+    EmptyInitramfs,
     /// No room for the initramfs.
     #[error("an initramfs of {size} bytes does not fit into the guest's memory beside the kernel")]
     InitramfsTooLarge {
@@ -123,6 +126,9 @@ pub(crate) fn load_initramfs(
         error,
     };
     let size = file.metadata().map_err(read)?.len();
+    if size == 0 {
+        return Err(KernelError::EmptyInitramfs);
+    }
     let address = low_memory_end
         .checked_sub(size)
         .map(|address| address & !0xfff)

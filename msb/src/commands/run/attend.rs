@@ -146,7 +146,7 @@ impl Attendance {
         self.timings.exited(session.first_output());
         match over {
             Some(outcome) => Ok(outcome),
-            None => match session.end().context("the session with the guest failed")? {
+            None => match session.end().map_err(outcome::session_failed)? {
                 SessionEnd::Exited(exit) => Ok(Outcome::Exited(exit)),
                 SessionEnd::Refused(failure) => Ok(Outcome::Refused(failure)),
                 SessionEnd::OutputClosed => Ok(Outcome::OutputClosed),

@@ -1,6 +1,7 @@
 //! The sandbox of `msb run`, from its name to its end.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
 use super::outcome;
-use crate::failure::with_hint;
+use crate::failure::{Hint, with_hint};
 
 /// The program that is running, even if another release has taken its place meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -37,6 +38,7 @@ pub(super) fn start(
     tracing::debug!(%name, directory = %claim.directory.path().display(), "starting");
     MachineProcess::spawn(Path::new(THIS_PROGRAM), name, claim, config, console)
         .context("cannot start the machine")
+        .hint("`ulimit -a` shows the limits that apply here")
 }
 
 /// Takes the name, or finds one that is free.
@@ -62,10 +64,19 @@ fn claim(name: Option<Name>, home: &Home) -> anyhow::Result<(Name, Claim)> {
 }
 
 fn home_failed(error: RunDirectoryError) -> anyhow::Error {
-    with_hint(
-        error,
-        "MSB_HOME names a directory that belongs to you alone",
-    )
+    let is_full = match &error {
+        RunDirectoryError::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ),
+        _ => false,
+    };
+    let hint = if is_full {
+        "make room there, or set MSB_HOME to a directory on another file system"
+    } else {
+        "MSB_HOME names a directory that belongs to you alone"
+    };
+    with_hint(error, hint)
 }
 
 /// What became of a machine while somebody waited for it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use microsandbox::launch::{Ending, MachineProcess, StartFailure, StartStage};
 use microsandbox::protocol::{Exit, ExitStatus as GuestStatus, Failure, Stage};
+use microsandbox::session::SessionError;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -21,6 +22,9 @@ const NOT_EXECUTABLE: u8 = 126;
 
 /// Exit status for a program that does not exist, as of shells.
 const NOT_FOUND: u8 = 127;
+
+/// What to do about a machine's process that somebody has killed: most often it is the kernel.
+const KILLED_HINT: &str = "the system's log (dmesg) tells whether memory ran out";
 
 /// How the process in the guest fared.
 #[derive(Debug)]
@@ -145,7 +149,7 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
         ),
         StartStage::Kernel => with_hint(
             error,
-            "--kernel and --initramfs name what `make kernel initramfs` built",
+            "see --kernel, --initramfs and --cmdline; `make kernel initramfs` builds the usual files",
         ),
         StartStage::Boot => with_hint(error, "--console FILE keeps the log of the guest's kernel"),
         StartStage::Guest(Stage::Root | Stage::Mount) => with_hint(
@@ -165,8 +169,27 @@ pub(super) fn not_ready(ended: Option<Ended>, process: &mut MachineProcess) -> a
         None => {
             let exit = process.wait().map(describe_exit);
             let cause = exit.unwrap_or_else(|_| "nothing is known of its end".to_owned());
-            anyhow!(cause).context("the machine's process ended without a word")
+            let error = anyhow!(cause).context("the machine's process ended without a word");
+            with_hint(error, KILLED_HINT)
         }
+    }
+}
+
+/// The session itself failed.
+pub(super) fn session_failed(error: SessionError) -> anyhow::Error {
+    let hint = match &error {
+        SessionError::Output(_) => {
+            Some("standard output and standard error must lead where they can be written")
+        }
+        SessionError::Hello(_) | SessionError::Frame(_) | SessionError::Unexpected { .. } => {
+            Some("--initramfs names what `make initramfs` of this release built")
+        }
+        SessionError::Request(_) | SessionError::Setup(_) | SessionError::Panicked => None,
+    };
+    let error = anyhow!(error).context("the session with the guest failed");
+    match hint {
+        Some(hint) => with_hint(error, hint),
+        None => error,
     }
 }
 
@@ -181,10 +204,7 @@ fn disconnected(ended: Option<Ended>) -> anyhow::Error {
             with_console(error, &console)
         }
         Some(ended) => machine_ended(ended),
-        None => with_hint(
-            anyhow!("the machine's process was killed"),
-            "the system's log (dmesg) tells whether memory ran out",
-        ),
+        None => with_hint(anyhow!("the machine's process was killed"), KILLED_HINT),
     }
 }
 

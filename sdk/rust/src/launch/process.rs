@@ -55,8 +55,23 @@ impl MachineProcess {
     /// `claim` holds.
     ///
     /// # Errors
-    /// When the process cannot be started. What happens in it comes as [`Report`].
+    /// When the process cannot be started; then the run directory is gone. What happens in it comes as [`Report`].
     pub fn spawn(
+        program: &Path,
+        name: Name,
+        claim: Claim,
+        config: LaunchConfig,
+        console: Option<File>,
+    ) -> Result<MachineProcess, LaunchError> {
+        let directory = claim.directory.clone();
+        // The lock goes with the claim.
+        MachineProcess::start(program, name, claim, config, console).inspect_err(|_| {
+            // What cannot be removed, the next command removes.
+            let _ = directory.remove_if_left_over();
+        })
+    }
+
+    fn start(
         program: &Path,
         name: Name,
         claim: Claim,

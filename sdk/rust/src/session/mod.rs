@@ -89,6 +89,24 @@ pub struct Session {
     first_output: Arc<OnceLock<Moment>>,
 }
 
+/// Checks that `exec` fits into the one frame that asks for it. No more can be known of it without a guest.
+///
+/// # Errors
+/// [`SessionError::Request`] when it does not.
+pub fn check(exec: &Exec) -> Result<(), SessionError> {
+    request(exec.clone()).map(drop)
+}
+
+/// The frames that open a session.
+fn request(exec: Exec) -> Result<Vec<u8>, SessionError> {
+    let mut frames = Vec::new();
+    let hello = HostMessage::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
+    protocol::encode(&hello, &mut frames).map_err(SessionError::Request)?;
+    protocol::encode(&HostMessage::Exec(Box::new(exec)), &mut frames)
+        .map_err(SessionError::Request)?;
+    Ok(frames)
+}
+
 impl Session {
     /// Runs a process over a fresh connection and joins it to `streams`. Returns at once; nothing is
     /// known of the process until the session has [ended](Self::end).
@@ -102,12 +120,7 @@ impl Session {
         exec: Exec,
         streams: Streams,
     ) -> Result<Session, SessionError> {
-        let mut request = Vec::new();
-        let hello = HostMessage::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
-        protocol::encode(&hello, &mut request).map_err(SessionError::Request)?;
-        protocol::encode(&HostMessage::Exec(Box::new(exec)), &mut request)
-            .map_err(SessionError::Request)?;
-
+        let request = request(exec)?;
         let remote = Arc::new(Remote::new().map_err(SessionError::Setup)?);
         let (finished, finished_writer) =
             pipe2(OFlag::O_CLOEXEC).map_err(|error| SessionError::Setup(error.into()))?;

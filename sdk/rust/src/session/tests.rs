@@ -407,7 +407,12 @@ fn a_request_that_is_too_long_is_refused_before_anything_is_sent() {
         error: nowhere(),
     };
     let args = vec![protocol::Bytes(vec![b'x'; protocol::MAX_MESSAGE])];
-    let error = Session::attach(host, Exec { args, ..exec() }, streams).unwrap_err();
+    let exec = Exec { args, ..exec() };
+    assert!(matches!(
+        check(&exec),
+        Err(SessionError::Request(FrameError::TooLong))
+    ));
+    let error = Session::attach(host, exec, streams).unwrap_err();
     assert!(
         matches!(error, SessionError::Request(FrameError::TooLong)),
         "{error:?}"
