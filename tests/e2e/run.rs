@@ -303,7 +303,7 @@ fn guests_know_nothing_of_each_other() {
 fn the_phases_of_a_run_are_timed() {
     let home = Home::new();
     let finished = home.busybox().with(["--timings"]).run(["echo", "hi"]);
-    assert_eq!(finished.text(), "hi\n", "the times are not in the way");
+    assert_eq!(finished.text(), "hi\n", "{}", finished.errors());
     let phases: Vec<_> = finished
         .errors()
         .lines()
