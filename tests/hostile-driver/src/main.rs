@@ -85,6 +85,7 @@ extern "C" fn main(boot_parameters: u64) -> ! {
             failure.reason
         ),
     }
+    say!("hostile: over");
     machine::reset()
 }
 
@@ -147,6 +148,6 @@ fn prove(
 
 #[panic_handler]
 fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    say!("verdict: the guest itself panicked: {info}");
+    say!("verdict: the guest itself panicked: {info}\nhostile: over");
     machine::reset()
 }
