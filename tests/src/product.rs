@@ -33,6 +33,11 @@ pub fn bz_image() -> PathBuf {
     from_environment("MSB_TEST_BZIMAGE")
 }
 
+/// The guest whose virtio driver breaks every rule, a kernel.
+pub fn hostile_driver() -> PathBuf {
+    from_environment("MSB_TEST_HOSTILE_DRIVER")
+}
+
 /// A file of the release build; this program is `target/debug/deps/NAME-HASH`.
 fn beside_msb(file_name: &str) -> PathBuf {
     let program = env::current_exe().expect("/proc is mounted");

@@ -1,7 +1,8 @@
 //! What the device side tells the driver outside the rings: the interrupt, and that it needs a reset.
 
+use std::fmt::Display;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -17,6 +18,8 @@ pub(crate) struct Interrupt {
     pending: AtomicU32,
     status: AtomicU32,
     line: EventFd,
+    /// The device has asked for a reset before.
+    warned: AtomicBool,
 }
 
 impl Interrupt {
@@ -25,6 +28,7 @@ impl Interrupt {
             pending: AtomicU32::new(0),
             status: AtomicU32::new(0),
             line: EventFd::new(EFD_NONBLOCK)?,
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -58,8 +62,14 @@ impl Interrupt {
         self.status.fetch_or(status.bits(), Ordering::SeqCst);
     }
 
-    /// The device cannot go on before the driver resets it (section 2.1.2).
-    pub(crate) fn needs_reset(&self) {
+    /// The device cannot go on before the driver resets it (section 2.1.2). The first `reason` is a warning, later ones
+    /// are not: a guest could fill the host's log with them.
+    pub(crate) fn needs_reset(&self, reason: impl Display) {
+        if self.warned.swap(true, Ordering::Relaxed) {
+            tracing::debug!("a device needs a reset again: {reason}");
+        } else {
+            tracing::warn!("a device needs a reset: {reason}");
+        }
         self.add_status(Status::NEEDS_RESET);
         if self.status().contains(Status::DRIVER_OK) {
             self.raise(CONFIGURATION_CHANGE);

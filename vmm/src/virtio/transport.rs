@@ -226,10 +226,7 @@ impl MmioTransport {
         for (index, config) in self.queues.iter().enumerate() {
             match config.activate(index, &self.memory, event_idx) {
                 Ok(queue) => queues.push(queue),
-                Err(error) => {
-                    tracing::warn!(device = self.device_type, "{error}");
-                    return self.interrupt.needs_reset();
-                }
+                Err(error) => return self.interrupt.needs_reset(error),
             }
         }
         let mut queues = queues.into_iter().zip(&self.kicks);

@@ -289,9 +289,8 @@ impl WorkerThread {
     /// A device that fails stays still until the driver resets it.
     fn check(&mut self, result: Result<(), DeviceFailure>) {
         if let Err(failure) = result {
-            tracing::warn!("a device needs a reset: {failure}");
             self.running = false;
-            self.interrupt.needs_reset();
+            self.interrupt.needs_reset(failure);
         }
     }
 }
