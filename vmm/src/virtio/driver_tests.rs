@@ -199,13 +199,11 @@ fn a_failing_device_asks_for_a_reset_and_works_again_after_it() {
     memory.write_obj(0xeeu8, GuestAddress(0x8_0000)).unwrap();
     mock.add_desc_chains(&request(0x8_0000), 0).unwrap();
     rig.start(&mock);
-    rig.interrupt.line().read_when_raised();
+    // The chain is given back first; then a configuration interrupt tells the driver.
+    while rig.read(INTERRUPT_STATUS) & 2 == 0 {
+        rig.interrupt.line().read_when_raised();
+    }
     assert_eq!(rig.read(STATUS) & 64, 64);
-    assert_eq!(
-        rig.read(INTERRUPT_STATUS) & 2,
-        2,
-        "a configuration interrupt tells the driver"
-    );
 
     rig.write(STATUS, 0);
     assert_eq!(rig.read(STATUS), 0);
