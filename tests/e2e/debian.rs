@@ -40,6 +40,49 @@ fn its_own_tools_run() {
 }
 
 #[test]
+fn programs_are_interpreted_and_compiled() {
+    let home = Home::new();
+    let script = r#"
+        set -e
+        cd /tmp
+        cat >sum.py <<'END'
+import os, struct, subprocess
+with open('numbers', 'wb') as file:
+    file.write(struct.pack('<3I', 1, 2, 39))
+numbers = struct.unpack('<3I', open('numbers', 'rb').read())
+print('python', sum(numbers), os.uname().machine, subprocess.check_output(['wc', '-c', 'numbers'], text=True)[:2])
+END
+        python3 sum.py
+        cat >sum.pl <<'END'
+use strict; use File::Temp; use List::Util 'sum';
+my $file = File::Temp->new; print $file "$_
+" for 1, 2, 39; close $file;
+open my $in, '<', $file->filename or die; print 'perl ', sum(<$in>), "
+";
+END
+        perl sum.pl
+        cat >sum.h <<'END'
+#define SUM(a, b, c) ((a) + (b) + (c))
+END
+        cat >sum.c <<'END'
+#include <stdio.h>
+#include <stdlib.h>
+#include "sum.h"
+int main(int argc, char **argv) {
+    if (argc != 4) return 2;
+    printf("C %d
+", SUM(atoi(argv[1]), atoi(argv[2]), atoi(argv[3])));
+}
+END
+        tcc -Wall -c sum.c && tcc -o sum sum.o && ./sum 1 2 39
+        ldd ./sum | grep -c libc.so.6
+        tcc -run sum.c 40 1 1"#;
+    let finished = home.debian().run(["bash", "-c", script]);
+    let expected = ["python 42 x86_64 12", "perl 42", "C 42", "1", "C 42"];
+    assert_eq!(finished.lines(), expected);
+}
+
+#[test]
 fn packages_are_installed_and_removed() {
     let home = Home::new();
     let script = r#"

@@ -28,6 +28,11 @@ pub fn debian() -> PathBuf {
     from_environment("MSB_TEST_DEBIAN")
 }
 
+/// The folder with the file system conformance suites.
+pub fn conformance() -> PathBuf {
+    from_environment("MSB_TEST_CONFORMANCE")
+}
+
 /// The guest's kernel in the format of boot loaders.
 pub fn bz_image() -> PathBuf {
     from_environment("MSB_TEST_BZIMAGE")

@@ -6,6 +6,9 @@
 mod cpu;
 mod ending;
 pub mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod jail;
 mod kernel;
 mod layout;

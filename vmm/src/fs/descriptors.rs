@@ -75,7 +75,7 @@ impl Budget {
     }
 
     /// A budget of its own for a test.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn of(limit: usize) -> Budget {
         let held = Box::leak(Box::new(AtomicUsize::new(0)));
         Budget { held, limit }

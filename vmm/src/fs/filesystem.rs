@@ -43,6 +43,8 @@ impl FileSystem for SharedFolder {
     type Handle = u64;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // Not ATOMIC_O_TRUNC: with it, Linux has an open with O_RDONLY | O_TRUNC truncate the file before it finds out that
+        // the file is being executed, and refuses the open after that.
         let mut wanted = FsOptions::ASYNC_READ
             | FsOptions::BIG_WRITES
             | FsOptions::MAX_PAGES
@@ -53,9 +55,6 @@ impl FileSystem for SharedFolder {
         match self.options.cache {
             CachePolicy::ReadOnlyLayer => wanted |= FsOptions::CACHE_SYMLINKS,
             CachePolicy::Shared => wanted |= FsOptions::AUTO_INVAL_DATA,
-        }
-        if !self.options.read_only {
-            wanted |= FsOptions::ATOMIC_O_TRUNC;
         }
         // Where nothing changes, an open on the host says nothing that the guest needs to wait for.
         let unchanging = self.options.read_only && self.options.cache == CachePolicy::ReadOnlyLayer;

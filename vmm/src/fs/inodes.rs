@@ -284,7 +284,7 @@ impl Inodes {
     }
 
     /// With another budget, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn set_budget(&mut self, budget: Budget) {
         self.budget = budget;
     }

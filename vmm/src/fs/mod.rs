@@ -253,7 +253,7 @@ impl SharedFolder {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl SharedFolder {
     /// As if the process were not root's.
     pub(crate) fn of_ordinary_user(mut self) -> SharedFolder {

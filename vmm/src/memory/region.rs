@@ -30,7 +30,7 @@ unsafe impl Send for MemoryRegion {}
 unsafe impl Sync for MemoryRegion {}
 
 impl MemoryRegion {
-    /// Maps `size` bytes, whole pages and not zero, for guest address `start`, a multiple of 2 MiB.
+    /// Maps `size` bytes, whole pages and not zero, for guest address `start`; huge pages need a multiple of 2 MiB.
     pub(crate) fn new(start: GuestAddress, size: usize) -> io::Result<MemoryRegion> {
         let reserved = size
             .checked_add(HUGE_PAGE)

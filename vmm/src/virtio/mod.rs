@@ -27,6 +27,12 @@ pub use crate::memory::{GuestMemory, MemoryRegion};
 pub use executor::{Chain, DeviceDescription, DeviceFailure, Events, Executor, WorkerDescription};
 pub use fs::{FsDeviceError, fs_device};
 pub(crate) use interrupt::Interrupt;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use queue::QueueConfig;
 pub use rng::rng_device;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use status::Status;
 pub(crate) use transport::{MmioTransport, Parts, QUEUE_NOTIFY};
 pub(crate) use worker::Worker;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use worker::{WorkerQueue, WorkerState};

@@ -118,8 +118,7 @@ mod tests {
     /// A queue of 16 in memory of two pages with a hole of one page between them.
     fn activate(set: fn(&mut QueueConfig)) -> bool {
         let memory =
-            GuestMemory::from_ranges(&[(GuestAddress(0), 4096), (GuestAddress(2 * PAGE), 4096)])
-                .unwrap();
+            crate::memory::map(&[(GuestAddress(0), 4096), (GuestAddress(2 * PAGE), 4096)]).unwrap();
         let mut config = QueueConfig {
             ready: true,
             descriptors: 0x100,
@@ -157,7 +156,7 @@ mod tests {
     #[test]
     fn size_and_alignment_are_those_of_the_specification() {
         for size in [0, 3, 12, 32, 1 << 16, u32::MAX] {
-            let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();
+            let memory = crate::memory::map(&[(GuestAddress(0), 4096)]).unwrap();
             let mut config = QueueConfig::new(16);
             (config.ready, config.size, config.device) = (true, size, 0x600);
             assert!(config.activate(0, &memory, false).is_err(), "{size}");

@@ -53,14 +53,37 @@ impl Worker {
         interrupt: Arc<Interrupt>,
         ending: EndingReporter,
     ) -> io::Result<Worker> {
+        let queue_count = description.queue_sizes.len();
+        let (mut worker, state) =
+            Worker::prepare(queue_count, description.executor, memory, interrupt)?;
+        let ending_for_body = ending.clone();
+        worker.thread = Some(threads::spawn(
+            &description.name,
+            description.system_calls,
+            ending,
+            move || {
+                if let Err(error) = state.run() {
+                    ending_for_body.failed(format!("a device's event loop failed: {error}"));
+                }
+            },
+        )?);
+        Ok(worker)
+    }
+
+    /// A worker without its thread: the caller gives its state turns.
+    pub(crate) fn prepare(
+        queue_count: usize,
+        executor: Box<dyn Executor>,
+        memory: Arc<GuestMemory>,
+        interrupt: Arc<Interrupt>,
+    ) -> io::Result<(Worker, WorkerState)> {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let (sender, receiver) = channel();
-        let queue_count = description.queue_sizes.len();
-        let state = WorkerThread {
+        let state = WorkerState {
             epoll: Arc::new(Epoll::new()?),
             wake: wake.try_clone()?,
             commands: receiver,
-            executor: description.executor,
+            executor,
             queues: Vec::new(),
             memory,
             interrupt,
@@ -71,25 +94,13 @@ impl Worker {
             state.wake.as_raw_fd(),
             EpollEvent::new(EventSet::IN, COMMAND_TOKEN),
         )?;
-        let thread = {
-            let ending_for_body = ending.clone();
-            threads::spawn(
-                &description.name,
-                description.system_calls,
-                ending,
-                move || {
-                    if let Err(error) = state.run() {
-                        ending_for_body.failed(format!("a device's event loop failed: {error}"));
-                    }
-                },
-            )?
-        };
-        Ok(Worker {
+        let worker = Worker {
             queue_count,
             commands: Some(sender),
             wake,
-            thread: Some(thread),
-        })
+            thread: None,
+        };
+        Ok((worker, state))
     }
 
     /// Number of queues that this worker serves.
@@ -104,10 +115,15 @@ impl Worker {
 
     /// The driver resets the device; returns when no ring is touched any more.
     pub(crate) fn reset(&self) {
+        // An error means that the thread is gone, and so are its rings.
+        let _ = self.request_reset().recv();
+    }
+
+    /// The same without waiting: the receiver learns when no ring is touched any more.
+    pub(crate) fn request_reset(&self) -> Receiver<()> {
         let (done, finished) = sync_channel(1);
         self.command(Command::Reset { done });
-        // An error means that the thread is gone, and so are its rings.
-        let _ = finished.recv();
+        finished
     }
 
     fn command(&self, command: Command) {
@@ -129,7 +145,8 @@ impl Drop for Worker {
     }
 }
 
-struct WorkerThread {
+/// What the thread of a worker owns.
+pub(crate) struct WorkerState {
     epoll: Arc<Epoll>,
     wake: EventFd,
     commands: Receiver<Command>,
@@ -140,29 +157,37 @@ struct WorkerThread {
     running: bool,
 }
 
-impl WorkerThread {
+impl WorkerState {
     /// Runs until the handle is dropped.
     fn run(mut self) -> io::Result<()> {
-        let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
         let mut more = false;
-        loop {
-            let timeout = if more { 0 } else { -1 };
-            let count = match self.epoll.wait(timeout, &mut events) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            for event in events.iter().take(count) {
-                if event.data() == COMMAND_TOKEN {
-                    let _ = self.wake.read();
-                    if !self.obey()? {
-                        return Ok(());
-                    }
-                } else {
-                    self.dispatch(event);
-                }
-            }
-            more = self.serve();
+        while let Some(left) = self.turn(if more { 0 } else { -1 })? {
+            more = left;
         }
+        Ok(())
+    }
+
+    /// Waits for events for `timeout` milliseconds (-1: until there is one), handles them and serves every queue that can
+    /// be. Returns whether work may be left, or `None` when the handle was dropped.
+    pub(crate) fn turn(&mut self, timeout: i32) -> io::Result<Option<bool>> {
+        let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
+        let count = loop {
+            match self.epoll.wait(timeout, &mut events) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => break other?,
+            }
+        };
+        for event in events.iter().take(count) {
+            if event.data() == COMMAND_TOKEN {
+                let _ = self.wake.read();
+                if !self.obey()? {
+                    return Ok(None);
+                }
+            } else {
+                self.dispatch(event);
+            }
+        }
+        Ok(Some(self.serve()))
     }
 
     /// Carries out what the transport asks; false when it is gone.
