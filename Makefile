@@ -71,7 +71,7 @@ clean: ## Remove what was built here, but not the cache
 ##@ Check
 
 .PHONY: test
-test: build rootfs ## Run everything: style, unit tests, end-to-end tests in real VMs
+test: build rootfs ## Run everything: style, unit tests, fuzz targets, end-to-end tests in real VMs
 	@tests/all
 
 .PHONY: unit
@@ -85,6 +85,10 @@ e2e: build rootfs ## Run the end-to-end tests in real VMs (TEST=name for some of
 .PHONY: lint
 lint: ## Check formatting, lints, licences and dependencies
 	tests/lint
+
+.PHONY: fuzz
+fuzz: ## Build the fuzz targets and run each for a few seconds (tests/fuzz TARGET SECONDS for longer)
+	@tests/fuzz
 
 .PHONY: bench
 bench: build rootfs ## Measure msb, QEMU microvm and microsandbox and print tables
