@@ -139,7 +139,6 @@ fn run_hostile_guest(
     let connections = keep_connecting(&agent_socket(home));
     let finished = running.finish();
     log.wait_for("hostile: over");
-    println!("{connections} connections of the host, all ended");
     assert!(connections > 0, "nobody could connect");
     (log.so_far(), finished)
 }

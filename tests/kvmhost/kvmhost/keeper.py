@@ -56,8 +56,8 @@ BOOT = Patience(clock=60.0, processor=60.0, end=600.0)
 BEAT = Patience(clock=15.0, processor=7.5, end=180.0)
 
 # QEMU's emulation of AMD-V clears a bit of the pending interrupts at every exit of a nested guest, and not atomically
-# (7.2, target/i386/tcg/sysemu/svm_helper.c): a timer's interrupt that comes at that moment is lost, and the timer is not
-# set again. The next interrupt of any device brings the lost one along, so a host that is silent gets one.
+# (7.2, target/i386/tcg/sysemu/svm_helper.c): a timer's interrupt that comes at that moment is lost, and the timer is
+# not set again. The next interrupt of any device brings the lost one along, so a host that is silent gets one.
 NUDGE_SECONDS = 2.5
 # To no command: the agent drops it.
 NUDGE = pack(0, Kind.CREDIT, COUNT.pack(0))
