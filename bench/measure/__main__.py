@@ -2,7 +2,7 @@
 
 import sys
 
-import exits
+import exit_counts
 import files
 import memory
 import streams
@@ -10,7 +10,7 @@ import wall
 from peers import scratch
 
 MEASUREMENTS = {
-    "exits": exits.measure,
+    "exits": exit_counts.measure,
     "wall": wall.measure,
     "memory": memory.measure,
     "streams": streams.measure,

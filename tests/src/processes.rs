@@ -70,6 +70,30 @@ pub fn describe(pid: Pid) -> String {
     )
 }
 
+/// What every thread of every `msb` does, for messages: its name, where in the kernel it waits, its state and the clock
+/// ticks that it ran in user and kernel mode (proc(5)).
+pub fn activity() -> String {
+    let mut lines = String::new();
+    let is_msb = |pid: &Pid| read_text(proc_file(*pid, "comm")).starts_with("msb");
+    for pid in all().into_iter().filter(is_msb) {
+        let threads = fs::read_dir(proc_file(pid, "task")).into_iter().flatten();
+        for thread in threads.flatten().map(|entry| entry.path()) {
+            let name = read_text(thread.join("comm"));
+            let waits = read_text(thread.join("wchan"));
+            let stat = read_text(thread.join("stat"));
+            // The fields behind the name, which may hold anything: the third is the first of them.
+            let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+            let (state, ticks) = (fields.first(), fields.get(11..13));
+            lines += &format!("  {pid} {} {waits} {state:?} {ticks:?}\n", name.trim());
+        }
+    }
+    lines
+}
+
+fn read_text(path: PathBuf) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
 fn all() -> Vec<Pid> {
     let names = fs::read_dir("/proc")
         .unwrap()

@@ -92,7 +92,10 @@ impl Running {
         self.end_input();
         if !processes::wait_for_end(self.pid(), LIMIT) {
             let (stdout, stderr) = (self.stdout.so_far(), self.stderr.so_far());
-            panic!("it did not end; standard output: {stdout:?}, standard error: {stderr:?}");
+            let activity = processes::activity();
+            panic!(
+                "it did not end; standard output: {stdout:?}, standard error: {stderr:?}; threads:\n{activity}"
+            );
         }
         let status = self.child.wait().unwrap();
         Finished {

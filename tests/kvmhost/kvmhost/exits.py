@@ -23,7 +23,8 @@ def stop_counting() -> dict[str, int]:
 
 
 def _names() -> dict[int, str]:
-    """The kernel's own names. The event's format lists Intel's reasons first and then AMD's, which count here."""
-    amd = read_text(f"{EVENT}/format").split("__print_symbolic(")[2]
-    found = re.findall(r'\{ (0x[0-9a-f]+)(?: \+ (\d+))?, "([^"]+)" \}', amd)
-    return {int(first, 16) + int(more or 0): name for first, more, name in found}
+    """The kernel's own names. The event's format lists Intel's reasons first and then AMD's."""
+    intel, amd = read_text(f"{EVENT}/format").split("__print_symbolic(")[1:3]
+    reasons = amd if "AuthenticAMD" in read_text("/proc/cpuinfo") else intel
+    found = re.findall(r'\{ (0x[0-9a-f]+|\d+)(?: \+ (\d+))?, "([^"]+)" \}', reasons)
+    return {int(first, 0) + int(more or 0): name for first, more, name in found}
