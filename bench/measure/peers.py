@@ -21,7 +21,8 @@ Commands = dict[str, list[str]]
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder with the microsandbox of the cache in it, on a real file system: that one wants extended attributes."""
+    """An empty folder on a real file system, with the microsandbox of the cache in it: that one wants extended attributes. It also
+    writes into the root that it is given, so it gets a copy."""
     with tempfile.TemporaryDirectory(prefix="msb-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         # The root file system of the tests' KVM host is a share; a disk image in its memory is not.
@@ -29,6 +30,7 @@ def scratch() -> Iterator[Path]:
             stack.enter_context(_disk(folder))
         if MICROSANDBOX:
             shutil.copytree(MICROSANDBOX, folder / "microsandbox", symlinks=True)
+            shutil.copytree(ROOT, folder / "root", symlinks=True)
         yield folder
 
 
@@ -64,7 +66,7 @@ def qemu() -> list[str]:
 def microsandbox(folder: Path, *command: str, options: tuple[str, ...] = ()) -> list[str]:
     home = folder / "microsandbox"
     program = ["env", f"MSB_HOME={home}", str(home / "bin/msb")]
-    return [*program, "run", "-q", "-m", "256", "-c", "1", *options, ROOT, "--", *command]
+    return [*program, "run", "-q", "-m", "256", "-c", "1", *options, str(folder / "root"), "--", *command]
 
 
 def boots(folder: Path) -> Commands:
