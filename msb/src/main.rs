@@ -20,6 +20,7 @@ use clap::Parser;
 use commands::Cli;
 
 fn main() -> ExitCode {
+    use_one_heap();
     crash::exit_on_panic();
     let status = match Cli::try_parse() {
         Ok(cli) => cli.execute().unwrap_or_else(|error| {
@@ -29,4 +30,12 @@ fn main() -> ExitCode {
         Err(error) => usage::report(&error),
     };
     ExitCode::from(status)
+}
+
+/// Makes all threads share one heap. glibc gives each its own otherwise, and opens /proc/sys/vm/overcommit_memory the first
+/// time that it makes one smaller (malloc/arena.c, `shrink_heap`), which a thread of the monitor may not: after much data
+/// that would end the machine. One heap is smaller, too.
+fn use_one_heap() {
+    // SAFETY: the call only sets a limit, and no other thread exists yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
