@@ -1,6 +1,5 @@
 """Tables of text."""
 
-import statistics
 from collections.abc import Sequence
 
 Row = tuple[str, Sequence[str]]
@@ -13,7 +12,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     for name, values in [(title, columns), *rows]:
         print(f"{name:{width}}" + "".join(f"  {value:>{size}}" for value, size in zip(values, widths, strict=True)))
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)

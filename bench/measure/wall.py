@@ -3,9 +3,10 @@
 import os
 import time
 from pathlib import Path
+from statistics import median
 
 import peers
-from tables import median, table
+from tables import table
 
 
 def measure(folder: Path) -> None:

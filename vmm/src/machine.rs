@@ -216,12 +216,11 @@ pub(crate) fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
 pub(crate) fn split_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
     vm.set_tss_address(layout::KVM_TSS)
         .map_err(kvm("reserve its own pages"))?;
-    let mut capability = kvm_enable_cap {
+    // Its argument is the number of routes that KVM watches for the ends of level-triggered interrupts: there are none.
+    let capability = kvm_enable_cap {
         cap: KVM_CAP_SPLIT_IRQCHIP,
         ..Default::default()
     };
-    // Routes that KVM watches for the ends of level-triggered interrupts: there are none.
-    capability.args[0] = 0;
     vm.enable_cap(&capability)
         .map_err(kvm("keep the local APICs"))
 }
