@@ -1,0 +1,76 @@
+//! Opening an image.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::raw::Raw;
+use crate::{Cache, DiskError, Format, Image};
+
+/// How an image is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Its format. The caller knows it, from the user or by [`Format::from_extension`]; it is never guessed from contents.
+    pub format: Format,
+    /// Refuse every change, and open every file for reading only.
+    pub read_only: bool,
+    /// When a write is durable.
+    pub cache: Cache,
+    /// Files outside the image's own folder that it may refer to, as backing files and extents. A folder allows what
+    /// lies beneath it.
+    pub allowed: Vec<PathBuf>,
+}
+
+/// Opens the image at `path`, and locks it: one may write, or any number may read.
+///
+/// # Errors
+/// When a file cannot be opened or is in use, when the image is not what its format demands, or refers to files that
+/// are not allowed.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Image>, DiskError> {
+    match options.format {
+        Format::Raw => Ok(Box::new(Raw::open(path, options)?)),
+        format => Err(DiskError::Unsupported {
+            path: path.to_owned(),
+            format,
+            reason: "this format is not known here".to_owned(),
+        }),
+    }
+}
+
+/// Opens one of an image's files and locks it (fcntl(2), "Open file description locks"), which other programs that
+/// open disk images respect, too.
+pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<File, DiskError> {
+    let file = File::options()
+        .read(true)
+        .write(!read_only)
+        .open(path)
+        .map_err(|source| DiskError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    lock(&file, read_only).map_err(|source| match source.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => DiskError::InUse {
+            path: path.to_owned(),
+        },
+        _ => DiskError::Io {
+            what: "lock",
+            path: path.to_owned(),
+            source,
+        },
+    })?;
+    Ok(file)
+}
+
+fn lock(file: &File, shared: bool) -> io::Result<()> {
+    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+    // A length of 0 is the whole file, however long it becomes.
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
+    Ok(())
+}
