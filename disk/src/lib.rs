@@ -14,6 +14,7 @@ mod format;
 mod image;
 mod open;
 mod raw;
+mod transfer;
 
 pub use buffers::Buffers;
 pub use error::DiskError;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::raw::Raw;
@@ -40,14 +41,23 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Image>, DiskEr
 /// Opens one of an image's files and locks it (fcntl(2), "Open file description locks"), which other programs that
 /// open disk images respect, too.
 pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<File, DiskError> {
+    let failed = |source| DiskError::Open {
+        path: path.to_owned(),
+        source,
+    };
     let file = File::options()
         .read(true)
         .write(!read_only)
+        // Opening a named pipe would wait for somebody at its other end.
+        .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(|source| DiskError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(failed(io::Error::other(
+            "it is neither a file nor a block device",
+        )));
+    }
     lock(&file, read_only).map_err(|source| match source.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => DiskError::InUse {
             path: path.to_owned(),
@@ -73,4 +83,15 @@ fn lock(file: &File, shared: bool) -> io::Result<()> {
     };
     nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
     Ok(())
+}
+
+/// Bytes in the file or on the block device.
+pub(crate) fn size_of(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        // A device's size is where it ends.
+        io::Seek::seek(&mut &*file, io::SeekFrom::End(0))
+    } else {
+        Ok(metadata.len())
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::{FallocateFlags, fallocate};
-
-use crate::open::open_file;
+use crate::open::{open_file, size_of};
+use crate::transfer;
 use crate::{Access, Buffers, Cache, DiskError, Format, Image, OpenOptions, Place, SECTOR};
 
 /// A raw image.
@@ -79,37 +78,24 @@ impl Image for Raw {
 
     fn read(&self, offset: u64, buffers: &Buffers<'_>) -> io::Result<()> {
         self.check(offset, buffers.len())?;
-        transfer(offset, buffers, |part, at| {
-            let (vectors, count) = (part.vectors().as_ptr(), vector_count(part));
-            // SAFETY: the vectors are memory that is writable while `part` lives.
-            unsafe { libc::preadv(self.file.as_raw_fd(), vectors, count, at) }
-        })
+        transfer::read_at(&self.file, offset, buffers)
     }
 
     fn write(&self, offset: u64, buffers: &Buffers<'_>) -> io::Result<()> {
         self.check_change(offset, buffers.len())?;
-        transfer(offset, buffers, |part, at| {
-            let (vectors, count) = (part.vectors().as_ptr(), vector_count(part));
-            // SAFETY: the vectors are memory that is readable while `part` lives.
-            unsafe { libc::pwritev(self.file.as_raw_fd(), vectors, count, at) }
-        })?;
+        transfer::write_at(&self.file, offset, buffers)?;
         self.done()
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
         self.check_change(offset, length)?;
-        let how = if unmap {
-            FallocateFlags::FALLOC_FL_PUNCH_HOLE
-        } else {
-            FallocateFlags::FALLOC_FL_ZERO_RANGE
-        };
-        self.fallocate(how, offset, length)?;
+        transfer::write_zeroes(&self.file, offset, length, unmap)?;
         self.done()
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check_change(offset, length)?;
-        self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)?;
+        transfer::punch_hole(&self.file, offset, length)?;
         self.done()
     }
 
@@ -144,58 +130,119 @@ impl Image for Raw {
     }
 }
 
-impl Raw {
-    fn fallocate(&self, how: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
-        if length == 0 {
-            return Ok(());
-        }
-        let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        fallocate(
-            &self.file,
-            how | FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            i64::try_from(offset).map_err(invalid)?,
-            i64::try_from(length).map_err(invalid)?,
-        )?;
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
 
-/// Bytes in the file or on the block device.
-fn size_of(file: &File) -> io::Result<u64> {
-    let metadata = file.metadata()?;
-    if metadata.file_type().is_block_device() {
-        // A device's size is where it ends.
-        io::Seek::seek(&mut &*file, io::SeekFrom::End(0))
-    } else {
-        Ok(metadata.len())
-    }
-}
+    use super::*;
 
-/// Repeats `step` until all of `buffers` is transferred.
-fn transfer(
-    offset: u64,
-    buffers: &Buffers<'_>,
-    mut step: impl FnMut(&Buffers<'_>, i64) -> isize,
-) -> io::Result<()> {
-    let mut done = 0_u64;
-    while done < buffers.len() {
-        let rest = buffers.part(done, u64::MAX);
-        let at = offset.saturating_add(done);
-        let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match step(&rest, at) {
-            // The file was cut short.
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count if count > 0 => done = done.saturating_add(count as u64),
-            _ => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
+    fn image(length: u64, cache: Cache) -> (tempfile::TempDir, PathBuf, Result<Raw, DiskError>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        File::create(&path).unwrap().set_len(length).unwrap();
+        let raw = Raw::open(&path, &options(cache));
+        (folder, path, raw)
+    }
+
+    fn options(cache: Cache) -> OpenOptions {
+        OpenOptions {
+            format: Format::Raw,
+            read_only: false,
+            cache,
+            allowed: Vec::new(),
         }
     }
-    Ok(())
-}
 
-/// At most as many as one system call takes (IOV_MAX).
-fn vector_count(buffers: &Buffers<'_>) -> i32 {
-    buffers.vectors().len().min(libc::UIO_MAXIOV as usize) as i32
+    #[test]
+    fn sizes_are_whole_sectors() {
+        for length in [0, 1, 511, 513, 1 << 20 | 1] {
+            let error = image(length, Cache::Writeback).2.unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("size is {length} bytes")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_is_an_error_of_the_read() {
+        let (_folder, path, raw) = image(1 << 20, Cache::Writeback);
+        let raw = raw.unwrap();
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(4096).unwrap();
+        let mut bytes = [1; 8192];
+        let error = raw.read(0, &Buffers::of_slice(&mut bytes)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        raw.read(0, &Buffers::of_slice(&mut bytes[..4096])).unwrap();
+        raw.discard(0, 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn ranges_behind_the_end_are_refused() {
+        let (_folder, _, raw) = image(8192, Cache::Writeback);
+        let raw = raw.unwrap();
+        let mut bytes = [1; 1024];
+        let buffers = Buffers::of_slice(&mut bytes);
+        for offset in [8192 - 512, 8192, u64::MAX, u64::MAX - 1023, 1 << 63] {
+            let refused = io::ErrorKind::InvalidInput;
+            assert_eq!(raw.read(offset, &buffers).unwrap_err().kind(), refused);
+            assert_eq!(raw.write(offset, &buffers).unwrap_err().kind(), refused);
+            let zeroes = raw.write_zeroes(offset, 1024, true);
+            assert_eq!(zeroes.unwrap_err().kind(), refused);
+            assert_eq!(raw.discard(offset, 1024).unwrap_err().kind(), refused);
+        }
+        let place = raw.place(8192 - 512, 4096, Access::Write).unwrap();
+        assert_eq!((place.offset, place.length), (8192 - 512, 512));
+        assert!(raw.place(8192, 1, Access::Read).is_none());
+    }
+
+    #[test]
+    fn a_writethrough_image_gives_no_place_to_write_past_it() {
+        let (_folder, path, raw) = image(8192, Cache::Writethrough);
+        let raw = raw.unwrap();
+        assert!(raw.place(0, 512, Access::Write).is_none());
+        assert!(raw.place(0, 512, Access::Read).is_some());
+        raw.write(512, &Buffers::of_slice(&mut [9; 512])).unwrap();
+        raw.write_zeroes(600, 100, false).unwrap();
+        let bytes = fs::read(path).unwrap();
+        assert_eq!(
+            (bytes[599], bytes[600], bytes[699], bytes[700]),
+            (9, 0, 0, 9)
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let socket = folder.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let paths = [folder.path(), &pipe, &socket, "/dev/null".as_ref()];
+        for path in paths {
+            let refused = Raw::open(path, &options(Cache::Writeback)).unwrap_err();
+            assert!(matches!(refused, DiskError::Open { .. }), "{refused}");
+        }
+    }
+
+    #[test]
+    fn one_writes_or_many_read() {
+        let (_folder, path, raw) = image(8192, Cache::Writeback);
+        let read_only = OpenOptions {
+            read_only: true,
+            ..options(Cache::Writeback)
+        };
+        let refused = Raw::open(&path, &read_only).unwrap_err();
+        assert!(matches!(refused, DiskError::InUse { .. }), "{refused}");
+        drop(raw);
+        let reader = Raw::open(&path, &read_only).unwrap();
+        let _another = Raw::open(&path, &read_only).unwrap();
+        let refused = Raw::open(&path, &options(Cache::Writeback)).unwrap_err();
+        assert!(matches!(refused, DiskError::InUse { .. }), "{refused}");
+        let error = reader.write(0, &Buffers::of_slice(&mut [0; 512]));
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert!(reader.place(0, 512, Access::Write).is_none());
+    }
 }
