@@ -29,9 +29,9 @@ pub(super) fn make(
     let mut devices = vec![rng_device()];
     let root = &config.root;
     let cache = if root.writable {
-        CachePolicy::Shared
+        CachePolicy::AUTO
     } else {
-        CachePolicy::ReadOnlyLayer
+        CachePolicy::ALWAYS
     };
     devices.push(folder(ROOT_TAG, &root.source, !root.writable, cache)?);
     for (index, volume) in config.folders.iter().enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn make(
             &tag,
             &volume.source,
             volume.read_only,
-            CachePolicy::Shared,
+            CachePolicy::AUTO,
         )?);
     }
     devices.push(vsock_device(VsockConfig {
@@ -65,7 +65,12 @@ fn folder(
     read_only: bool,
     cache: CachePolicy,
 ) -> Result<DeviceDescription, StartError> {
-    let folder = SharedFolder::open(path, FolderOptions { read_only, cache })?;
+    let options = FolderOptions {
+        read_only,
+        cache,
+        ..FolderOptions::DEFAULT
+    };
+    let folder = SharedFolder::open(path, options)?;
     Ok(fs_device(tag, folder)?)
 }
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::pipe2;
-use vmm::fs::{CachePolicy, FolderOptions, SharedFolder, raise_descriptor_limit};
+use vmm::fs::{FolderOptions, SharedFolder, raise_descriptor_limit};
 use vmm::machine::{self, BootError, Ending, Stopper};
 use vmm::virtio::{DeviceDescription, fs_device, rng_device};
 
@@ -163,7 +163,7 @@ fn devices(machine: &Foreground) -> anyhow::Result<Vec<DeviceDescription>> {
     for share in &machine.shares {
         let options = FolderOptions {
             read_only: share.read_only,
-            cache: CachePolicy::Shared,
+            ..FolderOptions::DEFAULT
         };
         let folder = SharedFolder::open(&share.source, options)
             .context("cannot share a folder with the guest")

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64, statvfs64};
 use nix::fcntl::OFlag;
@@ -48,19 +48,27 @@ pub(super) fn space_of(descriptor: impl AsFd) -> io::Result<statvfs64> {
     Ok(unsafe { status.assume_init() })
 }
 
-/// Inode numbers as the guest sees them. The guest sees one file system; the folder may hold several, so two files
-/// with the same number on different devices must not look like hard links of each other.
+/// Inode numbers as the guest sees them. The guest sees one file system; a folder may hold several, and a device may
+/// have several exports, so two files with the same number on different devices, or in different exports, must not look
+/// like hard links of each other.
 ///
-/// On the device of the root the numbers are those of the host. Files of the n-th other device have n in the upper 16
-/// bits: unique as long as file systems number their inodes below 2^48, which all that keep them on disk do in
-/// practice. A larger number is folded into 48 bits.
+/// On the device of the root of a folder that is no export, the numbers are those of the host. All other pairs of an
+/// export and a device are numbered from 1, and their files have that in the upper 16 bits: unique as long as file
+/// systems number their inodes below 2^48, which all that keep them on disk do in practice. A larger number is folded
+/// into 48 bits.
 pub(super) struct InodeNumbers {
     root_device: u64,
-    others: Mutex<HashMap<u64, u64>>,
+    /// 0 for a folder that is none.
+    export: u16,
+    devices: DeviceNumbers,
 }
 
+/// The numbers given to pairs of an export and a device; shared by the exports of a virtio device.
+#[derive(Clone, Default)]
+pub(super) struct DeviceNumbers(Arc<Mutex<HashMap<(u16, u64), u64>>>);
+
 impl InodeNumbers {
-    /// Bits of the inode number that come from the host on other devices than the root's.
+    /// Bits of the inode number that come from the host.
     const HOST_BITS: u32 = 48;
     const HOST_MASK: u64 = (1 << Self::HOST_BITS) - 1;
 
@@ -68,8 +76,15 @@ impl InodeNumbers {
     pub(super) fn of_root(status: &stat64) -> InodeNumbers {
         InodeNumbers {
             root_device: status.st_dev,
-            others: Mutex::default(),
+            export: 0,
+            devices: DeviceNumbers::default(),
         }
+    }
+
+    /// From now on for export `number`, not 0, of a virtio device whose exports share `devices`.
+    pub(super) fn become_export(&mut self, number: u16, devices: &DeviceNumbers) {
+        self.export = number;
+        self.devices = devices.clone();
     }
 
     /// Whether `device` is that of the root.
@@ -79,26 +94,28 @@ impl InodeNumbers {
 
     /// The number for inode `number` on `device`; the same every time.
     pub(super) fn shown(&self, device: u64, number: u64) -> u64 {
-        if self.is_of_root(device) {
+        if self.export == 0 && self.is_of_root(device) {
             return number;
         }
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = u64::try_from(others.len())
+        let devices = self.devices.0.lock();
+        let mut devices = devices.unwrap_or_else(PoisonError::into_inner);
+        let next = u64::try_from(devices.len())
             .unwrap_or(u64::MAX)
             .saturating_add(1);
-        let index = *others.entry(device).or_insert(next);
+        let index = *devices.entry((self.export, device)).or_insert(next);
         let folded = (number ^ (number >> Self::HOST_BITS)) & Self::HOST_MASK;
         (index << Self::HOST_BITS) | folded
     }
 }
 
 impl SharedFolder {
-    /// `status` of the host with inode number and owner as the guest sees them.
+    /// `status` of the host as the guest sees it.
     pub(super) fn shown(&self, mut status: stat64) -> stat64 {
         let owner = self.identity.shown(&status);
         status.st_uid = owner.user;
         status.st_gid = owner.group;
         status.st_ino = self.numbers.shown(status.st_dev, status.st_ino);
+        self.options.restrict(&mut status);
         status
     }
 
@@ -126,7 +143,9 @@ impl SharedFolder {
             self.set_size(&inode, new.st_size, handle, strips_privileges)?;
         }
         if valid.contains(SetattrValid::MODE) {
-            let mode = Mode::from_bits_truncate(new.st_mode & PERMISSIONS);
+            let now = status_of(&inode)?.st_mode;
+            let mode = self.options.mode_on_host(new.st_mode & PERMISSIONS, now);
+            let mode = Mode::from_bits_truncate(mode & PERMISSIONS);
             self.descriptors.change_mode(inode.as_fd(), mode)?;
         }
         let accessed = new_time(
@@ -189,16 +208,32 @@ fn new_time(set: bool, now: bool, time: (i64, i64)) -> io::Result<TimeSpec> {
 mod tests {
     use super::*;
 
+    /// The numbers of export `export` whose root is on device 1.
+    fn numbers(export: u16, devices: &DeviceNumbers) -> InodeNumbers {
+        InodeNumbers {
+            root_device: 1,
+            export,
+            devices: devices.clone(),
+        }
+    }
+
     #[test]
     fn the_same_number_on_two_devices_is_two_numbers() {
-        let numbers = InodeNumbers {
-            root_device: 1,
-            others: Mutex::default(),
-        };
+        let numbers = numbers(0, &DeviceNumbers::default());
         assert_eq!(numbers.shown(1, 12), 12);
         let second = numbers.shown(2, 12);
         let third = numbers.shown(3, 12);
         assert!(second != 12 && third != 12 && second != third);
         assert_eq!(numbers.shown(2, 12), second);
+    }
+
+    #[test]
+    fn the_same_file_in_two_exports_has_two_numbers() {
+        let devices = DeviceNumbers::default();
+        let (first, second) = (numbers(1, &devices), numbers(2, &devices));
+        assert_ne!(first.shown(1, 12), second.shown(1, 12));
+        assert_ne!(first.shown(2, 12), second.shown(2, 12));
+        assert_ne!(first.shown(1, 12), first.shown(2, 12));
+        assert_eq!(first.shown(1, 12), first.shown(1, 12));
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fuse_backend_rs::abi::fuse_abi::{Dirent, EntryOut, OpenOptions, ROOT_ID};
+use fuse_backend_rs::abi::fuse_abi::{Dirent, EntryOut, OpenOptions};
 use fuse_backend_rs::api::filesystem::{DirEntry, Entry};
 use nix::fcntl::OFlag;
 use nix::unistd::{Whence, lseek64};
@@ -16,7 +16,7 @@ use super::beneath::Component;
 use super::descriptors::Permit;
 use super::inode::{Inode, Opened};
 use super::lookup::check_directory;
-use super::{CachePolicy, SharedFolder, errno};
+use super::{SharedFolder, errno};
 
 /// Bytes of entries taken from the host at once, and kept for the next request where the guest had no room for all.
 /// Linux guests ask for one page at a time.
@@ -151,9 +151,10 @@ impl SharedFolder {
             _opened: Some(inode.opened()),
         };
         let handle = self.directories.insert(inode.id(), directory)?;
-        let options = match self.options.cache {
-            CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE | OpenOptions::CACHE_DIR,
-            CachePolicy::Shared => OpenOptions::empty(),
+        let options = if self.options.cache.is_always() {
+            OpenOptions::KEEP_CACHE | OpenOptions::CACHE_DIR
+        } else {
+            OpenOptions::empty()
         };
         Ok((handle, options))
     }
@@ -255,7 +256,7 @@ impl SharedFolder {
             folder: self,
             device: status.st_dev,
             own: status.st_ino,
-            is_root: inode == ROOT_ID,
+            is_root: inode == self.inodes.root().id(),
         })
     }
 }

@@ -17,24 +17,26 @@ use super::{SharedFolder, errno};
 /// Longest value of an attribute and longest list of names on Linux, `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`.
 const MAX_LENGTH: usize = 1 << 16;
 
-/// Whether the guest may know of an attribute called `name`.
-fn is_shared(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name.starts_with(b"trusted.") || name == b"security.capability"
-}
-
-/// Refuses names of attributes that are not shared.
-///
-/// # Errors
-/// `EOPNOTSUPP`.
-fn check_name(name: &CStr) -> io::Result<()> {
-    if is_shared(name.to_bytes()) {
-        Ok(())
-    } else {
-        Err(errno(libc::EOPNOTSUPP))
-    }
-}
-
 impl SharedFolder {
+    /// Whether the guest may know of an attribute called `name`.
+    fn is_attribute_shared(&self, name: &[u8]) -> bool {
+        name.starts_with(b"user.")
+            || name.starts_with(b"trusted.")
+            || (name == b"security.capability" && !self.options.no_suid)
+    }
+
+    /// Refuses names of attributes that are not shared.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`.
+    fn check_attribute(&self, name: &CStr) -> io::Result<()> {
+        if self.is_attribute_shared(name.to_bytes()) {
+            Ok(())
+        } else {
+            Err(errno(libc::EOPNOTSUPP))
+        }
+    }
+
     /// Value of attribute `name`, or only its length if `size` is 0.
     pub(super) fn extended_attribute(
         &self,
@@ -42,7 +44,7 @@ impl SharedFolder {
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
-        check_name(name)?;
+        self.check_attribute(name)?;
         let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         let value = fill(size, |buffer| {
             // SAFETY: `name` ends with a NUL, and the kernel writes at most as many bytes as the buffer has.
@@ -64,7 +66,7 @@ impl SharedFolder {
     /// Names of all attributes, each ended by a NUL, or only their length if `size` is 0.
     pub(super) fn extended_attributes(&self, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let names = match self.attribute_holder(&self.inodes.get(inode)?) {
-            Ok(file) => shared_names(&file)?,
+            Ok(file) => self.attribute_names(&file)?,
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -76,6 +78,22 @@ impl SharedFolder {
         }
     }
 
+    /// Names of the attributes of `file` that the guest may know of.
+    fn attribute_names(&self, file: &OwnedFd) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0_u8; MAX_LENGTH];
+        // SAFETY: the kernel writes at most as many bytes as the buffer has.
+        let result =
+            unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let length = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
+        buffer.truncate(length);
+        let names = buffer.split_inclusive(|byte| *byte == 0);
+        Ok(names
+            .filter(|name| self.is_attribute_shared(name.strip_suffix(b"\0").unwrap_or(name)))
+            .flatten()
+            .copied()
+            .collect())
+    }
+
     /// Sets attribute `name` as setxattr(2) with `flags`.
     pub(super) fn set_extended_attribute(
         &self,
@@ -85,7 +103,7 @@ impl SharedFolder {
         flags: u32,
     ) -> io::Result<()> {
         self.check_writable()?;
-        check_name(name)?;
+        self.check_attribute(name)?;
         let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         let flags = libc::c_int::try_from(flags).map_err(|_| errno(libc::EINVAL))?;
         // SAFETY: `name` ends with a NUL, and the kernel reads as many bytes of the value as it has.
@@ -104,7 +122,7 @@ impl SharedFolder {
     /// Removes attribute `name`.
     pub(super) fn remove_extended_attribute(&self, inode: u64, name: &CStr) -> io::Result<()> {
         self.check_writable()?;
-        check_name(name)?;
+        self.check_attribute(name)?;
         let file = self.attribute_holder(&self.inodes.get(inode)?)?;
         // SAFETY: `name` ends with a NUL.
         let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
@@ -138,22 +156,6 @@ fn fill(size: u32, call: impl Fn(&mut [u8]) -> isize) -> io::Result<Filled> {
     }
     buffer.truncate(length);
     Ok(Filled::Bytes(buffer))
-}
-
-/// Names of the attributes of `file` that the guest may know of.
-fn shared_names(file: &OwnedFd) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0_u8; MAX_LENGTH];
-    // SAFETY: the kernel writes at most as many bytes as the buffer has.
-    let result =
-        unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-    let length = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
-    buffer.truncate(length);
-    let names = buffer.split_inclusive(|byte| *byte == 0);
-    Ok(names
-        .filter(|name| is_shared(name.strip_suffix(b"\0").unwrap_or(name)))
-        .flatten()
-        .copied()
-        .collect())
 }
 
 fn succeeded(result: libc::c_int) -> io::Result<()> {

@@ -74,8 +74,9 @@ impl SharedFolder {
             self.strip_privileges(descriptor.as_fd())?;
         }
         let options = match self.options.cache {
-            CachePolicy::ReadOnlyLayer => OpenOptions::KEEP_CACHE,
-            CachePolicy::Shared => options_of_shared(&inode, &status_of(&descriptor)?),
+            CachePolicy::Always { .. } => OpenOptions::KEEP_CACHE,
+            CachePolicy::None => OpenOptions::empty(),
+            CachePolicy::Auto { .. } => options_of_shared(&inode, &status_of(&descriptor)?),
         };
         let handle = self.give_handle(&inode, descriptor, flags, permit)?;
         Ok((handle, options))

@@ -19,7 +19,19 @@ use nix::unistd::{UnlinkatFlags, fdatasync, fsync};
 use super::attributes::{space_of, status_of};
 use super::files::Write;
 use super::identity::Owner;
-use super::{CachePolicy, SharedFolder, errno};
+use super::{SharedFolder, errno};
+
+/// What the guest's kernel is asked to do.
+///
+/// Not ATOMIC_O_TRUNC: with it, Linux has an open with O_RDONLY | O_TRUNC truncate the file before it finds out that
+/// the file is being executed, and refuses the open after that.
+pub(super) const WANTED: FsOptions = FsOptions::ASYNC_READ
+    .union(FsOptions::BIG_WRITES)
+    .union(FsOptions::MAX_PAGES)
+    .union(FsOptions::DO_READDIRPLUS)
+    .union(FsOptions::READDIRPLUS_AUTO)
+    .union(FsOptions::PARALLEL_DIROPS)
+    .union(FsOptions::HANDLE_KILLPRIV_V2);
 
 /// Who makes the request.
 fn caller(context: &Context) -> Owner {
@@ -43,21 +55,13 @@ impl FileSystem for SharedFolder {
     type Handle = u64;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        // Not ATOMIC_O_TRUNC: with it, Linux has an open with O_RDONLY | O_TRUNC truncate the file before it finds out that
-        // the file is being executed, and refuses the open after that.
-        let mut wanted = FsOptions::ASYNC_READ
-            | FsOptions::BIG_WRITES
-            | FsOptions::MAX_PAGES
-            | FsOptions::DO_READDIRPLUS
-            | FsOptions::READDIRPLUS_AUTO
-            | FsOptions::PARALLEL_DIROPS
-            | FsOptions::HANDLE_KILLPRIV_V2;
-        match self.options.cache {
-            CachePolicy::ReadOnlyLayer => wanted |= FsOptions::CACHE_SYMLINKS,
-            CachePolicy::Shared => wanted |= FsOptions::AUTO_INVAL_DATA,
-        }
+        let wanted = if self.options.cache.is_always() {
+            WANTED | FsOptions::CACHE_SYMLINKS
+        } else {
+            WANTED | FsOptions::AUTO_INVAL_DATA
+        };
         // Where nothing changes, an open on the host says nothing that the guest needs to wait for.
-        let unchanging = self.options.read_only && self.options.cache == CachePolicy::ReadOnlyLayer;
+        let unchanging = self.options.read_only && self.options.cache.is_always();
         let openless = |option| unchanging && capable.contains(option);
         self.openless
             .files

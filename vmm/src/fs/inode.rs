@@ -27,6 +27,21 @@ impl Inode {
         Inode { record, pin }
     }
 
+    /// The same file under another ID.
+    pub(super) fn with_id(&self, id: u64) -> Inode {
+        let record = Record {
+            id,
+            identity: self.record.identity,
+            kind: self.record.kind,
+            withheld: self.record.withheld,
+            open: AtomicUsize::new(0),
+            used: AtomicBool::new(true),
+            last_open: LastOpen::default(),
+            state: Mutex::new(State::Pinned(Arc::clone(&self.pin))),
+        };
+        Inode::new(Arc::new(record), Arc::clone(&self.pin))
+    }
+
     /// Number under which the guest knows it.
     pub(super) fn id(&self) -> u64 {
         self.record.id

@@ -23,6 +23,9 @@ use super::parking::Folder;
 /// Most inodes that a guest may know; bounds this process's memory where the guest's own memory does not.
 const MAX_KNOWN: usize = 1 << 20;
 
+/// Bits of a node ID that count within a folder; those above are the number of the export, see `exports`.
+pub(super) const COUNTING_BITS: u32 = 48;
+
 /// Inodes that are parked at once when descriptors run short.
 const PARKED_AT_ONCE: usize = 64;
 
@@ -76,7 +79,8 @@ impl Tables {
 pub(super) struct Inodes {
     root: Inode,
     tables: Mutex<Tables>,
-    next_id: AtomicU64,
+    /// The next ID, but for the number of the export.
+    next: AtomicU64,
     budget: Budget,
     descriptors: Arc<DescriptorDirectory>,
 }
@@ -97,10 +101,31 @@ impl Inodes {
         Ok(Inodes {
             root: Inode::new(record, pin),
             tables: Mutex::default(),
-            next_id: AtomicU64::new(ROOT_ID.saturating_add(1)),
+            next: AtomicU64::new(ROOT_ID.saturating_add(1)),
             budget,
             descriptors,
         })
+    }
+
+    /// From now on the IDs are those of export `number`. The guest knows none yet.
+    pub(super) fn become_export(&mut self, number: u16) {
+        let id = (u64::from(number) << COUNTING_BITS) | ROOT_ID;
+        self.root = self.root.with_id(id);
+    }
+
+    /// The root, which the guest always knows.
+    pub(super) fn root(&self) -> &Inode {
+        &self.root
+    }
+
+    /// An ID that was not used before.
+    fn unused_id(&self) -> io::Result<u64> {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        if next >> COUNTING_BITS != 0 {
+            return Err(errno(libc::ENFILE));
+        }
+        let export = self.root.id() >> COUNTING_BITS;
+        Ok((export << COUNTING_BITS) | next)
     }
 
     /// The inode that the guest calls `id`.
@@ -109,7 +134,7 @@ impl Inodes {
     /// `ESTALE` if there is none: the guest forgot it, or never was told of it, or it was parked and is not where it was;
     /// the guest's kernel then looks up its name again. `ENFILE` if it is parked and descriptors run short.
     pub(super) fn get(&self, id: u64) -> io::Result<Inode> {
-        if id == ROOT_ID {
+        if id == self.root.id() {
             return Ok(self.root.clone());
         }
         let record = {
@@ -187,7 +212,7 @@ impl Inodes {
         if tables.by_id.len() >= MAX_KNOWN {
             return Err(errno(libc::ENFILE));
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.unused_id()?;
         let record = Record::new(id, status, withheld, Pin::new(descriptor, permit));
         tables.by_id.insert(id, Known { record, lookups: 1 });
         tables.by_identity.insert(identity, id);

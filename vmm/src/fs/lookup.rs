@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::stat64;
 use fuse_backend_rs::api::filesystem::Entry;
@@ -13,7 +14,7 @@ use super::attributes::status_of;
 use super::beneath::{self, Component};
 use super::inode::Inode;
 use super::kernel_interfaces::is_kernel_interface;
-use super::{CachePolicy, SharedFolder, errno};
+use super::{SharedFolder, errno};
 
 impl SharedFolder {
     /// Looks up `name` in the directory with ID `parent`. On success the guest was told of the inode once more.
@@ -51,6 +52,16 @@ impl SharedFolder {
         Ok(self.entry(inode.id(), status))
     }
 
+    /// Tells the guest of the root, whose name it has to ask for each time.
+    pub(super) fn root_entry(&self) -> io::Result<Entry> {
+        let root = self.inodes.root();
+        let status = status_of(root)?;
+        Ok(Entry {
+            entry_timeout: Duration::ZERO,
+            ..self.entry(root.id(), status)
+        })
+    }
+
     fn entry(&self, inode: u64, status: stat64) -> Entry {
         let lifetime = self.options.cache.lifetime();
         Entry {
@@ -65,13 +76,13 @@ impl SharedFolder {
 
     /// Answer for a name that does not exist. Inode 0 lets the guest keep that in mind; `ENOENT` does not.
     fn no_entry(&self, error: io::Error) -> io::Result<Entry> {
-        match self.options.cache {
-            CachePolicy::ReadOnlyLayer => Ok(Entry {
-                entry_timeout: self.options.cache.lifetime(),
-                ..Entry::default()
-            }),
-            CachePolicy::Shared => Err(error),
+        if !self.options.cache.is_always() {
+            return Err(error);
         }
+        Ok(Entry {
+            entry_timeout: self.options.cache.lifetime(),
+            ..Entry::default()
+        })
     }
 }
 

@@ -28,6 +28,8 @@ mod attributes;
 mod beneath;
 mod descriptors;
 mod directory;
+mod export_requests;
+mod exports;
 mod extended;
 mod files;
 mod filesystem;
@@ -39,21 +41,25 @@ mod inodes;
 mod kernel_interfaces;
 mod lookup;
 mod nodes;
+mod options;
 mod parking;
 mod transfer;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use fuse_backend_rs::api::filesystem::FileSystem;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 pub use descriptors::raise_descriptor_limit;
+pub use exports::{ExportError, Exports};
+pub use options::{CachePolicy, FolderOptions};
 
-use attributes::InodeNumbers;
+use attributes::{DeviceNumbers, InodeNumbers};
 use beneath::DescriptorDirectory;
 use descriptors::Budget;
 use directory::OpenDirectory;
@@ -63,41 +69,11 @@ use identity::IdentityMap;
 use inodes::Inodes;
 use kernel_interfaces::is_kernel_interface;
 
-/// How a folder is shared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FolderOptions {
-    /// Refuse everything that changes the folder.
-    pub read_only: bool,
-    /// How long the guest may rely on what it was told.
-    pub cache: CachePolicy,
-}
-
-/// How long the guest may rely on what it was told about names, attributes and contents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CachePolicy {
-    /// Nobody changes the folder while the machine runs: everything is kept for a day, also that a name does not exist,
-    /// and contents stay cached between one open and the next. For the read-only layers of root file systems.
-    ReadOnlyLayer,
-    /// The host may change the folder: names and attributes are kept for a second, and contents until the file is seen
-    /// to have changed, which each open looks for.
-    Shared,
-}
-
-impl CachePolicy {
-    /// How long names and attributes hold.
-    fn lifetime(self) -> Duration {
-        match self {
-            CachePolicy::ReadOnlyLayer => Duration::from_secs(24 * 60 * 60),
-            CachePolicy::Shared => Duration::from_secs(1),
-        }
-    }
-}
-
 /// A folder could not be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// The folder cannot be opened, or is none.
-    #[error("cannot open the shared folder {}", path.display())]
+    /// The folder or file cannot be opened, or is none.
+    #[error("cannot open {} to share it", path.display())]
     Open {
         /// As the caller gave it.
         path: PathBuf,
@@ -105,8 +81,14 @@ pub enum FolderError {
         #[source]
         source: io::Error,
     },
+    /// It is neither a folder nor a regular file.
+    #[error("{} is neither a folder nor a regular file", path.display())]
+    Special {
+        /// As the caller gave it.
+        path: PathBuf,
+    },
     /// The folder is /proc, /sys or the like.
-    #[error("{} holds no files but is an interface of the host's kernel, which is not shared", path.display())]
+    #[error("{} belongs to an interface of the host's kernel, which is not shared", path.display())]
     KernelInterface {
         /// As the caller gave it.
         path: PathBuf,
@@ -131,7 +113,7 @@ pub enum FolderError {
     },
 }
 
-/// A shared folder, see the module's description.
+/// A shared folder, or a single shared file, see the module's description.
 ///
 /// It acts as the user that the process is when the folder is opened, and must serve in the process that opened it.
 /// Where Landlock confines the process, it must permit what the guest may do beneath the folder.
@@ -195,22 +177,45 @@ impl SharedFolder {
     /// # Errors
     /// If `path` is no directory that can be opened, or the host lacks what confining the guest to it takes.
     pub fn open(path: &Path, options: FolderOptions) -> Result<SharedFolder, FolderError> {
-        let open_error = |source: io::Error| FolderError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path, flags, Mode::empty())
-            .map_err(|error| open_error(error.into()))?;
-        let status = attributes::status_of(&root).map_err(open_error)?;
-        if is_kernel_interface(&root).map_err(open_error)? {
-            let path = path.to_owned();
-            return Err(FolderError::KernelInterface { path });
-        }
+        let root = open_root(path, OFlag::O_DIRECTORY)?;
         beneath::probe(&root).map_err(|source| FolderError::Confine {
             path: path.to_owned(),
             source,
         })?;
+        SharedFolder::of_root(path, root, options)
+    }
+
+    /// Opens the regular file at `path`, following symbolic links, for [`Exports::attach`]. The guest reaches this very
+    /// file and nothing beside it. Where the host puts another file in its place, the old one stays shared.
+    ///
+    /// # Errors
+    /// If `path` is no regular file that can be opened.
+    pub fn open_single_file(
+        path: &Path,
+        options: FolderOptions,
+    ) -> Result<SharedFolder, FolderError> {
+        let root = open_root(path, OFlag::empty())?;
+        SharedFolder::of_root(path, root, options)
+    }
+
+    fn of_root(
+        path: &Path,
+        root: OwnedFd,
+        options: FolderOptions,
+    ) -> Result<SharedFolder, FolderError> {
+        let open_error = |source: io::Error| FolderError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let status = attributes::status_of(&root).map_err(open_error)?;
+        if !matches!(status.st_mode & libc::S_IFMT, libc::S_IFDIR | libc::S_IFREG) {
+            let path = path.to_owned();
+            return Err(FolderError::Special { path });
+        }
+        if is_kernel_interface(&root).map_err(open_error)? {
+            let path = path.to_owned();
+            return Err(FolderError::KernelInterface { path });
+        }
         let descriptors =
             DescriptorDirectory::open().map_err(|source| FolderError::Descriptors {
                 path: path.to_owned(),
@@ -231,13 +236,16 @@ impl SharedFolder {
         })
     }
 
-    /// Forgets all that the guest had open or was told of; the next request is FUSE_INIT.
-    pub(crate) fn reset(&self) {
-        self.files.clear();
-        self.directories.clear();
-        self.inodes.clear();
-        self.openless.files.store(false, Ordering::Relaxed);
-        self.openless.directories.store(false, Ordering::Relaxed);
+    /// Whether it is a folder, not a single file.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.inodes.root().is_directory()
+    }
+
+    /// As export `number` of a device: with node IDs and inode numbers that none of the others has.
+    fn into_export(mut self, number: u16, devices: &DeviceNumbers) -> SharedFolder {
+        self.inodes.become_export(number);
+        self.numbers.become_export(number, devices);
+        self
     }
 
     /// Refuses a change if the folder is read-only.
@@ -250,6 +258,16 @@ impl SharedFolder {
         } else {
             Ok(())
         }
+    }
+}
+
+impl Served for SharedFolder {
+    fn reset(&self) {
+        self.files.clear();
+        self.directories.clear();
+        self.inodes.clear();
+        self.openless.files.store(false, Ordering::Relaxed);
+        self.openless.directories.store(false, Ordering::Relaxed);
     }
 }
 
@@ -266,6 +284,23 @@ impl SharedFolder {
         self.inodes.set_budget(Budget::of(limit));
         self
     }
+}
+
+/// Opens what is to be shared, as `O_PATH`.
+fn open_root(path: &Path, kind: OFlag) -> Result<OwnedFd, FolderError> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | kind;
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(|error| FolderError::Open {
+        path: path.to_owned(),
+        source: error.into(),
+    })
+}
+
+/// What a device serves.
+pub(crate) trait Served:
+    FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static
+{
+    /// Forgets all that the guest had open or was told of; the next request is FUSE_INIT.
+    fn reset(&self);
 }
 
 /// An error that the guest sees as this number.

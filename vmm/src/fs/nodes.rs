@@ -96,15 +96,11 @@ impl SharedFolder {
         mode: u32,
     ) -> io::Result<(OwnedFd, OwnedFd)> {
         let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mode = self.options.mode_on_host(mode & PERMISSIONS, libc::S_IFREG);
         let initial = self.initial_mode(caller, mode);
         let descriptor = beneath::open(place.parent.as_fd(), place.name, flags, initial)?;
         let settled = self
-            .settle(
-                descriptor.as_fd(),
-                &place.parent,
-                caller,
-                mode & PERMISSIONS,
-            )
+            .settle(descriptor.as_fd(), &place.parent, caller, mode)
             .and_then(|()| self.descriptors.reopen(descriptor.as_fd(), OFlag::O_PATH));
         match settled {
             Ok(path) => Ok((descriptor, path)),
@@ -136,9 +132,10 @@ impl SharedFolder {
             libc::S_IFCHR | libc::S_IFBLK => return Err(errno(libc::EPERM)),
             _ => return Err(errno(libc::EINVAL)),
         };
+        let mode = self.options.mode_on_host(mode & PERMISSIONS, kind.bits());
         let initial = self.initial_mode(caller, mode);
         mknodat(&place.parent, place.name.as_c_str(), kind, initial, 0)?;
-        let permissions = |_: &stat64| Some(mode & PERMISSIONS);
+        let permissions = |_: &stat64| Some(mode);
         self.finish(
             caller,
             &place,

@@ -9,8 +9,8 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 use super::choices::Choices;
 use super::driver::{BUFFERS, Driver, Promises};
 use super::witness::Executed;
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
-use crate::virtio::fs_device;
+use crate::fs::{CachePolicy, Exports, FolderOptions, SharedFolder};
+use crate::virtio::{exports_device, fs_device};
 
 const REQUEST: u64 = BUFFERS;
 const REPLY: u64 = BUFFERS + 0x1_0000;
@@ -26,15 +26,37 @@ pub fn fs(folder: &Path, script: &[u8]) {
     let shape = choices.byte();
     let options = FolderOptions {
         read_only: shape & 1 != 0,
-        cache: CachePolicy::Shared,
+        ..FolderOptions::DEFAULT
     };
-    let mut folder = SharedFolder::open(folder, options)
-        .unwrap()
-        .with_descriptor_limit(40);
-    if shape & 0x20 != 0 {
-        folder = folder.of_ordinary_user();
-    }
-    let worker = fs_device("tag", folder).unwrap().workers.remove(1);
+    let open = |options| {
+        let folder = SharedFolder::open(folder, options).unwrap();
+        let folder = folder.with_descriptor_limit(40);
+        if shape & 0x20 != 0 {
+            folder.of_ordinary_user()
+        } else {
+            folder
+        }
+    };
+    let exports = (shape & 0x40 != 0).then(|| {
+        let exports = Exports::new();
+        let restricted = FolderOptions {
+            no_exec: true,
+            no_suid: true,
+            no_dev: true,
+            cache: CachePolicy::ALWAYS,
+            ..options
+        };
+        let file = SharedFolder::open_single_file(&folder.join("f"), options).unwrap();
+        exports.attach("d", open(options)).unwrap();
+        exports.attach("g", open(restricted)).unwrap();
+        exports.attach("f", file).unwrap();
+        exports
+    });
+    let mut device = match &exports {
+        Some(exports) => exports_device("tag", exports.clone()).unwrap(),
+        None => fs_device("tag", open(options)).unwrap(),
+    };
+    let worker = device.workers.remove(1);
     let promises = Promises {
         always_ready: true,
         exact: false,
@@ -49,6 +71,10 @@ pub fn fs(folder: &Path, script: &[u8]) {
     }
     while !choices.is_over() {
         let step = choices.byte();
+        if let Some(exports) = exports.as_ref().filter(|_| choices.rarely(32)) {
+            let _ = exports.detach("g");
+            exports.attach("g", open(options)).unwrap();
+        }
         match step & 15 {
             0..12 => guest.request(step, &mut choices),
             12 => guest.driver.offer_any(0, &mut choices),
@@ -112,6 +138,7 @@ impl Guest {
         let node = match choices.byte() {
             node @ 0..32 => u64::from(node % 12),
             32 => choices.long(),
+            node @ 33..128 => u64::from(node / 4 % 5) << 48 | u64::from(node % 4 + 1),
             node => u64::from(node % 4) + 1,
         };
         let mut body = Vec::new();

@@ -1,7 +1,7 @@
 //! The file system device, section 5.11 of the virtio specification: FUSE requests in, replies out.
 //!
 //! Decoding and encoding is the work of fuse-backend-rs's server, and this is the only module that knows it; the file
-//! system behind is [`SharedFolder`]. A guard stands before the server, because some requests must not reach it.
+//! system behind is a [`SharedFolder`] or several, [`Exports`]. A guard stands before the server, because some requests must not reach it.
 //! What the guard relies on for memory safety and bounded memory are the lengths of the buffers, taken from the
 //! descriptors once: the guest can change a header after the guard has read it.
 #![deny(
@@ -19,7 +19,7 @@ use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 
 use super::{Chain, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription};
-use crate::fs::SharedFolder;
+use crate::fs::{Exports, Served, SharedFolder};
 
 /// Device type "file system".
 const DEVICE_TYPE: u32 = 26;
@@ -46,13 +46,37 @@ pub enum FsDeviceError {
         /// As the caller gave it.
         tag: String,
     },
+    /// Only a folder can be the root of a file system.
+    #[error("what is shared as {tag} is a single file")]
+    SingleFile {
+        /// As the caller gave it.
+        tag: String,
+    },
 }
 
 /// Describes a device that shares `folder` under `tag`, by which the guest mounts it: 1 to 36 bytes.
 ///
 /// # Errors
-/// If the tag does not fit.
+/// If the tag does not fit, or `folder` is a single file.
 pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, FsDeviceError> {
+    if !folder.is_folder() {
+        return Err(FsDeviceError::SingleFile {
+            tag: tag.to_owned(),
+        });
+    }
+    device(tag, folder)
+}
+
+/// Describes a device that shows `exports` as the entries of its root under `tag`: 1 to 36 bytes. A clone of `exports`
+/// attaches and detaches while the machine runs.
+///
+/// # Errors
+/// If the tag does not fit.
+pub fn exports_device(tag: &str, exports: Exports) -> Result<DeviceDescription, FsDeviceError> {
+    device(tag, exports)
+}
+
+fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceError> {
     if tag.is_empty() || tag.len() > TAG_LENGTH || tag.contains('\0') {
         return Err(FsDeviceError::Tag {
             tag: tag.to_owned(),
@@ -63,7 +87,7 @@ pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, F
     // num_request_queues. There is no notify_buf_size without VIRTIO_FS_F_NOTIFICATION.
     config.extend_from_slice(&1_u32.to_le_bytes());
 
-    let session = Arc::new(Session::new(folder));
+    let session = Arc::new(Session::new(served));
     let worker = |name: &str, size, resets| WorkerDescription {
         name: name.to_owned(),
         queue_sizes: vec![size],
@@ -85,14 +109,14 @@ pub fn fs_device(tag: &str, folder: SharedFolder) -> Result<DeviceDescription, F
 }
 
 /// Serves one queue of the device.
-struct Requests {
-    session: Arc<Session>,
+struct Requests<F: Served> {
+    session: Arc<Session<F>>,
     /// Whether a reset of the device ends the session here. One of the workers does it, lest the slower one end a
     /// session that has begun anew.
     resets: bool,
 }
 
-impl Executor for Requests {
+impl<F: Served> Executor for Requests<F> {
     fn execute(
         &mut self,
         memory: &GuestMemory,
@@ -112,19 +136,19 @@ impl Executor for Requests {
 }
 
 /// What the queues of a device share.
-struct Session {
-    server: Server<Arc<SharedFolder>>,
-    folder: Arc<SharedFolder>,
+struct Session<F: Served> {
+    server: Server<Arc<F>>,
+    served: Arc<F>,
     /// FUSE_INIT was answered.
     begun: AtomicBool,
 }
 
-impl Session {
-    fn new(folder: SharedFolder) -> Session {
-        let folder = Arc::new(folder);
+impl<F: Served> Session<F> {
+    fn new(served: F) -> Session<F> {
+        let served = Arc::new(served);
         Session {
-            server: Server::new(Arc::clone(&folder)),
-            folder,
+            server: Server::new(Arc::clone(&served)),
+            served,
             begun: AtomicBool::new(false),
         }
     }
@@ -132,7 +156,7 @@ impl Session {
     /// Back to before FUSE_INIT.
     fn end(&self) {
         self.begun.store(false, Ordering::Relaxed);
-        self.folder.reset();
+        self.served.reset();
     }
 
     /// Carries out the request in `chain` and returns the length of the reply.
@@ -218,6 +242,9 @@ mod confinement_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod driver;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod export_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod hostile_tests;

@@ -25,7 +25,7 @@ mod worker;
 
 pub use crate::memory::{GuestMemory, MemoryRegion};
 pub use executor::{Chain, DeviceDescription, DeviceFailure, Events, Executor, WorkerDescription};
-pub use fs::{FsDeviceError, fs_device};
+pub use fs::{FsDeviceError, exports_device, fs_device};
 pub(crate) use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use queue::QueueConfig;

@@ -21,13 +21,17 @@ fn every_request_makes_do_with_the_listed_system_calls() {
         fs::write(folder.path().join(name.to_string()), b"contents").unwrap();
     }
     let open = |path: &std::path::Path, read_only, cache| {
-        let options = FolderOptions { read_only, cache };
+        let options = FolderOptions {
+            read_only,
+            cache,
+            ..FolderOptions::DEFAULT
+        };
         let folder = SharedFolder::open(path, options).unwrap();
         Driver::initialised(folder.with_descriptor_limit(12))
     };
-    let mut writable = open(folder.path(), false, CachePolicy::Shared);
-    let mut layer = open(folder.path(), true, CachePolicy::ReadOnlyLayer);
-    let mut host = open("/".as_ref(), true, CachePolicy::Shared);
+    let mut writable = open(folder.path(), false, CachePolicy::AUTO);
+    let mut layer = open(folder.path(), true, CachePolicy::ALWAYS);
+    let mut host = open("/".as_ref(), true, CachePolicy::AUTO);
     let confined = std::thread::spawn(move || {
         jail::confine(SharedFolder::SYSTEM_CALLS).unwrap();
         read_all(&mut writable);

@@ -13,8 +13,8 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{GuestMemory, fs_device};
-use crate::fs::{FolderOptions, SharedFolder};
+use super::{GuestMemory, exports_device, fs_device};
+use crate::fs::{Exports, FolderOptions, SharedFolder};
 use crate::virtio::DeviceDescription;
 
 /// Where requests and replies lie in the memory of the guest; the ring is below.
@@ -46,9 +46,20 @@ pub(super) struct Driver {
 impl Driver {
     /// A device for `folder` to which nothing was said yet.
     pub(super) fn silent(folder: SharedFolder) -> Driver {
+        Driver::of_device(fs_device("tag", folder).unwrap())
+    }
+
+    /// A device for `exports`, after FUSE_INIT.
+    pub(super) fn of_exports(exports: &Exports) -> Driver {
+        let mut driver = Driver::of_device(exports_device("tag", exports.clone()).unwrap());
+        driver.init(FsOptions::all());
+        driver
+    }
+
+    fn of_device(device: DeviceDescription) -> Driver {
         Driver {
             memory: crate::memory::map(&[(GuestAddress(0), MEMORY as u64)]).unwrap(),
-            device: fs_device("tag", folder).unwrap(),
+            device,
             caller: (0, 0),
             request_worker: REQUESTS,
             unique: 1,

@@ -14,12 +14,9 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::ByteValued;
 
 use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode};
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+use crate::fs::{FolderOptions, SharedFolder};
 
-const SHARED: FolderOptions = FolderOptions {
-    read_only: false,
-    cache: CachePolicy::Shared,
-};
+const SHARED: FolderOptions = FolderOptions::DEFAULT;
 
 const HEADER: usize = size_of::<OutHeader>();
 

@@ -11,12 +11,10 @@ use crate::fs::{CachePolicy, FolderOptions};
 
 const LAYER: FolderOptions = FolderOptions {
     read_only: true,
-    cache: CachePolicy::ReadOnlyLayer,
+    cache: CachePolicy::ALWAYS,
+    ..FolderOptions::DEFAULT
 };
-const SHARED: FolderOptions = FolderOptions {
-    read_only: false,
-    cache: CachePolicy::Shared,
-};
+const SHARED: FolderOptions = FolderOptions::DEFAULT;
 
 #[test]
 fn init_offers_one_mebibyte_requests_and_no_locks() {

@@ -15,10 +15,7 @@ use vm_memory::ByteValued;
 use super::driver::{Driver, ROOT};
 use crate::fs::{CachePolicy, FolderError, FolderOptions, SharedFolder};
 
-const SHARED: FolderOptions = FolderOptions {
-    read_only: false,
-    cache: CachePolicy::Shared,
-};
+const SHARED: FolderOptions = FolderOptions::DEFAULT;
 
 /// A folder, and beside it a file that is none of the guest's business.
 struct Surroundings {
@@ -154,7 +151,7 @@ fn snapshot(path: &Path) -> Vec<String> {
 
 #[test]
 fn every_request_that_changes_something_is_refused_in_a_read_only_folder() {
-    for cache in [CachePolicy::ReadOnlyLayer, CachePolicy::Shared] {
+    for cache in [CachePolicy::ALWAYS, CachePolicy::AUTO] {
         let around = Surroundings::new();
         fs::write(around.folder.join("f"), b"contents").unwrap();
         fs::create_dir(around.folder.join("d")).unwrap();
@@ -162,6 +159,7 @@ fn every_request_that_changes_something_is_refused_in_a_read_only_folder() {
         let options = FolderOptions {
             read_only: true,
             cache,
+            ..FolderOptions::DEFAULT
         };
         let mut driver = Driver::new(&around.folder, options);
         let file = driver.walk("f");
@@ -250,7 +248,7 @@ fn every_request_that_changes_something_is_refused_in_a_read_only_folder() {
 fn the_interfaces_of_the_hosts_kernel_are_shut() {
     let options = FolderOptions {
         read_only: true,
-        cache: CachePolicy::Shared,
+        ..FolderOptions::DEFAULT
     };
     for path in ["/proc", "/sys", "/proc/self"] {
         let error = SharedFolder::open(Path::new(path), options).map(drop);

@@ -13,12 +13,9 @@ use fuse_backend_rs::abi::fuse_abi::{
 use vm_memory::ByteValued;
 
 use super::driver::{Driver, ROOT, decode};
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+use crate::fs::{FolderOptions, SharedFolder};
 
-const SHARED: FolderOptions = FolderOptions {
-    read_only: false,
-    cache: CachePolicy::Shared,
-};
+const SHARED: FolderOptions = FolderOptions::DEFAULT;
 
 fn mode_of(path: impl AsRef<Path>) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
