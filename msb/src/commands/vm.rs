@@ -3,15 +3,16 @@
 use std::ffi::OsStr;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use disk::Format;
 
 use crate::host::host_memory;
 use crate::logging::{self, LogLevel};
 use crate::options::{check_memory, parse_size};
-use crate::vm::{ConsoleTarget, Foreground, Share, boot_in_foreground, serve_sandbox};
+use crate::vm::{ConsoleTarget, Disk, Foreground, Share, boot_in_foreground, serve_sandbox};
 
 /// Command line of a kernel that was given none.
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
@@ -63,6 +64,13 @@ pub(super) struct Arguments {
     #[arg(value_parser = OsStringValueParser::new().try_map(|text| share(&text)))]
     share: Vec<UnnamedShare>,
 
+    /// Disk image that the guest finds as /dev/vda, /dev/vdb ... with serial number disk0, disk1 ...
+    ///
+    /// FORMAT is raw, qcow2 or vmdk; without it, the file name's extension says it.
+    #[arg(long, value_name = "FILE[:FORMAT][:ro]")]
+    #[arg(value_parser = OsStringValueParser::new().try_map(|text| disk(&text)))]
+    disk: Vec<Disk>,
+
     /// Gives the guest an entropy device
     #[arg(long)]
     rng: bool,
@@ -93,6 +101,15 @@ enum ShareError {
     Tag,
 }
 
+/// Why a text is no disk.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum DiskError {
+    #[error("a disk is FILE[:FORMAT][:ro]")]
+    NoSource,
+    #[error("the extension of the file name tells no format: add :raw, :qcow2 or :vmdk")]
+    NoFormat,
+}
+
 /// Boots the machine and returns the exit status.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     if let Some(launch) = arguments.launch_fd {
@@ -116,6 +133,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
         command_line: arguments.cmdline,
         console: arguments.console,
         shares: arguments.share.into_iter().enumerate().map(name).collect(),
+        disks: arguments.disk,
         entropy: arguments.rng,
     })
 }
@@ -154,9 +172,53 @@ fn share(text: &OsStr) -> Result<UnnamedShare, ShareError> {
     })
 }
 
+/// What stands behind the last colon is a format only if it is the name of one: any other text is a part of the file name.
+fn disk(text: &OsStr) -> Result<Disk, DiskError> {
+    let (rest, read_only) = match text.as_bytes().strip_suffix(b":ro") {
+        Some(rest) => (rest, true),
+        None => (text.as_bytes(), false),
+    };
+    let named = rest.iter().rposition(|&byte| byte == b':').and_then(|at| {
+        let name = std::str::from_utf8(&rest[at + 1..]).ok()?;
+        Some((&rest[..at], name.parse::<Format>().ok()?))
+    });
+    let (source, format) = match named {
+        Some((source, format)) => (source, Some(format)),
+        None => (rest, None),
+    };
+    if source.is_empty() {
+        return Err(DiskError::NoSource);
+    }
+    let source = Path::new(OsStr::from_bytes(source));
+    Ok(Disk {
+        source: source.to_owned(),
+        format: format
+            .or_else(|| Format::from_extension(source))
+            .ok_or(DiskError::NoFormat)?,
+        read_only,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_as_people_write_them() {
+        for (text, source, format, read_only) in [
+            ("/a.qcow2", "/a.qcow2", Format::Qcow2, false),
+            ("/a.qcow2:raw:ro", "/a.qcow2", Format::Raw, true),
+            ("/a:b.img:ro", "/a:b.img", Format::Raw, true),
+            ("/dev/loop0:raw", "/dev/loop0", Format::Raw, false),
+        ] {
+            let disk = disk(OsStr::new(text)).unwrap();
+            assert_eq!(disk.source, PathBuf::from(source), "{text}");
+            assert_eq!(disk.format, format, "{text}");
+            assert_eq!(disk.read_only, read_only, "{text}");
+        }
+        assert_eq!(disk(OsStr::new(":raw")), Err(DiskError::NoSource));
+        assert_eq!(disk(OsStr::new("/dev/loop0")), Err(DiskError::NoFormat));
+    }
 
     #[test]
     fn shares_as_people_write_them() {

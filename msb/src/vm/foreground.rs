@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Context, anyhow};
+use disk::{Cache, Format, OpenOptions};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::pipe2;
 use vmm::fs::{FolderOptions, SharedFolder, raise_descriptor_limit};
 use vmm::machine::{self, BootError, Ending, Stopper};
-use vmm::virtio::{DeviceDescription, fs_device, rng_device};
+use vmm::virtio::{BlkConfig, DeviceDescription, blk_device, fs_device, rng_device};
 
 use crate::failure::{Hint, with_hint};
 use crate::signals::Signals;
@@ -46,6 +47,8 @@ pub(crate) struct Foreground {
     pub(crate) console: ConsoleTarget,
     /// Shared folders.
     pub(crate) shares: Vec<Share>,
+    /// Disk images.
+    pub(crate) disks: Vec<Disk>,
     /// An entropy device.
     pub(crate) entropy: bool,
 }
@@ -68,6 +71,17 @@ pub(crate) struct Share {
     pub(crate) source: PathBuf,
     /// The name under which the guest mounts it.
     pub(crate) tag: String,
+    /// The guest cannot change it.
+    pub(crate) read_only: bool,
+}
+
+/// A disk without anybody to mount it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// The image.
+    pub(crate) source: PathBuf,
+    /// How it holds the sectors.
+    pub(crate) format: Format,
     /// The guest cannot change it.
     pub(crate) read_only: bool,
 }
@@ -169,6 +183,25 @@ fn devices(machine: &Foreground) -> anyhow::Result<Vec<DeviceDescription>> {
             .context("cannot share a folder with the guest")
             .hint("--share names a folder that can be read")?;
         devices.push(fs_device(&share.tag, folder).context("cannot share a folder")?);
+    }
+    for (index, disk) in machine.disks.iter().enumerate() {
+        let options = OpenOptions {
+            format: disk.format,
+            read_only: disk.read_only,
+            cache: Cache::Writeback,
+            allowed: Vec::new(),
+        };
+        let image = disk::open(&disk.source, &options)
+            .context("cannot give the guest a disk")
+            .hint("--disk names a disk image that nobody else uses")?;
+        let (device, _) = blk_device(BlkConfig {
+            image: Some(image.into()),
+            read_only: disk.read_only,
+            serial: format!("disk{index}"),
+            queues: machine.vcpus.into(),
+        })
+        .context("cannot give the guest a disk")?;
+        devices.push(device);
     }
     Ok(devices)
 }

@@ -12,5 +12,5 @@ mod sandbox;
 mod start;
 mod supervisor;
 
-pub(crate) use foreground::{ConsoleTarget, Foreground, Share, boot_in_foreground};
+pub(crate) use foreground::{ConsoleTarget, Disk, Foreground, Share, boot_in_foreground};
 pub(crate) use sandbox::serve_sandbox;

@@ -97,7 +97,7 @@ impl Rig {
         let transport = MmioTransport::new(Parts {
             device_type: 42,
             features: 1,
-            config: vec![1, 2, 3],
+            config: vec![1, 2, 3].into(),
             queue_sizes: vec![QUEUE_SIZE],
             kicks: vec![Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())],
             interrupt: Arc::clone(&interrupt),

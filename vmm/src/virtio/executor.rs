@@ -10,6 +10,7 @@ use std::sync::Arc;
 use virtio_queue::DescriptorChain;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::ConfigSpace;
 use crate::memory::GuestMemory;
 
 /// A chain of descriptors that the driver made available. Its buffers are volatile: copy a header out once, then
@@ -23,7 +24,7 @@ pub struct DeviceDescription {
     /// Device-specific feature bits; the transport adds the ones that concern the rings.
     pub features: u64,
     /// Device configuration space, read-only to the driver.
-    pub config: Vec<u8>,
+    pub config: ConfigSpace,
     /// Threads that serve the queues; the queues are numbered through in this order.
     pub workers: Vec<WorkerDescription>,
 }

@@ -100,7 +100,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
     Ok(DeviceDescription {
         device_type: DEVICE_TYPE,
         features: 0,
-        config,
+        config: config.into(),
         workers: vec![
             worker("fs-hiprio", HIGH_PRIORITY_QUEUE_SIZE, false),
             worker("fs-requests", REQUEST_QUEUE_SIZE, true),

@@ -42,6 +42,13 @@ impl Interrupt {
         self.raise(USED_BUFFER);
     }
 
+    /// The configuration space has other contents. A driver that is not ready yet reads it anyway.
+    pub(crate) fn configuration_changed(&self) {
+        if self.status().contains(Status::DRIVER_OK) {
+            self.raise(CONFIGURATION_CHANGE);
+        }
+    }
+
     /// The InterruptStatus register.
     pub(crate) fn pending(&self) -> u32 {
         self.pending.load(Ordering::SeqCst)
@@ -71,9 +78,7 @@ impl Interrupt {
             tracing::warn!("a device needs a reset: {reason}");
         }
         self.add_status(Status::NEEDS_RESET);
-        if self.status().contains(Status::DRIVER_OK) {
-            self.raise(CONFIGURATION_CHANGE);
-        }
+        self.configuration_changed();
     }
 
     /// The driver reset the device.

@@ -10,6 +10,8 @@
     clippy::arithmetic_side_effects
 )]
 
+mod blk;
+mod config_space;
 #[cfg(test)]
 mod driver_tests;
 mod executor;
@@ -24,6 +26,8 @@ pub mod vsock;
 mod worker;
 
 pub use crate::memory::{GuestMemory, MemoryRegion};
+pub use blk::{BlkConfig, BlkDeviceError, BlkHandle, HandleError, blk_device};
+pub use config_space::ConfigSpace;
 pub use executor::{Chain, DeviceDescription, DeviceFailure, Events, Executor, WorkerDescription};
 pub use fs::{FsDeviceError, exports_device, fs_device};
 pub(crate) use interrupt::Interrupt;

@@ -17,7 +17,7 @@ pub fn rng_device() -> DeviceDescription {
     DeviceDescription {
         device_type: DEVICE_TYPE,
         features: 0,
-        config: Vec::new(),
+        config: Vec::new().into(),
         workers: vec![WorkerDescription {
             name: "rng".to_owned(),
             queue_sizes: vec![QUEUE_SIZE],

@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::queue::QueueConfig;
 use super::status::{Status, Step};
 use super::worker::{Worker, WorkerQueue};
-use super::{GuestMemory, features};
+use super::{ConfigSpace, GuestMemory, features};
 
 /// Offsets of the registers, section 4.2.2.
 mod register {
@@ -60,7 +60,7 @@ pub(crate) struct MmioTransport {
     device_features_select: u32,
     driver_features_select: u32,
     queue_select: u32,
-    config: Vec<u8>,
+    config: ConfigSpace,
     queues: Vec<QueueConfig>,
     kicks: Vec<Arc<EventFd>>,
     interrupt: Arc<Interrupt>,
@@ -73,7 +73,7 @@ pub(crate) struct MmioTransport {
 pub(crate) struct Parts {
     pub(crate) device_type: u32,
     pub(crate) features: u64,
-    pub(crate) config: Vec<u8>,
+    pub(crate) config: ConfigSpace,
     pub(crate) queue_sizes: Vec<u16>,
     /// One for each queue; KVM signals it when the driver kicks the queue.
     pub(crate) kicks: Vec<Arc<EventFd>>,
@@ -84,6 +84,7 @@ pub(crate) struct Parts {
 
 impl MmioTransport {
     pub(crate) fn new(parts: Parts) -> MmioTransport {
+        parts.config.connect(Arc::clone(&parts.interrupt));
         MmioTransport {
             device_type: parts.device_type,
             device_features: parts.features | features::RING,
@@ -109,11 +110,8 @@ impl MmioTransport {
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some(at) = offset.checked_sub(register::CONFIG) {
-            let bytes = usize::try_from(at)
-                .ok()
-                .and_then(|at| self.config.get(at..));
-            for (to, from) in data.iter_mut().zip(bytes.unwrap_or_default()) {
-                *to = *from;
+            if let Ok(at) = usize::try_from(at) {
+                self.config.read(at, data);
             }
         } else if let Ok(word) = <&mut [u8; 4]>::try_from(data) {
             // Registers are 32 bits wide (section 4.2.2.2).
@@ -134,8 +132,7 @@ impl MmioTransport {
             register::INTERRUPT_STATUS => self.interrupt.pending(),
             register::STATUS => self.interrupt.status().bits(),
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
-            // The configuration never changes while the device exists.
-            register::CONFIG_GENERATION => 0,
+            register::CONFIG_GENERATION => self.config.generation(),
             _ => u32::MAX,
         }
     }

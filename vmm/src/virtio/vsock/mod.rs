@@ -153,7 +153,7 @@ pub fn vsock_device(config: VsockConfig) -> Result<DeviceDescription, VsockError
     Ok(DeviceDescription {
         device_type: DEVICE_TYPE,
         features: FEATURE_STREAM,
-        config: guest_cid.to_le_bytes().to_vec(),
+        config: guest_cid.to_le_bytes().to_vec().into(),
         workers: vec![WorkerDescription {
             name: "vsock".to_owned(),
             queue_sizes: vec![QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE],

@@ -48,7 +48,9 @@ fn the_description_has_the_address_and_three_queues() {
     })
     .unwrap();
     assert_eq!(device.device_type, 19);
-    assert_eq!(device.config, [0x34, 0x12, 0, 0, 0, 0, 0, 0]);
+    let mut config = [0; 8];
+    device.config.read(0, &mut config);
+    assert_eq!(config, [0x34, 0x12, 0, 0, 0, 0, 0, 0]);
     assert_eq!(device.workers.len(), 1);
     assert_eq!(device.workers[0].queue_sizes.len(), 3);
 }
