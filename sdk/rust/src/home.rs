@@ -51,6 +51,16 @@ impl Home {
         self.path.join("run")
     }
 
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("db").join("msb.db")
+    }
+
+    /// Directory of the named volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
+    }
+
     /// Directory of the guest kernel and its initramfs.
     pub fn kernel(&self) -> PathBuf {
         self.path.join("kernel")

@@ -7,15 +7,15 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
 use crate::home::Home;
 use crate::names::Name;
+use crate::private_directory::{PrivateDirectoryError, make_private_directory};
 use crate::socket;
 
 /// Name of the socket in a run directory.
@@ -39,12 +39,9 @@ pub enum RunDirectoryError {
         /// The name.
         name: String,
     },
-    /// Others could replace what is in it.
-    #[error("{path} belongs to another user, or others may write to it")]
-    NotPrivate {
-        /// The directory of the run directories.
-        path: PathBuf,
-    },
+    /// The directory of the run directories cannot be made, or others could replace what is in it.
+    #[error(transparent)]
+    Directory(#[from] PrivateDirectoryError),
     /// A system call failed.
     #[error("Failed to {action} {path}")]
     Io {
@@ -240,23 +237,6 @@ fn remove(directory: &Path) -> Result<(), RunDirectoryError> {
     }
 }
 
-/// Makes `path` for this user alone; what exists must be so.
-fn make_private_directory(path: &Path) -> Result<(), RunDirectoryError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("create", path))?;
-    let metadata = fs::metadata(path).map_err(failed("read", path))?;
-    let others_write = metadata.permissions().mode() & 0o022 != 0;
-    if metadata.uid() != geteuid().as_raw() || others_write {
-        return Err(RunDirectoryError::NotPrivate {
-            path: path.to_owned(),
-        });
-    }
-    Ok(())
-}
-
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirectoryError {
     let path = path.to_owned();
     move |source| RunDirectoryError::Io {
@@ -268,6 +248,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDir
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
     struct Fixture {
@@ -368,7 +350,10 @@ mod tests {
         fs::create_dir_all(home.run()).unwrap();
         fs::set_permissions(home.run(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = RunDirectory::claim(&home, &name("web")).unwrap_err();
-        assert!(matches!(error, RunDirectoryError::NotPrivate { .. }));
+        assert!(matches!(
+            error,
+            RunDirectoryError::Directory(PrivateDirectoryError::NotPrivate { .. })
+        ));
     }
 
     #[test]

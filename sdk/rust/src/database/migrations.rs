@@ -1,0 +1,90 @@
+//! The tables, and how a database of an earlier version gets them.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::DatabaseError;
+
+/// Step `n` leads from version `n` to `n + 1`. A step that was released is never changed, only followed by another.
+const STEPS: &[&str] = &[
+    // Times are milliseconds since 1970-01-01 00:00 UTC. `id` names the directory while it is made and removed.
+    "CREATE TABLE volumes (
+         id TEXT PRIMARY KEY,
+         name TEXT NOT NULL UNIQUE,
+         kind TEXT NOT NULL CHECK (kind IN ('dir', 'disk')),
+         quota_mib INTEGER CHECK (quota_mib > 0),
+         size_mib INTEGER CHECK (size_mib > 0),
+         created_at INTEGER NOT NULL,
+         CHECK ((kind = 'disk') = (size_mib IS NOT NULL)),
+         CHECK (kind = 'dir' OR quota_mib IS NULL)
+     ) STRICT;
+     CREATE TABLE volume_labels (
+         volume_id TEXT NOT NULL REFERENCES volumes (id) ON DELETE CASCADE,
+         key TEXT NOT NULL,
+         value TEXT NOT NULL,
+         PRIMARY KEY (volume_id, key)
+     ) STRICT, WITHOUT ROWID;",
+];
+
+/// Version of the database that this program makes: `PRAGMA user_version`.
+pub const VERSION: i64 = STEPS.len() as i64;
+
+/// Brings the database at `path` to [`VERSION`].
+///
+/// # Errors
+/// When it is of a later version, or cannot be changed.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DatabaseError> {
+    let failed = |error| DatabaseError::new(path, error);
+    if version(connection).map_err(failed)? == VERSION {
+        return Ok(());
+    }
+    // SQLite does not always wait when two connections change the journal mode at a time.
+    let _alone = lock(&path.with_extension("lock"))?;
+    let found = version(connection).map_err(failed)?;
+    if found > VERSION {
+        return Err(DatabaseError::Newer {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        });
+    }
+    // It stays in this mode, whoever opens it.
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
+    step(connection, found).map_err(failed)
+}
+
+fn step(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (version, step) in (1_i64..).zip(STEPS) {
+        if version > found {
+            transaction.execute_batch(step)?;
+        }
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Released when the file is dropped.
+fn lock(path: &Path) -> Result<File, DatabaseError> {
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
+    open.and_then(|file| file.lock().map(|()| file))
+        .map_err(|source| DatabaseError::Lock {
+            path: path.to_owned(),
+            source,
+        })
+}

@@ -1,0 +1,110 @@
+//! What is kept about this user's things: `$MSB_HOME/db/msb.db`, an SQLite database.
+//!
+//! Any number of processes and threads use it at a time: it is in WAL mode, where readers do not wait for
+//! writers, and writers wait for each other. What [`Database::change`] has returned from survives a crash of the
+//! process and of the machine.
+
+mod error;
+mod migrations;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+pub use error::DatabaseError;
+pub use migrations::VERSION;
+
+use crate::home::Home;
+use crate::private_directory::make_private_directory;
+
+/// How long a writer waits for another. Every change here is a matter of milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to the database, for use by any number of threads.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Database {
+    /// Opens the database, which is made if it is not there, and brings it to [`VERSION`].
+    ///
+    /// # Errors
+    /// When it cannot be used: see [`DatabaseError`].
+    pub fn open(home: &Home) -> Result<Database, DatabaseError> {
+        Database::open_with_patience(home, PATIENCE)
+    }
+
+    fn open_with_patience(home: &Home, patience: Duration) -> Result<Database, DatabaseError> {
+        let path = home.database();
+        if let Some(directory) = path.parent() {
+            make_private_directory(directory)?;
+        }
+        let mut connection =
+            Connection::open(&path).map_err(|error| DatabaseError::new(&path, error))?;
+        prepare(&mut connection, patience).map_err(|error| DatabaseError::new(&path, error))?;
+        migrations::migrate(&mut connection, &path)?;
+        Ok(Database {
+            path,
+            connection: Mutex::new(connection),
+        })
+    }
+
+    /// Reads: all that `read` sees is of one moment.
+    ///
+    /// # Errors
+    /// What `read` returns, in terms of this database.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        self.transaction(TransactionBehavior::Deferred, read)
+    }
+
+    /// Changes: all that `change` does happens, durably, or nothing of it if it returns an error.
+    ///
+    /// # Errors
+    /// What `change` returns, in terms of this database.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        // A transaction that began as a reader could not wait for its turn to write (SQLITE_BUSY_SNAPSHOT).
+        self.transaction(TransactionBehavior::Immediate, change)
+    }
+
+    fn transaction<T>(
+        &self,
+        behavior: TransactionBehavior,
+        body: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        let mut connection = self.connection();
+        let run = || {
+            let transaction = connection.transaction_with_behavior(behavior)?;
+            let result = body(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        run().map_err(|error| DatabaseError::new(&self.path, error))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A transaction of a thread that panicked was rolled back when it was dropped.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sets what holds for one connection.
+fn prepare(connection: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(patience)?;
+    // In WAL mode NORMAL would forget the last transactions when the machine loses power (pragma synchronous).
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)
+}

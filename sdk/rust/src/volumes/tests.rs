@@ -1,0 +1,414 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Barrier;
+
+use super::*;
+
+struct Fixture {
+    _root: tempfile::TempDir,
+    home: Home,
+    volumes: Volumes,
+}
+
+fn fixture() -> Fixture {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::at(root.path().join("home"));
+    Fixture {
+        volumes: Volumes::open(&home).unwrap(),
+        home,
+        _root: root,
+    }
+}
+
+fn name(text: &str) -> VolumeName {
+    text.parse().unwrap()
+}
+
+fn sandbox(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn disk(size_mib: u32) -> VolumeConfig {
+    VolumeConfig {
+        kind: VolumeKind::Disk,
+        size_mib: Some(size_mib),
+        ..VolumeConfig::default()
+    }
+}
+
+fn quota(quota_mib: u32) -> VolumeConfig {
+    VolumeConfig {
+        quota_mib: Some(quota_mib),
+        ..VolumeConfig::default()
+    }
+}
+
+fn wanted(text: &str, mode: VolumeMode) -> NamedVolume {
+    NamedVolume {
+        name: name(text),
+        mode,
+        read_only: false,
+    }
+}
+
+/// What is in the directory of the volumes, without the lock.
+fn entries(home: &Home) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(home.volumes())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".lock")
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_directory_is_found_as_it_was_made() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let labels = [("env", "prod"), ("empty", "")].map(|(key, value)| (key.into(), value.into()));
+    let config = VolumeConfig {
+        labels: labels.into(),
+        ..quota(100)
+    };
+    let before = std::time::SystemTime::now();
+    let made = volumes.create(&name("data"), &config).unwrap();
+    for volume in [made, volumes.get(&name("data")).unwrap()] {
+        assert_eq!(volume.name(), &name("data"));
+        assert_eq!(volume.kind(), VolumeKind::Dir);
+        assert_eq!(volume.path(), home.volumes().join("data/data"));
+        assert_eq!(volume.quota_mib(), Some(100));
+        assert_eq!(volume.labels(), &config.labels);
+        assert_eq!(
+            (volume.capacity_bytes(), volume.disk_format()),
+            (None, None)
+        );
+        let age = before
+            .duration_since(volume.created_at())
+            .unwrap_or_default();
+        assert!(age.as_millis() <= 1, "{age:?}");
+        let mode = fs::metadata(volume.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+    assert!(matches!(
+        volumes.get(&name("other")),
+        Err(VolumeError::VolumeNotFound { name }) if name == "other"
+    ));
+}
+
+#[test]
+fn a_disk_is_sparse_and_has_a_file_system() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let volume = volumes.create(&name("disk"), &disk(2048)).unwrap();
+    assert_eq!(volume.path(), home.volumes().join("disk"));
+    assert_eq!(volume.capacity_bytes(), Some(2 << 30));
+    assert_eq!(volume.disk_format(), Some("raw"));
+    assert_eq!(volume.disk_fstype(), Some("ext4"));
+    let image = volume.disk_image().unwrap();
+    assert_eq!(fs::metadata(&image).unwrap().len(), 2 << 30);
+    let used = volume.used_bytes().unwrap();
+    assert!(used > 0 && used < 16 << 20, "{used}");
+    let output = std::process::Command::new("/usr/sbin/e2fsck")
+        .args(["-f", "-n"])
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn used_room_is_that_of_the_moment() {
+    let volumes = fixture();
+    let volume = volumes
+        .volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    let before = volume.used_bytes().unwrap();
+    fs::write(volume.path().join("file"), vec![1; 1 << 20]).unwrap();
+    assert!(volume.used_bytes().unwrap() >= before + (1 << 20));
+    fs::remove_file(volume.path().join("file")).unwrap();
+    assert!(volume.used_bytes().unwrap() < before + (1 << 20));
+}
+
+#[test]
+fn what_contradicts_itself_is_not_made() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let sized = VolumeConfig {
+        size_mib: Some(1),
+        ..VolumeConfig::default()
+    };
+    let limited = VolumeConfig {
+        quota_mib: Some(1),
+        ..disk(16)
+    };
+    for config in [sized, limited] {
+        let error = volumes.create(&name("data"), &config).unwrap_err();
+        assert!(
+            matches!(error, VolumeError::InvalidConfig { .. }),
+            "{error}"
+        );
+    }
+    let error = volumes.create(&name("data"), &disk(0)).unwrap_err();
+    assert!(matches!(error, VolumeError::SizeMissing { .. }), "{error}");
+    assert_eq!(entries(&home), [""; 0]);
+}
+
+#[test]
+fn a_disk_that_cannot_be_made_leaves_nothing() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    // More than a file of the host can have.
+    volumes.create(&name("disk"), &disk(u32::MAX)).unwrap_err();
+    assert_eq!(entries(&home), [""; 0]);
+    assert!(volumes.list().unwrap().is_empty());
+}
+
+#[test]
+fn of_many_makers_one_wins() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let barrier = Barrier::new(16);
+    for round in 0..10 {
+        let name = name(&format!("volume {round}"));
+        let (name, volumes, home, barrier) = (&name, &volumes, &home, &barrier);
+        let winners = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16)
+                .map(|number| {
+                    scope.spawn(move || {
+                        // Some share a connection, others have one of their own.
+                        let own = (number % 2 == 0).then(|| Volumes::open(home).unwrap());
+                        barrier.wait();
+                        match own
+                            .as_ref()
+                            .unwrap_or(volumes)
+                            .create(name, &quota(number + 1))
+                        {
+                            Ok(volume) => volume.quota_mib(),
+                            Err(VolumeError::VolumeAlreadyExists { .. }) => None,
+                            Err(error) => panic!("{error}"),
+                        }
+                    })
+                })
+                .collect();
+            let results = threads.into_iter().map(|thread| thread.join().unwrap());
+            results.flatten().collect::<Vec<_>>()
+        });
+        assert_eq!(winners.len(), 1);
+        assert_eq!(volumes.get(name).unwrap().quota_mib(), Some(winners[0]));
+    }
+    assert_eq!(entries(&home).len(), 10);
+}
+
+#[test]
+fn a_removed_volume_is_gone_with_its_files() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let outside = _root.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let volume = volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    fs::create_dir_all(volume.path().join("a/b")).unwrap();
+    symlink(&outside, volume.path().join("a/link")).unwrap();
+    volumes.create(&name("disk"), &disk(16)).unwrap();
+    volumes.remove(&name("data")).unwrap();
+    volumes.remove(&name("disk")).unwrap();
+    assert_eq!(entries(&home), [""; 0]);
+    assert!(outside.exists());
+    let error = volumes.remove(&name("data")).unwrap_err();
+    assert!(
+        matches!(error, VolumeError::VolumeNotFound { .. }),
+        "{error}"
+    );
+    // The name is free again.
+    volumes.create(&name("data"), &disk(16)).unwrap();
+}
+
+#[test]
+fn a_volume_in_use_is_not_removed() {
+    let Fixture { volumes, _root, .. } = fixture();
+    volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    let existing = wanted("data", VolumeMode::Existing);
+    let second = volumes.acquire(&existing, &sandbox("second")).unwrap();
+    let first = volumes.acquire(&existing, &sandbox("first")).unwrap();
+    let error = volumes.remove(&name("data")).unwrap_err();
+    assert!(
+        matches!(&error, VolumeError::VolumeInUse { sandboxes, .. } if *sandboxes == ["first", "second"])
+    );
+    assert_eq!(
+        error.to_string(),
+        "The volume \"data\" is used by the sandboxes \"first\", \"second\""
+    );
+    // A process of the machine goes on with the descriptor that it got.
+    let machine = second.into_descriptor().try_clone().unwrap();
+    drop(first);
+    let error = volumes.remove(&name("data")).unwrap_err();
+    assert!(matches!(error, VolumeError::VolumeInUse { sandboxes, .. } if sandboxes == ["second"]));
+    drop(machine);
+    volumes.remove(&name("data")).unwrap();
+}
+
+#[test]
+fn a_disk_has_one_writer_or_any_number_of_readers() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let mode = VolumeMode::EnsureExists(disk(16));
+    let writer = wanted("disk", mode);
+    let reader = NamedVolume {
+        read_only: true,
+        ..writer.clone()
+    };
+    let in_use = |result: Result<VolumeUse, VolumeError>| {
+        matches!(result, Err(VolumeError::VolumeInUse { .. }))
+    };
+    let one = volumes.acquire(&writer, &sandbox("one")).unwrap();
+    assert!(one.created());
+    assert!(in_use(volumes.acquire(&writer, &sandbox("two"))));
+    assert!(in_use(volumes.acquire(&reader, &sandbox("two"))));
+    drop(one);
+    let two = volumes.acquire(&reader, &sandbox("two")).unwrap();
+    assert!(!two.created());
+    let three = volumes.acquire(&reader, &sandbox("three")).unwrap();
+    assert!(in_use(volumes.acquire(&writer, &sandbox("one"))));
+    drop((two, three));
+    volumes.acquire(&writer, &sandbox("one")).unwrap();
+}
+
+#[test]
+fn modes_decide_what_is_made() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let acquire = |mode| volumes.acquire(&wanted("data", mode), &sandbox("web"));
+    let error = acquire(VolumeMode::Existing).unwrap_err();
+    assert!(matches!(error, VolumeError::VolumeNotFound { .. }));
+    let made = acquire(VolumeMode::Create(quota(10))).unwrap();
+    assert!(made.created());
+    let error = acquire(VolumeMode::Create(quota(10))).unwrap_err();
+    assert!(matches!(error, VolumeError::VolumeAlreadyExists { .. }));
+    let ledger = made.volume().usage_ledger().unwrap();
+    assert_eq!(ledger.file_name().unwrap(), "usage");
+    // What is left open fits.
+    for config in [quota(10), VolumeConfig::default()] {
+        assert!(!acquire(VolumeMode::EnsureExists(config)).unwrap().created());
+    }
+    for (config, what) in [(quota(11), "quota"), (disk(16), "kind")] {
+        let error = acquire(VolumeMode::EnsureExists(config)).unwrap_err();
+        assert!(
+            matches!(error, VolumeError::Incompatible { property, .. } if property == what),
+            "{what}"
+        );
+    }
+    volumes.create(&name("disk"), &disk(16)).unwrap();
+    let acquire = |mode| volumes.acquire(&wanted("disk", mode), &sandbox("web"));
+    let error = acquire(VolumeMode::EnsureExists(disk(17))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "The volume \"disk\" has the size 16 MiB, not 17 MiB"
+    );
+    acquire(VolumeMode::EnsureExists(disk(0))).unwrap();
+    acquire(VolumeMode::Existing).unwrap();
+    assert_eq!(volumes.get(&name("data")).unwrap().quota_mib(), Some(10));
+}
+
+#[test]
+fn a_record_without_a_directory_is_told_and_removed() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let volume = volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    fs::remove_dir_all(home.volumes().join("data")).unwrap();
+    let missing = |error| matches!(error, VolumeError::DirectoryMissing { .. });
+    assert!(missing(volume.used_bytes().unwrap_err()));
+    let existing = wanted("data", VolumeMode::Existing);
+    assert!(missing(
+        volumes.acquire(&existing, &sandbox("web")).unwrap_err()
+    ));
+    assert_eq!(volumes.list().unwrap().len(), 1);
+    volumes.remove(&name("data")).unwrap();
+    volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+}
+
+#[test]
+fn a_directory_without_a_record_is_told_and_kept() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    let by_hand = home.volumes().join("data");
+    fs::create_dir(&by_hand).unwrap();
+    fs::write(by_hand.join("precious"), "x").unwrap();
+    let error = volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap_err();
+    assert!(matches!(error, VolumeError::Unrecorded { path } if path == by_hand));
+    assert!(volumes.list().unwrap().is_empty());
+    assert!(by_hand.join("precious").exists());
+}
+
+#[test]
+fn what_a_maker_left_is_finished_or_removed() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    let id = volumes.get(&name("data")).unwrap().id().as_str().to_owned();
+    // It died after the record was added.
+    let new = home.volumes().join(format!(".new-{id}"));
+    fs::rename(home.volumes().join("data"), new).unwrap();
+    // And others before.
+    fs::create_dir_all(home.volumes().join(".new-0123456789abcdef/data/a")).unwrap();
+    volumes.get(&name("data")).unwrap().used_bytes().unwrap();
+    assert_eq!(entries(&home), ["data"]);
+    // What is no left-over is left alone.
+    fs::create_dir(home.volumes().join(".new-x")).unwrap();
+    volumes.list().unwrap();
+    assert_eq!(entries(&home), [".new-x", "data"]);
+}
+
+#[test]
+fn what_a_remover_left_is_finished() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    volumes
+        .create(&name("data"), &VolumeConfig::default())
+        .unwrap();
+    let id = volumes.get(&name("data")).unwrap().id().as_str().to_owned();
+    let trash = home.volumes().join(format!(".trash-{id}"));
+    fs::rename(home.volumes().join("data"), trash).unwrap();
+    assert!(volumes.list().unwrap().is_empty());
+    assert_eq!(entries(&home), [""; 0]);
+}
