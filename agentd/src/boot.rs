@@ -3,10 +3,13 @@
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
-use protocol::{Boot, Failure, Stage};
+use protocol::{Boot, Failure, MountSource, Root, RootSource, Stage};
 
 use crate::devices::Devices;
+use crate::disks::BlockDevices;
 use crate::failure::{OrFailed, failure};
+use crate::mount_plan::PlannedMount;
+use crate::staging::Staging;
 use crate::{limits, mount_plan, mounts, network, read_ahead, root};
 
 /// Longest host name, see gethostname(2).
@@ -18,8 +21,8 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     let plan = mount_plan::plan(&boot.root, &boot.mounts)?;
     check_hostname(&boot.hostname)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    root::enter(&boot.root)?;
-    mounts::mount_system(&boot.root)?;
+    let staging = enter_root(&boot.root, &plan)?;
+    mounts::mount_system(boot.root.access)?;
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()
@@ -29,7 +32,10 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     })?;
     // While /sys is what was just mounted there.
     let own_sys = plan.iter().all(|mount| !mount.target.starts_with("/sys"));
-    mounts::mount_planned(&plan)?;
+    mounts::mount_planned(&plan, &staging)?;
+    staging.leave().or_failed(Stage::Mount, || {
+        "The place of the mounts' sources cannot be left".into()
+    })?;
     if own_sys {
         read_ahead::set();
     }
@@ -37,6 +43,26 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     sethostname(&boot.hostname)
         .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;
     Ok(devices)
+}
+
+/// Mounts what comes from outside, while device files are in reach, and makes the root file system the root.
+fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<Staging, Failure> {
+    let has_disks = matches!(root.source, RootSource::Disk(_))
+        || plan
+            .iter()
+            .any(|mount| matches!(mount.source, MountSource::Disk(_)));
+    let no_devices = || "The kernel's disks cannot be looked at".into();
+    let devices = match has_disks {
+        true => Some(BlockDevices::open().or_failed(Stage::Mount, no_devices)?),
+        false => None,
+    };
+    let staging = Staging::mount(plan, devices.as_ref())?;
+    root::mount(root, devices.as_ref())?;
+    if let Some(devices) = devices {
+        devices.close().or_failed(Stage::Mount, no_devices)?;
+    }
+    root::enter()?;
+    Ok(staging)
 }
 
 fn check_hostname(name: &str) -> Result<(), Failure> {

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use protocol::{Failure, Mount, MountSource, Root, Stage};
+use nix::mount::MsFlags;
+use protocol::{Failure, Mount, MountOptions, MountSource, Root, RootSource, Stage};
 
 use crate::failure::{failure, shown};
 
@@ -16,40 +17,77 @@ pub(crate) struct PlannedMount {
     /// Absolute and normal: no empty component, no `.`, no `..`.
     pub(crate) target: PathBuf,
     pub(crate) source: MountSource,
-    pub(crate) read_only: bool,
+    pub(crate) options: MountOptions,
+}
+
+impl PlannedMount {
+    /// The options as mount(2) takes them.
+    pub(crate) fn flags(&self) -> MsFlags {
+        let MountOptions {
+            read_only,
+            no_exec,
+            no_suid,
+            no_dev,
+        } = self.options;
+        let mut flags = MsFlags::empty();
+        flags.set(MsFlags::MS_RDONLY, read_only);
+        flags.set(MsFlags::MS_NOEXEC, no_exec);
+        flags.set(MsFlags::MS_NOSUID, no_suid);
+        flags.set(MsFlags::MS_NODEV, no_dev);
+        flags
+    }
 }
 
 /// Checks all of `mounts` before the first is carried out, and puts parents before their children:
-/// by depth, then by path. `root` is the folder that is mounted already.
+/// by depth, then by path. `root` is what is the root file system already.
 pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
-    let (Root::Overlay { tag } | Root::Direct { tag }) = root;
     let mut plan = Vec::new();
     let mut targets = BTreeSet::new();
-    let mut tags = BTreeSet::from([tag]);
+    let mut disks = BTreeSet::new();
     for mount in mounts {
         let target = normalise(&mount.target)?;
         if !targets.insert(target.clone()) {
             return Err(refusal(&mount.target, "is there twice"));
         }
-        // The kernel has one file system for a tag, with one set of options: of two mounts one
-        // would silently be as read-only as the other.
-        if let MountSource::Folder { tag } = &mount.source
-            && !tags.insert(tag)
+        check_source(&root.source, mount)?;
+        if let MountSource::Disk(disk) = &mount.source
+            && !disks.insert(&disk.serial)
         {
             return Err(refusal(
                 &mount.target,
-                "asks for a folder that is mounted elsewhere",
+                "asks for a disk that is mounted elsewhere",
             ));
         }
-        let source = mount.source.clone();
         plan.push(PlannedMount {
             target,
-            source,
-            read_only: mount.read_only,
+            source: mount.source.clone(),
+            options: mount.options,
         });
     }
     plan.sort_by_cached_key(|mount| (mount.target.components().count(), mount.target.clone()));
     Ok(plan)
+}
+
+/// The kernel has one file system for a tag or a disk, with one set of options: what is mounted twice would silently be as
+/// read-only as the other.
+fn check_source(root: &RootSource, mount: &Mount) -> Result<(), Failure> {
+    let is_root = match (&mount.source, root) {
+        (MountSource::Shared { tag, .. }, RootSource::Shared { tag: root }) => tag == root,
+        (MountSource::Disk(disk), RootSource::Disk(root)) => disk.serial == root.serial,
+        _ => false,
+    };
+    if is_root {
+        return Err(refusal(&mount.target, "asks for what is the root itself"));
+    }
+    match &mount.source {
+        MountSource::Shared {
+            entry: Some(entry), ..
+        } if entry.contains(['/', '\0']) || ["", ".", ".."].contains(&&**entry) => Err(refusal(
+            &mount.target,
+            "asks for an entry that is no name of one",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn normalise(target: &[u8]) -> Result<PathBuf, Failure> {
@@ -84,27 +122,49 @@ fn refusal(target: &[u8], reason: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol::{Disk, RootAccess};
 
     use super::*;
 
     fn mount(target: &[u8]) -> Mount {
-        let source = MountSource::Tmpfs { size: None };
+        let source = MountSource::Tmpfs {
+            size: None,
+            mode: 0o755,
+        };
         Mount {
             target: target.to_vec(),
             source,
-            read_only: false,
+            options: MountOptions::default(),
         }
     }
 
-    fn folder(target: &[u8], tag: &str) -> Mount {
+    fn shared(target: &[u8], tag: &str, entry: Option<&str>) -> Mount {
         Mount {
-            source: MountSource::Folder { tag: tag.into() },
+            source: MountSource::Shared {
+                tag: tag.into(),
+                entry: entry.map(Into::into),
+            },
             ..mount(target)
         }
     }
 
+    fn disk(serial: &str) -> Disk {
+        Disk {
+            serial: serial.into(),
+            partition: None,
+            fstype: None,
+        }
+    }
+
+    fn root(source: RootSource) -> Root {
+        Root {
+            source,
+            access: RootAccess::Layer { size: None },
+        }
+    }
+
     fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
-        super::plan(&Root::Overlay { tag: "root".into() }, mounts)
+        super::plan(&root(RootSource::Shared { tag: "root".into() }), mounts)
     }
 
     fn targets(mounts: &[&str]) -> Result<Vec<String>, Failure> {
@@ -153,18 +213,32 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_mounted_once() {
-        assert_eq!(
-            plan(&[folder(b"/a", "x"), folder(b"/b", "y")])
-                .unwrap()
-                .len(),
-            2
-        );
-        for tags in [["x", "x"], ["x", "root"]] {
-            let failure = plan(&[folder(b"/a", tags[0]), folder(b"/b", tags[1])]).unwrap_err();
+    fn a_shared_file_system_may_be_shown_many_times_but_the_root_not() {
+        let mounts = [shared(b"/a", "x", Some("0")), shared(b"/b", "x", None)];
+        assert_eq!(plan(&mounts).unwrap().len(), 2);
+        for mount in [
+            shared(b"/b", "root", None),
+            shared(b"/b", "x", Some("..")),
+            shared(b"/b", "x", Some("a/b")),
+            shared(b"/b", "x", Some("")),
+        ] {
+            let failure = plan(&[shared(b"/a", "x", None), mount]).unwrap_err();
             assert_eq!((failure.stage, failure.errno), (Stage::Mount, libc::EINVAL));
             assert!(failure.message.contains("/b"), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_disk_is_mounted_once() {
+        let on = |target: &[u8], serial| Mount {
+            source: MountSource::Disk(disk(serial)),
+            ..mount(target)
+        };
+        let root = root(RootSource::Disk(disk("root")));
+        let plan = |mounts: &[Mount]| super::plan(&root, mounts);
+        assert!(plan(&[on(b"/a", "disk-1"), on(b"/b", "disk-2")]).is_ok());
+        assert!(plan(&[on(b"/a", "disk-1"), on(b"/b", "disk-1")]).is_err());
+        assert!(plan(&[on(b"/a", "root")]).is_err());
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use protocol::{Failure, MountSource, Root, Stage};
+use protocol::{Failure, MountSource, RootAccess, Stage};
 
 use crate::failure::OrFailed;
 use crate::mount_plan::PlannedMount;
+use crate::staging::Staging;
 use crate::users;
 
 /// One of the file systems that every guest has.
@@ -25,7 +26,7 @@ struct System {
 
 /// Mounts the kernel's file systems where programs expect them, and links `/dev/fd` and its
 /// kind. The calling process is already in the new root.
-pub(crate) fn mount_system(root: &Root) -> Result<(), Failure> {
+pub(crate) fn mount_system(root: RootAccess) -> Result<(), Failure> {
     for system in systems(root) {
         let System {
             kind,
@@ -57,7 +58,7 @@ pub(crate) fn mount_system(root: &Root) -> Result<(), Failure> {
 }
 
 /// Parents before children.
-fn systems(root: &Root) -> Vec<System> {
+fn systems(root: RootAccess) -> Vec<System> {
     let system = |kind, target, flags, data: &str| System {
         kind,
         target,
@@ -83,8 +84,8 @@ fn systems(root: &Root) -> Vec<System> {
             ..system("mqueue", "/dev/mqueue", no_exec, "")
         },
     ];
-    // Under an overlay /run is fresh already, and what an image keeps there stays in sight.
-    if matches!(root, Root::Direct { .. }) {
+    // Under a layer /run is fresh already, and what an image keeps there stays in sight.
+    if !matches!(root, RootAccess::Layer { .. }) {
         systems.push(system("tmpfs", "/run", no_devices, "mode=0755"));
     }
     systems
@@ -99,49 +100,29 @@ fn terminal_options() -> String {
     }
 }
 
-/// Carries out the mounts of the plan.
-pub(crate) fn mount_planned(plan: &[PlannedMount]) -> Result<(), Failure> {
-    for PlannedMount {
-        target,
-        source,
-        read_only,
-    } in plan
-    {
-        let mut flags = MsFlags::empty();
-        flags.set(MsFlags::MS_RDONLY, *read_only);
-        match source {
-            MountSource::Folder { tag } => create_and_mount("virtiofs", tag, target, flags, "")
-                .or_failed(Stage::Mount, || {
-                    format!(
-                        "The folder `{tag}` cannot be mounted on {}",
-                        target.display()
-                    )
-                })?,
-            MountSource::Tmpfs { size } => {
-                flags |= MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-                create_and_mount(
-                    "tmpfs",
-                    "tmpfs",
-                    target,
-                    flags,
-                    &tmpfs_options(target, *size),
-                )
-                .or_failed(Stage::Mount, || {
-                    format!("A tmpfs cannot be mounted on {}", target.display())
-                })?
+/// Carries out the mounts of the plan. `staging` has their sources.
+pub(crate) fn mount_planned(plan: &[PlannedMount], staging: &Staging) -> Result<(), Failure> {
+    for mount in plan {
+        match mount.source {
+            MountSource::Shared { .. } | MountSource::Disk(_) => staging.bind(mount)?,
+            MountSource::Tmpfs { size, mode } => {
+                // Memory of the guest brings no programs and devices of anybody else.
+                let flags = mount.flags() | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+                let options = tmpfs_options(size, mode);
+                create_and_mount("tmpfs", "tmpfs", &mount.target, flags, &options)
+                    .or_failed(Stage::Mount, || {
+                        format!("A tmpfs cannot be mounted on {}", mount.target.display())
+                    })?
             }
         }
     }
     Ok(())
 }
 
-/// Everybody may write to the folders for temporary files, only root to others.
-fn tmpfs_options(target: &Path, size: Option<u64>) -> String {
-    let shared = target == Path::new("/tmp") || target == Path::new("/var/tmp");
-    let mode = if shared { "mode=1777" } else { "mode=0755" };
+fn tmpfs_options(size: Option<u64>, mode: u32) -> String {
     match size {
-        Some(size) => format!("{mode},size={size}"),
-        None => mode.into(),
+        Some(size) => format!("mode={mode:o},size={size}"),
+        None => format!("mode={mode:o}"),
     }
 }
 
@@ -169,22 +150,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_for_temporary_files_are_for_everybody() {
-        assert_eq!(tmpfs_options(Path::new("/tmp"), None), "mode=1777");
-        assert_eq!(
-            tmpfs_options(Path::new("/var/tmp"), Some(4096)),
-            "mode=1777,size=4096"
-        );
-        assert_eq!(
-            tmpfs_options(Path::new("/tmp/x"), Some(1)),
-            "mode=0755,size=1"
-        );
-    }
-
-    #[test]
-    fn an_overlay_keeps_its_run_folder() {
-        let has_run = |root| systems(&root).iter().any(|system| system.target == "/run");
-        assert!(!has_run(Root::Overlay { tag: "r".into() }));
-        assert!(has_run(Root::Direct { tag: "r".into() }));
+    fn only_a_layer_keeps_its_run_folder() {
+        let has_run = |access| {
+            let systems = systems(access);
+            systems.iter().any(|system| system.target == "/run")
+        };
+        assert!(!has_run(RootAccess::Layer { size: None }));
+        assert!(has_run(RootAccess::Writable));
+        assert!(has_run(RootAccess::ReadOnly));
     }
 }

@@ -5,62 +5,95 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{chdir, chroot};
-use protocol::{Failure, Root, Stage};
+use protocol::{Failure, Root, RootAccess, RootSource, Stage};
 
+use crate::disks::BlockDevices;
 use crate::failure::OrFailed;
 
 /// Where the new root is put together, in the initramfs.
 const NEW_ROOT: &str = "/newroot";
-/// The shared folder beneath the private layer.
+/// The root file system beneath the private layer.
 const LOWER: &str = "/lower";
 /// The tmpfs that holds the private layer.
 const PRIVATE: &str = "/private";
 
-/// Mounts the root file system and makes it the root of this process and all that follow.
-pub(crate) fn enter(root: &Root) -> Result<(), Failure> {
-    match root {
-        Root::Overlay { tag } => {
-            mount_folder(tag, Path::new(LOWER), MsFlags::MS_RDONLY)?;
-            mount_overlay(Path::new(LOWER), Path::new(PRIVATE), Path::new(NEW_ROOT))
-                .or_failed(Stage::Root, || {
-                    "The private layer cannot be put over the root folder".into()
-                })?;
+/// Mounts the root file system. `devices` is there if it is on a disk.
+pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<(), Failure> {
+    match root.access {
+        RootAccess::Layer { size } => {
+            mount_source(&root.source, devices, Path::new(LOWER), true)?;
+            mount_overlay(
+                Path::new(LOWER),
+                Path::new(PRIVATE),
+                Path::new(NEW_ROOT),
+                size,
+            )
+            .or_failed(Stage::Root, || {
+                "The private layer cannot be put over the root".into()
+            })?;
         }
-        Root::Direct { tag } => mount_folder(tag, Path::new(NEW_ROOT), MsFlags::empty())?,
+        RootAccess::Writable => mount_source(&root.source, devices, Path::new(NEW_ROOT), false)?,
+        RootAccess::ReadOnly => mount_source(&root.source, devices, Path::new(NEW_ROOT), true)?,
     }
+    Ok(())
+}
+
+/// Makes what was mounted the root of this process and all that follow.
+pub(crate) fn enter() -> Result<(), Failure> {
     move_to(Path::new(NEW_ROOT)).or_failed(Stage::Root, || {
         "The new root cannot take the place of the old one".into()
     })
 }
 
-fn mount_folder(tag: &str, target: &Path, flags: MsFlags) -> Result<(), Failure> {
-    let mounted = fs::create_dir_all(target).and_then(|()| {
-        Ok(mount(
-            Some(tag),
-            target,
-            Some("virtiofs"),
-            flags,
-            None::<&str>,
-        )?)
-    });
-    mounted.or_failed(Stage::Root, || {
-        format!("The root folder `{tag}` cannot be mounted")
-    })
+fn mount_source(
+    source: &RootSource,
+    devices: Option<&BlockDevices>,
+    target: &Path,
+    read_only: bool,
+) -> Result<(), Failure> {
+    fs::create_dir_all(target).or_failed(Stage::Root, || {
+        format!("{} cannot be made", target.display())
+    })?;
+    match (source, devices) {
+        (RootSource::Shared { tag }, _) => {
+            let mut flags = MsFlags::empty();
+            flags.set(MsFlags::MS_RDONLY, read_only);
+            nix::mount::mount(Some(&**tag), target, Some("virtiofs"), flags, None::<&str>)
+                .or_failed(Stage::Root, || {
+                    format!("The root folder `{tag}` cannot be mounted")
+                })
+        }
+        (RootSource::Disk(disk), Some(devices)) => {
+            let mounted = devices.mount(disk, read_only, target);
+            mounted.map_err(|refusal| Failure {
+                stage: Stage::Root,
+                errno: refusal.errno,
+                message: format!("The root disk cannot be mounted: {}", refusal.reason),
+            })
+        }
+        (RootSource::Disk(_), None) => Ok(()),
+    }
 }
 
 /// Mounts an overlay on `target`: `lower`, which stays as it is, under a layer in memory. The two
 /// mounts that it is made of then disappear from the tree; the overlay keeps them.
-pub(crate) fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::Result<()> {
+/// `size` is how many bytes the layer can hold, if not half of the memory.
+pub(crate) fn mount_overlay(
+    lower: &Path,
+    private: &Path,
+    target: &Path,
+    size: Option<u64>,
+) -> io::Result<()> {
     fs::create_dir_all(private)?;
     let no_devices = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
+    nix::mount::mount(
         Some("tmpfs"),
         private,
         Some("tmpfs"),
         no_devices,
-        Some("mode=0700"),
+        Some(layer_options(size).as_str()),
     )?;
     let (upper, work) = (private.join("upper"), private.join("work"));
     fs::create_dir(&upper)?;
@@ -76,7 +109,7 @@ pub(crate) fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::
         upper.display(),
         work.display()
     );
-    mount(
+    nix::mount::mount(
         Some("overlay"),
         target,
         Some("overlay"),
@@ -88,10 +121,17 @@ pub(crate) fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::
     Ok(())
 }
 
+fn layer_options(size: Option<u64>) -> String {
+    match size {
+        Some(size) => format!("mode=0700,size={size}"),
+        None => "mode=0700".into(),
+    }
+}
+
 /// Moves the mount `new_root` over `/` and enters it; pivot_root(2) does not work in an initramfs.
 pub(crate) fn move_to(new_root: &Path) -> io::Result<()> {
     chdir(new_root)?;
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    nix::mount::mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
     chdir("/")?;
     Ok(())

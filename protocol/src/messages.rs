@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A peer with another version is refused, never guessed at.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
 pub const MAGIC: [u8; 4] = *b"msb\0";
@@ -90,19 +90,50 @@ pub struct Boot {
     pub hostname: String,
 }
 
+/// The root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Where it comes from.
+    pub source: RootSource,
+    /// What becomes of changes.
+    pub access: RootAccess,
+}
+
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Root {
-    /// A shared folder as read-only lower layer under a private layer in guest memory.
-    Overlay {
-        /// virtio-fs tag of the lower layer.
+pub enum RootSource {
+    /// A virtio-fs file system.
+    Shared {
+        /// Its tag.
         tag: String,
     },
-    /// A shared folder that is written through.
-    Direct {
-        /// virtio-fs tag.
-        tag: String,
+    /// A file system on a disk.
+    Disk(Disk),
+}
+
+/// What becomes of changes to the root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootAccess {
+    /// They are kept in a layer in guest memory.
+    Layer {
+        /// Limit of the layer in bytes; `None` is the kernel's default, half of the memory.
+        size: Option<u64>,
     },
+    /// They are written through.
+    Writable,
+    /// There are none.
+    ReadOnly,
+}
+
+/// A file system on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Serial number of the virtio block device.
+    pub serial: String,
+    /// Number of the partition; `None` is the only one with a Linux file system, or a disk without partitions.
+    pub partition: Option<u32>,
+    /// Type of the file system as mount(8) takes it; `None` is what its superblock says.
+    pub fstype: Option<String>,
 }
 
 /// One mount beneath the root.
@@ -113,23 +144,42 @@ pub struct Mount {
     pub target: Vec<u8>,
     /// What is mounted there.
     pub source: MountSource,
-    /// Mounted read-only.
-    pub read_only: bool,
+    /// What is forbidden there.
+    pub options: MountOptions,
 }
 
 /// What a mount shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
-    /// A shared folder.
-    Folder {
-        /// virtio-fs tag.
+    /// A folder or a file of a virtio-fs file system.
+    Shared {
+        /// Tag of the file system.
         tag: String,
+        /// Name in its root directory; `None` is that directory itself.
+        entry: Option<String>,
     },
     /// Guest memory.
     Tmpfs {
         /// Limit in bytes; `None` is the kernel's default, half of the memory.
         size: Option<u64>,
+        /// Permission bits of its root directory.
+        mode: u32,
     },
+    /// A file system on a disk.
+    Disk(Disk),
+}
+
+/// What is forbidden in a mount, see mount(8).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOptions {
+    /// Changing anything.
+    pub read_only: bool,
+    /// Executing programs.
+    pub no_exec: bool,
+    /// Taking on identities by set-user-ID and set-group-ID bits and file capabilities.
+    pub no_suid: bool,
+    /// Using device nodes.
+    pub no_dev: bool,
 }
 
 /// A process to run.

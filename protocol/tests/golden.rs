@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
-    Boot, Bytes, Exec, Exit, ExitStatus, Failure, FrameReader, GuestMessage, Hello, HostMessage,
-    MAGIC, Mount, MountSource, Ready, ResourceLimit, Root, Shutdown, Stage, Started, TerminalSize,
-    VERSION, encode,
+    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FrameReader, GuestMessage, Hello,
+    HostMessage, MAGIC, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root, RootAccess,
+    RootSource, Shutdown, Stage, Started, TerminalSize, VERSION, encode,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -46,6 +46,50 @@ fn exec() -> Exec {
     }
 }
 
+fn disk(serial: &str, fstype: Option<&str>) -> Disk {
+    Disk {
+        serial: serial.into(),
+        partition: None,
+        fstype: fstype.map(Into::into),
+    }
+}
+
+fn mounts() -> Vec<Mount> {
+    let mount = |target: &str, source, options: [bool; 4]| {
+        let [read_only, no_exec, no_suid, no_dev] = options;
+        Mount {
+            target: target.into(),
+            source,
+            options: MountOptions {
+                read_only,
+                no_exec,
+                no_suid,
+                no_dev,
+            },
+        }
+    };
+    let shared = |entry: Option<&str>| MountSource::Shared {
+        tag: "share".into(),
+        entry: entry.map(Into::into),
+    };
+    let tmpfs = |size, mode| MountSource::Tmpfs { size, mode };
+    vec![
+        mount("/data", shared(Some("0")), [true, false, false, false]),
+        mount("/f", shared(None), [false, true, true, true]),
+        mount(
+            "/tmp",
+            tmpfs(Some(1024 * 1024), 0o1777),
+            [false, false, true, true],
+        ),
+        mount("/x", tmpfs(None, 0o755), [false; 4]),
+        mount(
+            "/d",
+            MountSource::Disk(disk("disk-1", Some("xfs"))),
+            [false; 4],
+        ),
+    ]
+}
+
 fn exited(status: ExitStatus, timed_out: bool) -> Message {
     Guest(GuestMessage::Exited(Exit { status, timed_out }))
 }
@@ -55,47 +99,67 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "host hello",
             Host(HostMessage::Hello(hello())),
-            "0c000000 00 6d736200 01 05 302e312e30",
+            "0c000000 00 6d736200 02 05 302e312e30",
         ),
         (
-            "host boot, overlay",
+            "host boot, layer",
             Host(HostMessage::Boot(Boot {
-                root: Root::Overlay { tag: "root".into() },
+                root: Root {
+                    source: RootSource::Shared { tag: "root".into() },
+                    access: RootAccess::Layer { size: None },
+                },
                 mounts: vec![],
                 hostname: "box".into(),
             })),
-            "0c000000 01 00 04 726f6f74 00 03 626f78",
+            "0e000000 01 00 04 726f6f74 00 00 00 03 626f78",
         ),
         (
-            "host boot, direct with mounts",
+            "host boot, layer on a disk",
             Host(HostMessage::Boot(Boot {
-                root: Root::Direct { tag: "root".into() },
-                mounts: vec![
-                    Mount {
-                        target: b"/data".to_vec(),
-                        source: MountSource::Folder { tag: "v0".into() },
-                        read_only: true,
+                root: Root {
+                    source: RootSource::Disk(Disk {
+                        serial: "root".into(),
+                        partition: Some(2),
+                        fstype: None,
+                    }),
+                    access: RootAccess::Layer {
+                        size: Some(1024 * 1024),
                     },
-                    Mount {
-                        target: b"/tmp".to_vec(),
-                        source: MountSource::Tmpfs {
-                            size: Some(1024 * 1024),
-                        },
-                        read_only: false,
-                    },
-                    Mount {
-                        target: b"/x".to_vec(),
-                        source: MountSource::Tmpfs { size: None },
-                        read_only: false,
-                    },
-                ],
+                },
+                mounts: vec![],
                 hostname: "box".into(),
             })),
-            "28000000 01 01 04 726f6f74 03 \
-             05 2f64617461 00 02 7630 01 \
-             04 2f746d70 01 01 808040 00 \
-             02 2f78 01 00 00 \
+            "14000000 01 01 04 726f6f74 01 02 00 00 01 808040 00 03 626f78",
+        ),
+        (
+            "host boot, mounts",
+            Host(HostMessage::Boot(Boot {
+                root: Root {
+                    source: RootSource::Disk(disk("root", None)),
+                    access: RootAccess::ReadOnly,
+                },
+                mounts: mounts(),
+                hostname: "box".into(),
+            })),
+            "62000000 01 01 04 726f6f74 00 00 02 05 \
+             05 2f64617461 00 05 7368617265 01 01 30 01 00 00 00 \
+             02 2f66 00 05 7368617265 00 00 01 01 01 \
+             04 2f746d70 01 01 808040 ff07 00 00 01 01 \
+             02 2f78 01 00 ed03 00 00 00 00 \
+             02 2f64 02 06 6469736b2d31 00 01 03 786673 00 00 00 00 \
              03 626f78",
+        ),
+        (
+            "host boot, writable",
+            Host(HostMessage::Boot(Boot {
+                root: Root {
+                    source: RootSource::Shared { tag: "root".into() },
+                    access: RootAccess::Writable,
+                },
+                mounts: vec![],
+                hostname: "box".into(),
+            })),
+            "0d000000 01 00 04 726f6f74 01 00 03 626f78",
         ),
         (
             "host exec, smallest",
@@ -156,7 +220,7 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "guest hello",
             Guest(GuestMessage::Hello(hello())),
-            "0c000000 00 6d736200 01 05 302e312e30",
+            "0c000000 00 6d736200 02 05 302e312e30",
         ),
         (
             "guest ready",

@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use protocol::{
-    Boot, Bytes, Exec, Exit, ExitStatus, Failure, FrameDecoder, FrameError, FrameReader,
-    GuestMessage, Hello, HostMessage, Mount, MountSource, Ready, ResourceLimit, Root, Shutdown,
-    Stage, Started, TerminalSize, encode,
+    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FrameDecoder, FrameError, FrameReader,
+    GuestMessage, Hello, HostMessage, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root,
+    RootAccess, RootSource, Shutdown, Stage, Started, TerminalSize, encode,
 };
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -31,25 +31,48 @@ fn size() -> impl Strategy<Value = TerminalSize> {
     any::<(u16, u16)>().prop_map(|(rows, columns)| TerminalSize { rows, columns })
 }
 
+fn disk() -> impl Strategy<Value = Disk> {
+    (".*", any::<Option<u32>>(), of(".*")).prop_map(|(serial, partition, fstype)| Disk {
+        serial,
+        partition,
+        fstype,
+    })
+}
+
 fn mount() -> impl Strategy<Value = Mount> {
     let source = prop_oneof![
-        ".*".prop_map(|tag| MountSource::Folder { tag }),
-        any::<Option<u64>>().prop_map(|size| MountSource::Tmpfs { size }),
+        (".*", of(".*")).prop_map(|(tag, entry)| MountSource::Shared { tag, entry }),
+        any::<(Option<u64>, u32)>().prop_map(|(size, mode)| MountSource::Tmpfs { size, mode }),
+        disk().prop_map(MountSource::Disk),
     ];
-    (data(), source, any::<bool>()).prop_map(|(target, source, read_only)| Mount {
+    let options =
+        any::<(bool, bool, bool, bool)>().prop_map(|(read_only, no_exec, no_suid, no_dev)| {
+            MountOptions {
+                read_only,
+                no_exec,
+                no_suid,
+                no_dev,
+            }
+        });
+    (data(), source, options).prop_map(|(target, source, options)| Mount {
         target,
         source,
-        read_only,
+        options,
     })
 }
 
 fn boot() -> impl Strategy<Value = Boot> {
-    let root = prop_oneof![
-        ".*".prop_map(|tag| Root::Overlay { tag }),
-        ".*".prop_map(|tag| Root::Direct { tag }),
+    let source = prop_oneof![
+        ".*".prop_map(|tag| RootSource::Shared { tag }),
+        disk().prop_map(RootSource::Disk),
     ];
-    (root, vec(mount(), 0..5), ".*").prop_map(|(root, mounts, hostname)| Boot {
-        root,
+    let access = prop_oneof![
+        any::<Option<u64>>().prop_map(|size| RootAccess::Layer { size }),
+        Just(RootAccess::Writable),
+        Just(RootAccess::ReadOnly),
+    ];
+    (source, access, vec(mount(), 0..5), ".*").prop_map(|(source, access, mounts, hostname)| Boot {
+        root: Root { source, access },
         mounts,
         hostname,
     })

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use protocol::{Boot, Root, Shutdown, Stage};
+use protocol::{Boot, Root, RootAccess, RootSource, Shutdown, Stage};
 
 use super::*;
 
@@ -19,7 +19,10 @@ fn wait_for_end(guest: &Guest, pid: u32) {
 #[test]
 fn frames_out_of_order_are_refused() {
     let Some(guest) = Guest::start() else { return };
-    let root = Root::Direct { tag: "x".into() };
+    let root = Root {
+        source: RootSource::Shared { tag: "x".into() },
+        access: RootAccess::Writable,
+    };
     let boot = || {
         HostMessage::Boot(Boot {
             root: root.clone(),

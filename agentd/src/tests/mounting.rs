@@ -7,10 +7,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use protocol::{Mount, MountSource, Root, Stage};
+use protocol::{Mount, MountOptions, MountSource, Root, RootAccess, RootSource, Stage};
 
 use super::*;
 use crate::mount_plan::{self, PlannedMount};
+use crate::staging::Staging;
 use crate::{mounts, root};
 
 /// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
@@ -34,17 +35,57 @@ fn with_own_mounts(body: impl FnOnce()) {
     assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
 }
 
-fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
-    mount_plan::plan(&Root::Overlay { tag: "root".into() }, mounts)
+fn plan(mounts: &[Mount]) -> Vec<PlannedMount> {
+    let root = Root {
+        source: RootSource::Shared { tag: "root".into() },
+        access: RootAccess::Layer { size: None },
+    };
+    mount_plan::plan(&root, mounts).unwrap()
+}
+
+/// Carries out mounts that come from nowhere outside.
+fn carry_out(mounts: &[Mount]) -> Result<(), Failure> {
+    mounts::mount_planned(&plan(mounts), &Staging::default())
 }
 
 fn tmpfs(target: &str, size: Option<u64>, read_only: bool) -> Mount {
-    let source = MountSource::Tmpfs { size };
+    let mode = if target == "/tmp" { 0o1777 } else { 0o755 };
     Mount {
         target: target.as_bytes().to_vec(),
-        source,
-        read_only,
+        source: MountSource::Tmpfs { size, mode },
+        options: MountOptions {
+            read_only,
+            ..MountOptions::default()
+        },
     }
+}
+
+/// An entry of what stands for a shared file system.
+fn shared(target: &str, entry: Option<&str>, options: MountOptions) -> Mount {
+    Mount {
+        target: target.as_bytes().to_vec(),
+        source: MountSource::Shared {
+            tag: "share".into(),
+            entry: entry.map(Into::into),
+        },
+        options,
+    }
+}
+
+/// A mounted file system with a folder and a file, held as the shared one.
+fn staging(folder: &Path) -> Staging {
+    let place = folder.join("share");
+    fs::create_dir(&place).unwrap();
+    let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+    mount(kind, &place, kind, flags, None::<&str>).unwrap();
+    fs::create_dir(place.join("d")).unwrap();
+    fs::write(place.join("d/inside"), "inside").unwrap();
+    fs::write(place.join("f"), "file").unwrap();
+    fs::copy("/bin/true", place.join("d/true")).unwrap();
+    let mut staging = Staging::default();
+    let source = shared("/", None, MountOptions::default()).source;
+    staging.hold(&source, &place).unwrap();
+    staging
 }
 
 /// Enters an overlay over `folder/lower`, which has a file and a directory.
@@ -65,7 +106,8 @@ fn enter_overlay(folder: &Path) {
     fs::write(lower.join("file"), "lower").unwrap();
     let bind = MsFlags::MS_BIND;
     mount(Some(&lower), &lower, None::<&str>, bind, None::<&str>).unwrap();
-    root::mount_overlay(&lower, &folder.join("private"), &folder.join("new")).unwrap();
+    let (private, new) = (folder.join("private"), folder.join("new"));
+    root::mount_overlay(&lower, &private, &new, Some(1 << 20)).unwrap();
     root::move_to(&folder.join("new")).unwrap();
 }
 
@@ -81,6 +123,8 @@ fn an_overlay_becomes_the_root_and_spares_the_folder() {
         fs::write("/file", "upper").unwrap();
         fs::rename("/old", "/new").unwrap();
         assert!(Path::new("/new/deep").is_dir());
+        let error = fs::write("/large", vec![1; 2 << 20]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
         // The folder itself, seen from where it came from.
         nix::unistd::fchdir(outside).unwrap();
         let lower = lower.strip_prefix("/").unwrap();
@@ -103,7 +147,7 @@ fn the_plan_is_carried_out_beneath_the_root() {
             tmpfs("/link/sub", None, false),
             tmpfs("/fixed", None, true),
         ];
-        mounts::mount_planned(&plan(&mounts).unwrap()).unwrap();
+        carry_out(&mounts).unwrap();
         assert_eq!(fs::metadata("/tmp").unwrap().mode() & 0o7777, 0o1777);
         assert_eq!(fs::metadata("/a").unwrap().mode() & 0o7777, 0o755);
         assert!(
@@ -118,12 +162,89 @@ fn the_plan_is_carried_out_beneath_the_root() {
 }
 
 #[test]
+fn what_is_shared_is_shown_in_many_places_each_with_options_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        // Before there is a new root, as in a guest.
+        let staging = staging(folder.path());
+        let new = folder.path().join("new-root");
+        fs::create_dir(&new).unwrap();
+        enter_overlay(&new);
+        fs::create_dir("/proc").unwrap();
+        let (kind, flags) = (Some("proc"), MsFlags::empty());
+        mount(kind, "/proc", kind, flags, None::<&str>).unwrap();
+        let none = MountOptions::default();
+        let read_only = MountOptions {
+            read_only: true,
+            ..none
+        };
+        let restricted = MountOptions {
+            no_exec: true,
+            no_suid: true,
+            no_dev: true,
+            ..none
+        };
+        let mounts = [
+            shared("/rw", Some("d"), none),
+            shared("/ro", Some("d"), read_only),
+            shared("/restricted", Some("d"), restricted),
+            shared("/etc/deep/file", Some("f"), none),
+            shared("/all", None, none),
+        ];
+        mounts::mount_planned(&plan(&mounts), &staging).unwrap();
+        staging.leave().unwrap();
+        fs::write("/rw/new", "new").unwrap();
+        assert_eq!(fs::read_to_string("/ro/new").unwrap(), "new");
+        let error = fs::write("/ro/other", "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        // A file is the file itself, and what is written into it arrives there.
+        fs::write("/etc/deep/file", "written").unwrap();
+        assert_eq!(fs::read_to_string("/all/f").unwrap(), "written");
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let options = |target: &str| {
+            let mut lines = table.lines().map(|line| line.split(' '));
+            let line = lines.find(|line| line.clone().nth(1) == Some(target));
+            line.and_then(|mut line| line.nth(3).map(str::to_owned))
+                .unwrap()
+        };
+        assert!(options("/restricted").starts_with("rw,nosuid,nodev,noexec"));
+        assert!(options("/ro").starts_with("ro,"));
+        assert!(options("/rw").starts_with("rw,relatime"));
+        assert!(
+            !table.contains("staged") && !table.contains("/share "),
+            "{table}"
+        );
+    });
+}
+
+#[test]
+fn a_source_that_does_not_fit_its_target_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let staging = staging(folder.path());
+        let new = folder.path().join("new-root");
+        fs::create_dir(&new).unwrap();
+        enter_overlay(&new);
+        for (target, entry, errno) in [
+            ("/file", "d", Errno::ENOTDIR),
+            ("/old", "f", Errno::ENOTDIR),
+            ("/missing", "g", Errno::ENOENT),
+        ] {
+            let mounts = [shared(target, Some(entry), MountOptions::default())];
+            let failure = mounts::mount_planned(&plan(&mounts), &staging).unwrap_err();
+            assert_eq!((failure.stage, failure.errno), (Stage::Mount, errno as i32));
+            assert!(failure.message.ends_with(target), "{}", failure.message);
+        }
+    });
+}
+
+#[test]
 fn a_mount_that_fails_is_named() {
     let folder = tempfile::tempdir().unwrap();
     with_own_mounts(|| {
         enter_overlay(folder.path());
         let mounts = [tmpfs("/file", None, false)];
-        let failure = mounts::mount_planned(&plan(&mounts).unwrap()).unwrap_err();
+        let failure = carry_out(&mounts).unwrap_err();
         assert_eq!(
             (failure.stage, failure.errno),
             (Stage::Mount, Errno::ENOTDIR as i32)
@@ -133,7 +254,7 @@ fn a_mount_that_fails_is_named() {
             tmpfs("/fixed", None, true),
             tmpfs("/fixed/sub", None, false),
         ];
-        let failure = mounts::mount_planned(&plan(&mounts).unwrap()).unwrap_err();
+        let failure = carry_out(&mounts).unwrap_err();
         assert_eq!(
             (failure.stage, failure.errno),
             (Stage::Mount, Errno::EROFS as i32)
@@ -164,7 +285,7 @@ fn everything_is_unmounted_in_the_end() {
             tmpfs("/a", None, false),
             tmpfs("/a/with space", None, false),
         ];
-        mounts::mount_planned(&plan(&mounts).unwrap()).unwrap();
+        carry_out(&mounts).unwrap();
         fs::write("/a/with space/x", "").unwrap();
         // As long as it is open, its file system cannot be unmounted.
         let _directory = File::open("/a").unwrap();
