@@ -4,13 +4,15 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Buffers;
 
 /// Bytes in a sector of the virtio block device, the unit of every size and of discards.
 pub const SECTOR: u64 = 512;
 
 /// When a write is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cache {
     /// When the flush after it has returned.
     Writeback,

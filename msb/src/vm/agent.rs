@@ -140,13 +140,16 @@ fn read<'a>(reader: &'a mut FrameReader<UnixStream>) -> Result<GuestMessage<'a>,
 mod tests {
     use std::sync::mpsc::channel;
 
-    use microsandbox::protocol::{Root, Stage};
+    use microsandbox::protocol::{Root, RootAccess, RootSource, Stage};
 
     use super::*;
 
     fn boot() -> Boot {
         Boot {
-            root: Root::Overlay { tag: "root".into() },
+            root: Root {
+                source: RootSource::Shared { tag: "root".into() },
+                access: RootAccess::Writable,
+            },
             mounts: Vec::new(),
             hostname: "box".into(),
         }

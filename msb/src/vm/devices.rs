@@ -1,48 +1,52 @@
-//! The devices of a sandbox's machine, and what its agent is told about them.
+//! The devices of a sandbox's machine.
 
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use microsandbox::launch::LaunchConfig;
-use microsandbox::protocol::{Boot, CONTROL_PORT, Mount, MountSource, Root, SESSION_PORT};
-use vmm::fs::{CachePolicy, FolderOptions, SharedFolder};
+use disk::OpenOptions;
+use microsandbox::launch::{
+    DiskImage, HostPath, LaunchConfig, MountSource, RootSource, SharedCache, Sharing,
+};
+use microsandbox::protocol::{CONTROL_PORT, MountOptions, RootAccess, SESSION_PORT};
+use vmm::fs::{CachePolicy, Exports, FolderOptions, SharedFolder};
 use vmm::virtio::vsock::{Accept, Route, VsockConfig, vsock_device};
-use vmm::virtio::{DeviceDescription, fs_device, rng_device};
+use vmm::virtio::{
+    BlkConfig, DeviceDescription, blk_device, exports_device, fs_device, rng_device,
+};
 
 use super::start::StartError;
 
 /// Address of the guest, the first that is free (vsock(7)). No two machines see each other's.
 const GUEST_CID: u64 = 3;
 
-/// Tag of the root file system.
-const ROOT_TAG: &str = "root";
+/// Tag or serial number of the root file system.
+pub(super) const ROOT: &str = "root";
 
-/// Makes the devices: entropy, the root file system, shared folders, connections.
+/// Tag of the file system of which all shared folders and files are entries.
+pub(super) const SHARE: &str = "share";
+
+/// Name of the entry that mount `index` shows.
+pub(super) fn entry(index: usize) -> String {
+    index.to_string()
+}
+
+/// Serial number of the disk that mount `index` shows.
+pub(super) fn serial(index: usize) -> String {
+    format!("disk-{index}")
+}
+
+/// Makes the devices: entropy, the root file system, what is mounted, connections.
 ///
 /// # Errors
-/// When a folder cannot be opened or a device cannot be made.
+/// When a folder or a disk image cannot be opened, or a device cannot be made.
 pub(super) fn make(
     config: &LaunchConfig,
     accept: Accept,
     listener: UnixListener,
 ) -> Result<Vec<DeviceDescription>, StartError> {
-    let mut devices = vec![rng_device()];
-    let root = &config.root;
-    let cache = if root.writable {
-        CachePolicy::AUTO
-    } else {
-        CachePolicy::ALWAYS
-    };
-    devices.push(folder(ROOT_TAG, &root.source, !root.writable, cache)?);
-    for (index, volume) in config.folders.iter().enumerate() {
-        let tag = folder_tag(index);
-        devices.push(folder(
-            &tag,
-            &volume.source,
-            volume.read_only,
-            CachePolicy::AUTO,
-        )?);
-    }
+    let mut devices = vec![rng_device(), root(config)?];
+    devices.extend(mounts(config)?);
     devices.push(vsock_device(VsockConfig {
         guest_cid: GUEST_CID,
         routes: vec![
@@ -59,51 +63,96 @@ pub(super) fn make(
     Ok(devices)
 }
 
-fn folder(
-    tag: &str,
-    path: &Path,
-    read_only: bool,
-    cache: CachePolicy,
-) -> Result<DeviceDescription, StartError> {
-    let options = FolderOptions {
-        read_only,
-        cache,
-        ..FolderOptions::DEFAULT
-    };
-    let folder = SharedFolder::open(path, options)?;
-    Ok(fs_device(tag, folder)?)
-}
-
-/// What the agent is told: the same folders by their tags.
-pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
-    let tag = ROOT_TAG.to_owned();
-    let folders = config
-        .folders
-        .iter()
-        .enumerate()
-        .map(|(index, folder)| Mount {
-            target: folder.target.0.clone(),
-            source: MountSource::Folder {
-                tag: folder_tag(index),
-            },
-            read_only: folder.read_only,
-        });
-    let tmpfs = config.tmpfs.iter().map(|tmpfs| Mount {
-        target: tmpfs.target.0.clone(),
-        source: MountSource::Tmpfs { size: tmpfs.size },
-        read_only: false,
-    });
-    Boot {
-        root: if config.root.writable {
-            Root::Direct { tag }
-        } else {
-            Root::Overlay { tag }
-        },
-        mounts: folders.chain(tmpfs).collect(),
-        hostname: config.hostname.clone(),
+fn root(config: &LaunchConfig) -> Result<DeviceDescription, StartError> {
+    let read_only = config.root.access != RootAccess::Writable;
+    match &config.root.source {
+        RootSource::Folder(path) => {
+            let options = FolderOptions {
+                read_only,
+                cache: if read_only {
+                    CachePolicy::ALWAYS
+                } else {
+                    CachePolicy::AUTO
+                },
+                ..FolderOptions::DEFAULT
+            };
+            Ok(fs_device(ROOT, SharedFolder::open(&path.0, options)?)?)
+        }
+        RootSource::Disk(image) => disk_device(config, image, ROOT.to_owned(), read_only),
     }
 }
 
-fn folder_tag(index: usize) -> String {
-    format!("v{index}")
+fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {
+    let mut devices = Vec::new();
+    let exports = Exports::new();
+    let mut has_exports = false;
+    for (index, mount) in config.mounts.iter().enumerate() {
+        let shared = match &mount.source {
+            MountSource::Folder { path, sharing } => {
+                SharedFolder::open(&path.0, folder_options(mount.options, *sharing))?
+            }
+            MountSource::File { path, sharing } => {
+                SharedFolder::open_single_file(&path.0, folder_options(mount.options, *sharing))?
+            }
+            MountSource::Disk(image) => {
+                let read_only = mount.options.read_only;
+                devices.push(disk_device(config, image, serial(index), read_only)?);
+                continue;
+            }
+            MountSource::Tmpfs { .. } => continue,
+        };
+        exports.attach(&entry(index), shared)?;
+        has_exports = true;
+    }
+    if has_exports {
+        devices.push(exports_device(SHARE, exports)?);
+    }
+    Ok(devices)
+}
+
+fn folder_options(options: MountOptions, sharing: Sharing) -> FolderOptions {
+    FolderOptions {
+        read_only: options.read_only,
+        no_exec: options.no_exec,
+        no_suid: options.no_suid,
+        no_dev: options.no_dev,
+        cache: cache_policy(sharing),
+    }
+}
+
+fn cache_policy(sharing: Sharing) -> CachePolicy {
+    let timeout = sharing.cache_timeout_ms.map(Duration::from_millis);
+    match (sharing.cache, timeout) {
+        (SharedCache::None, _) => CachePolicy::None,
+        (SharedCache::Auto, None) => CachePolicy::AUTO,
+        (SharedCache::Auto, Some(timeout)) => CachePolicy::Auto { timeout },
+        (SharedCache::Always, None) => CachePolicy::ALWAYS,
+        (SharedCache::Always, Some(timeout)) => CachePolicy::Always { timeout },
+    }
+}
+
+fn disk_device(
+    config: &LaunchConfig,
+    image: &DiskImage,
+    serial: String,
+    read_only: bool,
+) -> Result<DeviceDescription, StartError> {
+    let options = OpenOptions {
+        format: image.format,
+        read_only,
+        cache: image.cache,
+        allowed: config
+            .allowed
+            .iter()
+            .map(|HostPath(path)| path.clone())
+            .collect(),
+    };
+    let opened = disk::open(&image.path.0, &options)?;
+    let (device, _) = blk_device(BlkConfig {
+        image: Some(Arc::from(opened)),
+        read_only,
+        serial,
+        queues: config.vcpus.into(),
+    })?;
+    Ok(device)
 }

@@ -4,6 +4,7 @@
 //! this terminal.
 
 mod agent;
+mod boot_message;
 mod console;
 mod creator;
 mod devices;

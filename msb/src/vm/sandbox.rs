@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, umask};
 use vmm::fs::raise_descriptor_limit;
 use vmm::machine::{self, Stopper};
 
+use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
 use super::start::StartError;
 use super::supervisor::{Action, Event, Supervisor, Verdict};
@@ -122,7 +123,7 @@ fn run(
     let (events, received) = channel();
     creator::listen(commands, events.clone()).map_err(StartError::Thread)?;
     let (accept, connection) = agent::rendezvous();
-    let boot_message = devices::boot_message(config);
+    let boot_message = boot_message(config);
     let machine = machine::boot(machine::Config {
         vcpus: config.vcpus,
         memory: config.memory,

@@ -4,12 +4,13 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use disk::DiskError;
 use microsandbox::launch::{Ending, StartFailure, StartStage};
 use microsandbox::protocol::Failure;
-use vmm::fs::FolderError;
+use vmm::fs::{ExportError, FolderError};
 use vmm::machine::BootError;
-use vmm::virtio::FsDeviceError;
 use vmm::virtio::vsock::VsockError;
+use vmm::virtio::{BlkDeviceError, FsDeviceError};
 
 use super::agent::AgentError;
 
@@ -30,6 +31,15 @@ pub(super) enum StartError {
     /// A folder's device cannot be made.
     #[error("cannot make the device of a shared folder")]
     FolderDevice(#[from] FsDeviceError),
+    /// A disk image cannot be opened.
+    #[error("cannot give the guest a disk")]
+    Disk(#[from] DiskError),
+    /// A shared folder cannot be an entry of the device.
+    #[error("cannot share a folder with the guest")]
+    Export(#[from] ExportError),
+    /// A disk's device cannot be made.
+    #[error("cannot make the device of a disk")]
+    DiskDevice(#[from] BlkDeviceError),
     /// The device for connections cannot be made.
     #[error("cannot make the vsock device")]
     Vsock(#[from] VsockError),
@@ -85,8 +95,11 @@ impl StartError {
     fn stage(&self) -> StartStage {
         match self {
             StartError::Kernel { .. } => StartStage::Kernel,
-            StartError::Folder(_) => StartStage::Folder,
-            StartError::FolderDevice(_) | StartError::Vsock(_) => StartStage::Device,
+            StartError::Folder(_) | StartError::Export(_) => StartStage::Folder,
+            StartError::Disk(_) => StartStage::Disk,
+            StartError::FolderDevice(_) | StartError::DiskDevice(_) | StartError::Vsock(_) => {
+                StartStage::Device
+            }
             StartError::Machine(BootError::Kernel(_)) => StartStage::Kernel,
             // A monitor that fails is most often a KVM that cannot run ordinary kernels.
             StartError::Machine(_)

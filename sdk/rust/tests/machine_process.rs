@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Ending, Handover, LaunchConfig, MachineProcess, Moment, Report, RootFolder, Startup,
-    send_report,
+    Command, Ending, Handover, HostPath, LaunchConfig, MachineProcess, Moment, Report, Root,
+    RootSource, Startup, send_report,
 };
 use microsandbox::names::Name;
-use microsandbox::protocol::{FrameReader, Ready};
+use microsandbox::protocol::{FrameReader, Ready, RootAccess};
 use microsandbox::run_directory::{RunDirectory, RunDirectoryError};
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -141,12 +141,12 @@ fn start(home: &Home, name: &str) -> MachineProcess {
         kernel: "/a secret/vmlinux".into(),
         initramfs: "/initramfs".into(),
         extra_command_line: String::new(),
-        root: RootFolder {
-            source: "/".into(),
-            writable: false,
+        root: Root {
+            source: RootSource::Folder(HostPath("/".into())),
+            access: RootAccess::Layer { size: None },
         },
-        folders: Vec::new(),
-        tmpfs: Vec::new(),
+        mounts: Vec::new(),
+        allowed: Vec::new(),
         hostname: "box".to_owned(),
         boot_timeout_ms: 1000,
         log_level: "warn".to_owned(),

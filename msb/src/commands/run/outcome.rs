@@ -156,9 +156,11 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
             error,
             "the places of --volume and --tmpfs must be directories, or be possible to make",
         ),
-        StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => {
-            error
-        }
+        StartStage::Handover
+        | StartStage::Folder
+        | StartStage::Disk
+        | StartStage::Device
+        | StartStage::Guest(_) => error,
     }
 }
 

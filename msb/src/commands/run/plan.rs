@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use microsandbox::home::Home;
-use microsandbox::launch::{Folder, LaunchConfig, RootFolder, Tmpfs};
+use microsandbox::launch::{HostPath, LaunchConfig, Mount, MountSource, Root, RootSource, Sharing};
 use microsandbox::names::Name;
-use microsandbox::protocol::{Bytes, Exec};
+use microsandbox::protocol::{Bytes, Exec, MountOptions, RootAccess};
 use microsandbox::session;
 
 use super::Arguments;
@@ -69,16 +69,15 @@ impl Plan {
             kernel: KERNEL.find(arguments.kernel.as_deref(), home)?,
             initramfs: INITRAMFS.find(arguments.initramfs.as_deref(), home)?,
             extra_command_line: arguments.cmdline.unwrap_or_default(),
-            root: RootFolder {
-                source: root,
-                writable: arguments.root_rw,
+            root: Root {
+                source: RootSource::Folder(HostPath(root)),
+                access: match arguments.root_rw {
+                    true => RootAccess::Writable,
+                    false => RootAccess::Layer { size: None },
+                },
             },
-            folders: arguments
-                .volume
-                .iter()
-                .map(shared_folder)
-                .collect::<anyhow::Result<_>>()?,
-            tmpfs: arguments.tmpfs.iter().map(tmpfs).collect(),
+            mounts: mounts(&arguments.volume, &arguments.tmpfs)?,
+            allowed: Vec::new(),
             hostname: arguments.hostname.unwrap_or_default(),
             boot_timeout_ms: BOOT_TIMEOUT_MS,
             log_level,
@@ -127,22 +126,37 @@ fn environment(variables: Vec<Variable>, terminal: bool) -> Vec<(Bytes, Bytes)> 
         .collect()
 }
 
-fn shared_folder(volume: &Volume) -> anyhow::Result<Folder> {
-    let source = folder(&volume.source)
-        .with_context(|| format!("cannot share {}", volume.source.display()))
-        .hint("the part of --volume before the colon is an existing folder")?;
-    Ok(Folder {
-        source,
-        target: volume.target.to_bytes(),
-        read_only: volume.read_only,
-    })
+fn mounts(volumes: &[Volume], tmpfs: &[TmpfsMount]) -> anyhow::Result<Vec<Mount>> {
+    let folders = volumes.iter().map(shared_folder);
+    let tmpfs = tmpfs.iter().map(|mount| {
+        let shared = ["/tmp", "/var/tmp"].contains(&&*mount.target.to_string());
+        Ok(Mount {
+            target: mount.target.to_bytes(),
+            source: MountSource::Tmpfs {
+                size: mount.size,
+                mode: if shared { 0o1777 } else { 0o755 },
+            },
+            options: MountOptions::default(),
+        })
+    });
+    folders.chain(tmpfs).collect()
 }
 
-fn tmpfs(mount: &TmpfsMount) -> Tmpfs {
-    Tmpfs {
-        target: mount.target.to_bytes(),
-        size: mount.size,
-    }
+fn shared_folder(volume: &Volume) -> anyhow::Result<Mount> {
+    let path = folder(&volume.source)
+        .with_context(|| format!("cannot share {}", volume.source.display()))
+        .hint("the part of --volume before the colon is an existing folder")?;
+    Ok(Mount {
+        target: volume.target.to_bytes(),
+        source: MountSource::Folder {
+            path: HostPath(path),
+            sharing: Sharing::default(),
+        },
+        options: MountOptions {
+            read_only: volume.read_only,
+            ..MountOptions::default()
+        },
+    })
 }
 
 /// The folder's own path, if it is one and can be read.

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use protocol::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::{Mount, Root};
 
 /// A machine and what its guest sees, as data. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,11 +24,12 @@ pub struct LaunchConfig {
     /// Appended to the kernel's command line.
     pub extra_command_line: String,
     /// The root file system.
-    pub root: RootFolder,
-    /// Shared folders.
-    pub folders: Vec<Folder>,
-    /// File systems in guest memory.
-    pub tmpfs: Vec<Tmpfs>,
+    pub root: Root,
+    /// What is mounted beneath it, each at a target of its own.
+    pub mounts: Vec<Mount>,
+    /// Files that disk images may refer to, as backing files and extents, besides those in their own folders. A folder
+    /// allows what lies beneath it.
+    pub allowed: Vec<HostPath>,
     /// Host name of the guest.
     pub hostname: String,
     /// How long the guest may take until its agent is ready, in milliseconds.
@@ -36,36 +38,10 @@ pub struct LaunchConfig {
     pub log_level: String,
 }
 
-/// A folder of the host as root file system.
+/// A path on this machine: bytes, not text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootFolder {
-    /// The folder.
-    #[serde(with = "path_bytes")]
-    pub source: PathBuf,
-    /// Writes go through to the folder; otherwise to a private layer in guest memory.
-    pub writable: bool,
-}
-
-/// A folder of the host, mounted in the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Folder {
-    /// The folder.
-    #[serde(with = "path_bytes")]
-    pub source: PathBuf,
-    /// Absolute path in the guest.
-    pub target: Bytes,
-    /// The guest cannot change it.
-    pub read_only: bool,
-}
-
-/// A file system in guest memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tmpfs {
-    /// Absolute path in the guest.
-    pub target: Bytes,
-    /// Limit in bytes; `None` is half of the guest's memory.
-    pub size: Option<u64>,
-}
+#[serde(transparent)]
+pub struct HostPath(#[serde(with = "path_bytes")] pub PathBuf);
 
 /// Paths are bytes on Linux, not text.
 pub(super) mod path_bytes {
@@ -95,7 +71,10 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
+    use protocol::{Bytes, MountOptions, RootAccess};
+
     use super::*;
+    use crate::launch::{DiskImage, MountSource, RootSource, SharedCache, Sharing};
 
     #[test]
     fn arrives_as_it_was_sent() {
@@ -106,19 +85,40 @@ mod tests {
             kernel: "/boot/vmlinux".into(),
             initramfs: "/boot/initramfs.cpio".into(),
             extra_command_line: "loglevel=7".to_owned(),
-            root: RootFolder {
-                source: OsStr::from_bytes(b"/not \xff text").into(),
-                writable: true,
+            root: Root {
+                source: RootSource::Folder(HostPath(OsStr::from_bytes(b"/not \xff text").into())),
+                access: RootAccess::Layer {
+                    size: Some(1 << 20),
+                },
             },
-            folders: vec![Folder {
-                source: "/home".into(),
-                target: Bytes(b"/mnt/\xfe".to_vec()),
-                read_only: true,
-            }],
-            tmpfs: vec![Tmpfs {
-                target: Bytes(b"/tmp".to_vec()),
-                size: Some(1 << 20),
-            }],
+            mounts: vec![
+                Mount {
+                    target: Bytes(b"/mnt/\xfe".to_vec()),
+                    source: MountSource::Folder {
+                        path: HostPath("/home".into()),
+                        sharing: Sharing {
+                            cache: SharedCache::Always,
+                            cache_timeout_ms: Some(60_000),
+                        },
+                    },
+                    options: MountOptions {
+                        read_only: true,
+                        ..MountOptions::default()
+                    },
+                },
+                Mount {
+                    target: Bytes(b"/disk".to_vec()),
+                    source: MountSource::Disk(DiskImage {
+                        path: HostPath("/disk.qcow2".into()),
+                        format: disk::Format::Qcow2,
+                        cache: disk::Cache::Writethrough,
+                        partition: Some(1),
+                        fstype: Some("xfs".to_owned()),
+                    }),
+                    options: MountOptions::default(),
+                },
+            ],
+            allowed: vec![HostPath("/base".into())],
             hostname: "box".to_owned(),
             boot_timeout_ms: 1000,
             log_level: "debug".to_owned(),

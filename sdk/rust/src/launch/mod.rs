@@ -8,12 +8,16 @@
 mod config;
 mod handover;
 mod moment;
+mod mounts;
 mod process;
 mod report;
 
-pub use config::{Folder, LaunchConfig, RootFolder, Tmpfs};
+pub use config::{HostPath, LaunchConfig};
 pub use handover::{Handover, HandoverError};
 pub use moment::{Moment, Startup};
+pub use mounts::{
+    DiskImage, Mount, MountSource, Root, RootSource, SharedCache, Sharing, last_of_each_target,
+};
 pub use process::{LaunchError, MachineProcess};
 pub use report::{
     Command, Ending, Report, ReportError, ReportReader, StartFailure, StartStage, send_command,

@@ -52,6 +52,8 @@ pub enum StartStage {
     Kernel,
     /// Opening a shared folder.
     Folder,
+    /// Opening a disk image.
+    Disk,
     /// Making a device.
     Device,
     /// Making the machine with KVM.

@@ -1,0 +1,50 @@
+//! What the agent is told: the file systems of the machine, by tags, entries and serial numbers.
+
+use microsandbox::launch::{DiskImage, LaunchConfig, MountSource, RootSource};
+use microsandbox::protocol::{self, Boot, Disk, Root};
+
+use super::devices::{ROOT, SHARE, entry, serial};
+
+/// The boot message for a machine with the devices of `config`.
+pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
+    let source = match &config.root.source {
+        RootSource::Folder(_) => protocol::RootSource::Shared {
+            tag: ROOT.to_owned(),
+        },
+        RootSource::Disk(image) => protocol::RootSource::Disk(disk(ROOT.to_owned(), image)),
+    };
+    let mounts = config.mounts.iter().enumerate();
+    Boot {
+        root: Root {
+            source,
+            access: config.root.access,
+        },
+        mounts: mounts
+            .map(|(index, mount)| protocol::Mount {
+                target: mount.target.0.clone(),
+                source: mount_source(index, &mount.source),
+                options: mount.options,
+            })
+            .collect(),
+        hostname: config.hostname.clone(),
+    }
+}
+
+fn mount_source(index: usize, source: &MountSource) -> protocol::MountSource {
+    match source {
+        MountSource::Folder { .. } | MountSource::File { .. } => protocol::MountSource::Shared {
+            tag: SHARE.to_owned(),
+            entry: Some(entry(index)),
+        },
+        MountSource::Disk(image) => protocol::MountSource::Disk(disk(serial(index), image)),
+        &MountSource::Tmpfs { size, mode } => protocol::MountSource::Tmpfs { size, mode },
+    }
+}
+
+fn disk(serial: String, image: &DiskImage) -> Disk {
+    Disk {
+        serial,
+        partition: image.partition,
+        fstype: image.fstype.clone(),
+    }
+}
