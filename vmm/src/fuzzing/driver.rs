@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::choices::Choices;
-use super::witness::{Executed, Record, Witness};
+use super::witness::{Deeds, Executed, Record, Witness};
 use crate::virtio::{
     Executor, GuestMemory, Interrupt, QueueConfig, Status, Worker, WorkerQueue, WorkerState,
 };
@@ -34,6 +34,9 @@ const INDIRECT: u16 = 4;
 
 /// Turns after which a worker that still has work to do is considered to run in circles.
 const MANY_TURNS: usize = 10_000;
+
+/// Milliseconds to wait for a chain that was kept; if it never comes back, the turns run out.
+const PATIENCE: i32 = 1000;
 
 /// Address of one of few buffers, so that chains meet in them.
 pub(super) fn buffer(number: u8) -> u64 {
@@ -244,16 +247,18 @@ impl Driver {
             kick.write(1).unwrap();
         }
         let mut turns = 0;
-        while self.turn() && turns < MANY_TURNS {
+        while self.turn_or_wait() && turns < MANY_TURNS {
             turns += 1;
         }
-        let executed = self.record.take();
+        let Deeds { executed, returned } = self.record.take();
         self.tainted |= executed.iter().any(|chain| chain.writes_below(BUFFERS));
         assert!(
             !stopped || executed.is_empty(),
             "a device that needs a reset went on"
         );
-        let failure = executed.iter().position(|chain| chain.length.is_none());
+        let failure = executed
+            .iter()
+            .position(|chain| chain.length.is_none() && !chain.abandoned);
         assert!(
             failure.is_none_or(|failure| failure + 1 == executed.len()),
             "a device that failed went on"
@@ -268,10 +273,22 @@ impl Driver {
                     .iter()
                     .filter(|chain| chain.queue == queue)
                     .collect();
-                self.check_ring(queue, offered.as_deref(), &executed);
+                self.check_ring(queue, offered.as_deref(), &executed, &returned);
             }
         }
         executed
+    }
+
+    /// The same until all chains that the executor keeps came back.
+    fn turn_or_wait(&mut self) -> bool {
+        if self.turn() {
+            return true;
+        }
+        let waits = self.record.is_waiting();
+        if waits {
+            self.state.turn(PATIENCE).unwrap();
+        }
+        waits
     }
 
     fn turn(&mut self) -> bool {
@@ -305,7 +322,13 @@ impl Driver {
     }
 
     /// Every chain that was taken was offered, in that order, and came back once with what the executor reported.
-    fn check_ring(&mut self, queue: usize, offered: Option<&[u16]>, executed: &[&Executed]) {
+    fn check_ring(
+        &mut self,
+        queue: usize,
+        offered: Option<&[u16]>,
+        executed: &[&Executed],
+        returned: &[(usize, u16, u32)],
+    ) {
         let failed = self.needs_reset();
         let ring = &mut self.rings[queue];
         let heads: Vec<_> = executed.iter().map(|chain| chain.head).collect();
@@ -322,12 +345,15 @@ impl Driver {
         }
         ring.taken = ring.taken.wrapping_add(heads.len() as u16);
         // A head that is none cannot be given back: the device fails.
-        let returned = executed.iter().filter(|chain| chain.head < ring.size);
-        for chain in returned.clone() {
+        let size = ring.size;
+        let returned = returned
+            .iter()
+            .filter(|(of, head, _)| *of == queue && *head < size);
+        for (_, head, length) in returned.clone() {
             let entry = ring.base + USED + 4 + u64::from(ring.used % ring.size) * 8;
             let entry: [u32; 2] = self.memory.read_obj(GuestAddress(entry)).unwrap();
-            let expected = [u32::from(chain.head), chain.length.unwrap_or(0)];
-            assert_eq!(entry, expected, "another chain came back than {chain:?}");
+            let expected = [u32::from(*head), *length];
+            assert_eq!(entry, expected, "another chain came back than {head}");
             ring.used = ring.used.wrapping_add(1);
         }
         let used: u16 = self

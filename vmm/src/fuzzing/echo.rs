@@ -2,7 +2,7 @@
 
 use vm_memory::Bytes;
 
-use crate::virtio::{Chain, DeviceFailure, Executor, GuestMemory};
+use crate::virtio::{Chain, Completion, DeviceFailure, Executor, GuestMemory};
 
 /// Longest text that is returned.
 const LONGEST: usize = 4096;
@@ -19,13 +19,13 @@ impl Executor for Echo {
         memory: &GuestMemory,
         _queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let mut text = Vec::new();
         for descriptor in chain.clone().readable() {
             let length = (descriptor.len() as usize).min(LONGEST - text.len());
             let mut piece = vec![0; length];
             if memory.read_slice(&mut piece, descriptor.addr()).is_err() {
-                return Ok(0);
+                return Ok(Completion::Done(0));
             }
             text.extend(piece);
         }
@@ -43,6 +43,6 @@ impl Executor for Echo {
             }
             written += length;
         }
-        Ok(written as u32)
+        Ok(Completion::Done(written as u32))
     }
 }

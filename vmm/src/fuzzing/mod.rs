@@ -5,12 +5,13 @@
 //! `fuzzing`, which only `fuzz/` turns on.
 //!
 //! ```text
-//! script --choices--> driver --rings--> worker --chains--> witness --> executor (queue, vsock, fs)
+//! script --choices--> driver --rings--> worker --chains--> witness --> executor (queue, vsock, fs, blk)
 //!                        '----------- checks what came back against --------'
 //! ```
 // A finding is a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod blk;
 mod choices;
 mod driver;
 mod echo;
@@ -22,6 +23,7 @@ mod tests;
 mod vsock;
 mod witness;
 
+pub use blk::blk;
 pub use fs::fs;
 pub use kernel::kernel;
 pub use queue::queue;

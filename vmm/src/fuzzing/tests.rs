@@ -15,6 +15,11 @@ fn fs_in_a_folder(script: &[u8]) {
     super::fs(folder.path(), script);
 }
 
+fn blk_on_a_file(script: &[u8]) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    super::blk(file.path(), script);
+}
+
 fn kernel_of(image: &[u8], initramfs: u16) {
     let file = |bytes: &[u8]| {
         let mut file = tempfile::tempfile().unwrap();
@@ -42,6 +47,7 @@ fn no_seed_of_a_fuzz_target_breaks_a_promise() {
     every_seed("queue", super::queue);
     every_seed("vsock", super::vsock);
     every_seed("fs", fs_in_a_folder);
+    every_seed("blk", blk_on_a_file);
     every_seed("kernel", |image| kernel_of(&image[2..], 5000));
 }
 
@@ -59,6 +65,11 @@ proptest! {
     #[test]
     fn every_request_to_the_file_system_is_answered_in_form(script in script()) {
         fs_in_a_folder(&script);
+    }
+
+    #[test]
+    fn every_request_to_a_disk_comes_back_once(script in script()) {
+        blk_on_a_file(&script);
     }
 
     #[test]

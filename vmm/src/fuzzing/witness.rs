@@ -6,16 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _};
 use vmm_sys_util::epoll::EventSet;
 
-use crate::virtio::{Chain, DeviceFailure, Events, Executor, GuestMemory};
+use crate::virtio::{Chain, Completion, DeviceFailure, Events, Executor, Finished, GuestMemory};
 
-/// One chain that was carried out.
+/// One chain that was taken.
 pub(super) struct Executed {
     /// Index of the queue within the worker.
     pub(super) queue: usize,
     /// Head of the chain.
     pub(super) head: u16,
-    /// What the executor reported; `None` when it failed.
+    /// What the executor reported; `None` when it failed, or keeps the chain.
     pub(super) length: Option<u32>,
+    /// The executor keeps the chain.
+    pub(super) kept: bool,
+    /// It kept it until the rings were let go.
+    pub(super) abandoned: bool,
     /// The device-writable pieces: address and length.
     pub(super) writable: Vec<(u64, u32)>,
     /// The writable bytes as they are after the execution, one piece after the other, as far as they are memory.
@@ -62,17 +66,32 @@ impl Executed {
     }
 }
 
-/// What was carried out, shared between the witness and the driver.
+/// What an executor did since somebody looked.
+#[derive(Default)]
+pub(super) struct Deeds {
+    /// The chains that it was given, in that order.
+    pub(super) executed: Vec<Executed>,
+    /// The chains that it gave back, in that order: queue, head and length.
+    pub(super) returned: Vec<(usize, u16, u32)>,
+}
+
+/// The same, shared between the witness and the driver.
 #[derive(Clone, Default)]
-pub(super) struct Record(Arc<Mutex<Vec<Executed>>>);
+pub(super) struct Record(Arc<Mutex<Deeds>>);
 
 impl Record {
     /// Takes what was recorded since the last time.
-    pub(super) fn take(&self) -> Vec<Executed> {
+    pub(super) fn take(&self) -> Deeds {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Executed>> {
+    /// Whether a chain is kept.
+    pub(super) fn is_waiting(&self) -> bool {
+        let deeds = self.lock();
+        deeds.executed.iter().any(|chain| chain.kept)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Deeds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,7 +121,7 @@ impl Executor for Witness {
         memory: &GuestMemory,
         queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let head = chain.head_index();
         let writable = chain
             .clone()
@@ -113,13 +132,15 @@ impl Executor for Witness {
             queue,
             head,
             length: None,
+            kept: false,
+            abandoned: false,
             writable,
             contents: Vec::new(),
             changed_beyond: false,
         };
         let before = contents(memory, &executed.writable);
         let result = self.executor.execute(memory, queue, chain);
-        if let Ok(length) = result {
+        if let Ok(Completion::Done(length)) = result {
             let after = contents(memory, &executed.writable);
             let beyond = length as usize;
             executed.length = Some(length);
@@ -127,8 +148,43 @@ impl Executor for Witness {
                 !executed.overlaps() && before.get(beyond..) != after.get(beyond..);
             executed.contents = after;
         }
-        self.record.lock().push(executed);
+        let mut deeds = self.record.lock();
+        if matches!(result, Ok(Completion::Later)) {
+            executed.kept = true;
+        } else {
+            deeds
+                .returned
+                .push((queue, head, executed.length.unwrap_or(0)));
+        }
+        deeds.executed.push(executed);
         result
+    }
+
+    fn submit(&mut self) -> Result<(), DeviceFailure> {
+        self.executor.submit()
+    }
+
+    fn finished(&mut self, queue: usize) -> Option<Finished> {
+        let finished = self.executor.finished(queue)?;
+        let mut deeds = self.record.lock();
+        let Finished { head, length } = finished;
+        let kept = deeds
+            .executed
+            .iter_mut()
+            .find(|chain| chain.kept && (chain.queue, chain.head) == (queue, head));
+        let kept = kept.expect("a chain comes back that was not kept");
+        (kept.kept, kept.length) = (false, Some(length));
+        deeds.returned.push((queue, head, length));
+        Some(finished)
+    }
+
+    fn abandon(&mut self) {
+        self.executor.abandon();
+        // Nothing of it may come back any more.
+        for chain in &mut self.record.lock().executed {
+            chain.abandoned |= chain.kept;
+            chain.kept = false;
+        }
     }
 
     fn event(&mut self, token: u32, ready: EventSet) -> Result<(), DeviceFailure> {

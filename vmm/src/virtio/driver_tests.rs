@@ -34,7 +34,7 @@ impl Executor for Numbering {
         memory: &GuestMemory,
         _queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let mut written = 0;
         for descriptor in chain {
             if descriptor.is_write_only() {
@@ -56,7 +56,7 @@ impl Executor for Numbering {
         }
         self.count += 1;
         self.done.send(self.count).unwrap();
-        Ok(written)
+        Ok(Completion::Done(written))
     }
 
     fn reset(&mut self) {
@@ -86,6 +86,7 @@ impl Rig {
                 count: 0,
                 done: sender,
             }),
+            helpers: Vec::new(),
         };
         let worker = Worker::spawn(
             description,

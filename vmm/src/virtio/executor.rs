@@ -39,6 +39,36 @@ pub struct WorkerDescription {
     pub system_calls: &'static [i64],
     /// Carries out the requests.
     pub executor: Box<dyn Executor>,
+    /// Threads that work for the executor.
+    pub helpers: Vec<HelperDescription>,
+}
+
+/// A thread that works for an executor. It must end when the executor is dropped.
+pub struct HelperDescription {
+    /// Name of the thread, at most 15 bytes.
+    pub name: String,
+    /// System calls that it makes, besides those that every thread may make.
+    pub system_calls: &'static [i64],
+    /// What it runs.
+    pub body: Box<dyn FnOnce() + Send>,
+}
+
+/// What became of a chain that an executor was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// It was carried out; this many bytes were written to its device-writable part.
+    Done(u32),
+    /// The executor keeps it, and hands it back by [`Executor::finished`].
+    Later,
+}
+
+/// A chain that was kept and is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Head of the chain.
+    pub head: u16,
+    /// Bytes that were written to its device-writable part.
+    pub length: u32,
 }
 
 /// The device cannot go on; the driver sees `DEVICE_NEEDS_RESET` until it resets the device.
@@ -72,7 +102,8 @@ pub trait Executor: Send {
         true
     }
 
-    /// Carries out one chain and returns how many bytes were written to its device-writable part.
+    /// Carries out one chain, or begins it. An executor that keeps chains must bound their number by
+    /// [`ready`](Self::ready): a driver can make a chain available again before it came back.
     ///
     /// # Errors
     /// When the device cannot go on. A malformed request is no reason: it is answered as the specification says, or
@@ -82,7 +113,22 @@ pub trait Executor: Send {
         memory: &GuestMemory,
         queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure>;
+    ) -> Result<Completion, DeviceFailure>;
+
+    /// No more chains are taken for now: what was collected from them begins.
+    ///
+    /// # Errors
+    /// When the device cannot go on.
+    fn submit(&mut self) -> Result<(), DeviceFailure> {
+        Ok(())
+    }
+
+    /// The next chain of `queue` that was kept and is carried out. The worker asks after every event, and after
+    /// [`submit`](Self::submit), until there is none.
+    fn finished(&mut self, queue: usize) -> Option<Finished> {
+        let _ = queue;
+        None
+    }
 
     /// A file descriptor that the executor added to `events` is ready.
     ///
@@ -92,6 +138,10 @@ pub trait Executor: Send {
         let _ = (token, ready);
         Ok(())
     }
+
+    /// The rings are about to be let go, or are broken: returns when nobody works any more on chains that were kept, which
+    /// are forgotten.
+    fn abandon(&mut self) {}
 
     /// The driver reset the device: back to the state before `start`, all that the driver knew forgotten.
     fn reset(&mut self) {}

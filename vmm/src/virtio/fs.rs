@@ -18,7 +18,9 @@ use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
 use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 
-use super::{Chain, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription};
+use super::{
+    Chain, Completion, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription,
+};
 use crate::fs::{Exports, Served, SharedFolder};
 
 /// Device type "file system".
@@ -96,6 +98,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
             session: Arc::clone(&session),
             resets,
         }),
+        helpers: Vec::new(),
     };
     Ok(DeviceDescription {
         device_type: DEVICE_TYPE,
@@ -122,10 +125,10 @@ impl<F: Served> Executor for Requests<F> {
         memory: &GuestMemory,
         _queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let written = self.session.serve(memory, &chain);
         // A reply is never longer than a read, see `MAX_BUFFER_SIZE`.
-        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+        Ok(Completion::Done(u32::try_from(written).unwrap_or(u32::MAX)))
     }
 
     fn reset(&mut self) {

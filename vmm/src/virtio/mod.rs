@@ -28,7 +28,10 @@ mod worker;
 pub use crate::memory::{GuestMemory, MemoryRegion};
 pub use blk::{BlkConfig, BlkDeviceError, BlkHandle, HandleError, blk_device};
 pub use config_space::ConfigSpace;
-pub use executor::{Chain, DeviceDescription, DeviceFailure, Events, Executor, WorkerDescription};
+pub use executor::{
+    Chain, Completion, DeviceDescription, DeviceFailure, Events, Executor, Finished,
+    HelperDescription, WorkerDescription,
+};
 pub use fs::{FsDeviceError, exports_device, fs_device};
 pub(crate) use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -4,7 +4,9 @@ use std::io;
 
 use vm_memory::{ReadVolatile, VolatileSlice, bitmap::BitmapSlice};
 
-use super::{Chain, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription};
+use super::{
+    Chain, Completion, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription,
+};
 
 const DEVICE_TYPE: u32 = 4;
 /// The driver asks for few bytes at a time and keeps one request in flight.
@@ -23,6 +25,7 @@ pub fn rng_device() -> DeviceDescription {
             queue_sizes: vec![QUEUE_SIZE],
             system_calls: &[],
             executor: Box::new(Rng),
+            helpers: Vec::new(),
         }],
     }
 }
@@ -35,7 +38,7 @@ impl Executor for Rng {
         memory: &GuestMemory,
         _queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let mut written = 0usize;
         for descriptor in chain.writable() {
             let wanted = (descriptor.len() as usize).min(MAX_BYTES.saturating_sub(written));
@@ -52,7 +55,7 @@ impl Executor for Rng {
                 })?;
             written = written.saturating_add(wanted);
         }
-        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+        Ok(Completion::Done(u32::try_from(written).unwrap_or(u32::MAX)))
     }
 }
 
@@ -88,7 +91,9 @@ mod tests {
         mock.add_desc_chains(&[RawDescriptor::from(descriptor)], 0)
             .unwrap();
         let chain = queue.iter(&memory).unwrap().next().unwrap();
-        let used = Rng.execute(&memory, 0, chain).unwrap();
+        let Completion::Done(used) = Rng.execute(&memory, 0, chain).unwrap() else {
+            panic!("it waits for nothing")
+        };
         (memory.clone(), used)
     }
 

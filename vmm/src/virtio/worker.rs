@@ -11,7 +11,10 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::interrupt::Interrupt;
-use super::{DeviceFailure, Events, Executor, GuestMemory, WorkerDescription};
+use super::{
+    Completion, DeviceFailure, Events, Executor, Finished, GuestMemory, HelperDescription,
+    WorkerDescription,
+};
 use crate::ending::EndingReporter;
 use crate::threads;
 
@@ -43,6 +46,7 @@ pub(crate) struct Worker {
     commands: Option<Sender<Command>>,
     wake: EventFd,
     thread: Option<JoinHandle<()>>,
+    helpers: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -56,6 +60,19 @@ impl Worker {
         let queue_count = description.queue_sizes.len();
         let (mut worker, state) =
             Worker::prepare(queue_count, description.executor, memory, interrupt)?;
+        let start = |helper: HelperDescription| {
+            threads::spawn(
+                &helper.name,
+                helper.system_calls,
+                ending.clone(),
+                helper.body,
+            )
+        };
+        worker.helpers = description
+            .helpers
+            .into_iter()
+            .map(start)
+            .collect::<io::Result<_>>()?;
         let ending_for_body = ending.clone();
         worker.thread = Some(threads::spawn(
             &description.name,
@@ -99,6 +116,7 @@ impl Worker {
             commands: Some(sender),
             wake,
             thread: None,
+            helpers: Vec::new(),
         };
         Ok((worker, state))
     }
@@ -141,6 +159,10 @@ impl Drop for Worker {
         let _ = self.wake.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // The executor is gone with its thread, so these end.
+        for helper in self.helpers.drain(..) {
+            let _ = helper.join();
         }
     }
 }
@@ -228,6 +250,7 @@ impl WorkerState {
 
     /// Lets go of the rings.
     fn stop(&mut self) -> io::Result<()> {
+        self.executor.abandon();
         for queue in self.queues.drain(..).flatten() {
             let fd = queue.kick.as_raw_fd();
             self.epoll
@@ -266,19 +289,21 @@ impl WorkerState {
         more && self.running
     }
 
-    /// Carries out up to [`BATCH`] chains of one queue.
+    /// Gives back what is finished of one queue, and takes up to [`BATCH`] new chains.
     fn serve_queue(&mut self, index: usize) -> Result<bool, DeviceFailure> {
         let Some(Some(WorkerQueue { queue, .. })) = self.queues.get_mut(index) else {
             return Ok(false);
         };
         let memory: &GuestMemory = &self.memory;
-        let mut used = 0usize;
+        let executor = &mut *self.executor;
+        let mut used = give_back(queue, memory, executor, index)?;
+        let mut taken = 0usize;
         let mut result = Ok(());
         let left = loop {
-            if used == BATCH {
+            if taken == BATCH {
                 break true;
             }
-            if !self.executor.ready(index) {
+            if !executor.ready(index) {
                 queue.disable_notification(memory).map_err(ring)?;
                 break false;
             }
@@ -291,8 +316,10 @@ impl WorkerState {
                 break false;
             };
             let head = chain.head_index();
-            let length = match self.executor.execute(memory, index, chain) {
-                Ok(length) => length,
+            taken = taken.saturating_add(1);
+            let length = match executor.execute(memory, index, chain) {
+                Ok(Completion::Later) => continue,
+                Ok(Completion::Done(length)) => length,
                 Err(failure) => {
                     result = Err(failure);
                     0
@@ -304,10 +331,14 @@ impl WorkerState {
                 break false;
             }
         };
+        if taken > 0 && result.is_ok() {
+            result = executor.submit();
+            used = used.saturating_add(give_back(queue, memory, executor, index)?);
+        }
         if used > 0 && queue.needs_notification(memory).map_err(ring)? {
             self.interrupt.used_buffers();
         }
-        // Other queues may have become ready by what was done here.
+        // Other queues may have become ready by what was done here, and this one by what it gave back.
         result.map(|()| left || used > 0)
     }
 
@@ -315,9 +346,25 @@ impl WorkerState {
     fn check(&mut self, result: Result<(), DeviceFailure>) {
         if let Err(failure) = result {
             self.running = false;
+            self.executor.abandon();
             self.interrupt.needs_reset(failure);
         }
     }
+}
+
+/// Gives back the chains of a queue that its executor kept and finished; returns how many.
+fn give_back(
+    queue: &mut Queue,
+    memory: &GuestMemory,
+    executor: &mut dyn Executor,
+    index: usize,
+) -> Result<usize, DeviceFailure> {
+    let mut count = 0usize;
+    while let Some(Finished { head, length }) = executor.finished(index) {
+        queue.add_used(memory, head, length).map_err(ring)?;
+        count = count.saturating_add(1);
+    }
+    Ok(count)
 }
 
 fn ring(error: virtio_queue::Error) -> DeviceFailure {

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{BlkConfig, BlkHandle, blk_device};
+use super::{BlkConfig, BlkHandle, Engine, device_with};
 use crate::ending::{Ending, EndingReporter};
 use crate::virtio::{GuestMemory, Interrupt, QueueConfig, Worker, WorkerQueue};
 
@@ -70,26 +70,26 @@ pub(super) fn raw(path: &Path, read_only: bool) -> Arc<dyn Image> {
 
 impl Guest {
     /// With a disk of this image that was started with all features.
-    pub(super) fn new(image: Option<Arc<dyn Image>>) -> Guest {
-        let mut guest = Guest::stopped(image);
+    pub(super) fn new(engine: Engine, image: Option<Arc<dyn Image>>) -> Guest {
+        let mut guest = Guest::stopped(engine, image);
         guest.start(ALL_FEATURES);
         guest
     }
 
-    pub(super) fn stopped(image: Option<Arc<dyn Image>>) -> Guest {
+    pub(super) fn stopped(engine: Engine, image: Option<Arc<dyn Image>>) -> Guest {
         // glibc opens a file before it shrinks a heap, which the worker must not, and the tests' threads share heaps with it.
         // SAFETY: a number for the allocator.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX) };
         let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), MEMORY)]).unwrap());
         let interrupt = Arc::new(Interrupt::new().unwrap());
         let (ending, endings) = EndingReporter::new();
-        let (mut description, handle) = blk_device(BlkConfig {
+        let config = BlkConfig {
             image,
             read_only: false,
             serial: "serial-of-a-test".to_owned(),
             queues: 1,
-        })
-        .unwrap();
+        };
+        let (mut description, handle) = device_with(config, engine).unwrap();
         let worker = Worker::spawn(
             description.workers.remove(0),
             Arc::clone(&memory),
@@ -209,6 +209,15 @@ impl Guest {
         self.available = self.available.wrapping_add(1);
         let index = GuestAddress(AVAIL + 2);
         self.memory.write_obj(self.available, index).unwrap();
+    }
+
+    /// Breaks the available ring, so that the device asks for a reset.
+    pub(super) fn break_ring(&self) {
+        let index = self.available.wrapping_add(QUEUE_SIZE + 1);
+        self.memory
+            .write_obj(index, GuestAddress(AVAIL + 2))
+            .unwrap();
+        self.kick();
     }
 
     pub(super) fn kick(&self) {

@@ -1,8 +1,9 @@
 //! Block device, section 5.2: the sectors of a disk image.
 //!
 //! ```text
-//! driver --chain--> request (checked once) --> executor --> image
-//!        <--capacity-- config space <-- handle (attach, detach, resize) --> slot --'
+//! driver --chain--> request (checked once) --> executor --> ring, helper or image
+//!        <--answer--- pending (under way) <-----------------'
+//!        <--capacity-- config space <-- handle (attach, detach, resize) --> slot (the image)
 //! ```
 //!
 //! A device without an image is a slot: its capacity is 0 until it gets one.
@@ -17,32 +18,42 @@ mod config;
 #[allow(clippy::arithmetic_side_effects)]
 mod driver;
 mod executor;
+mod helper;
+mod pending;
 mod request;
+mod ring;
 mod slot;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod waiting_tests;
 
+use std::io;
 use std::sync::Arc;
 
 use disk::Image;
 
-use self::executor::BlkExecutor;
+use self::executor::{BlkExecutor, Disk};
+use self::helper::Helper;
 use self::request::SERIAL_LENGTH;
+use self::ring::Ring;
 use self::slot::Slot;
 pub use self::slot::{BlkHandle, HandleError};
-use super::{ConfigSpace, DeviceDescription, WorkerDescription};
+use super::{ConfigSpace, DeviceDescription, HelperDescription, WorkerDescription};
 
 /// Device type, section 5.2.1.
 const DEVICE_TYPE: u32 = 2;
 
-/// What the images' files take.
+/// What the images' files take, and the ring.
 const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
     libc::SYS_fstat,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
+    libc::SYS_io_uring_enter,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_pread64,
@@ -89,6 +100,9 @@ pub enum BlkDeviceError {
         /// As the caller gave it.
         queues: u16,
     },
+    /// The host has no descriptors left.
+    #[error("cannot create the events of a block device")]
+    Events(#[source] io::Error),
 }
 
 /// Describes a block device, and returns the handle that changes its image.
@@ -96,6 +110,23 @@ pub enum BlkDeviceError {
 /// # Errors
 /// If the serial number does not fit, or the number of queues is out of range.
 pub fn blk_device(config: BlkConfig) -> Result<(DeviceDescription, BlkHandle), BlkDeviceError> {
+    device_with(config, Engine::IoUring)
+}
+
+/// How transfers are carried out whose bytes lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// By io_uring, or as below where that is not to be had.
+    IoUring,
+    /// By the thread of the queue, one after the other.
+    #[cfg(test)]
+    Thread,
+}
+
+fn device_with(
+    config: BlkConfig,
+    engine: Engine,
+) -> Result<(DeviceDescription, BlkHandle), BlkDeviceError> {
     let BlkConfig {
         image,
         read_only,
@@ -114,19 +145,46 @@ pub fn blk_device(config: BlkConfig) -> Result<(DeviceDescription, BlkHandle), B
         // A new handle is empty.
         let _ = handle.attach(image);
     }
-    let worker = |index| WorkerDescription {
-        name: format!("blk-queue{index}"),
-        queue_sizes: vec![config::QUEUE_SIZE],
-        system_calls: SYSTEM_CALLS,
-        executor: Box::new(BlkExecutor::new(Arc::clone(&slot), padded, read_only)),
+    let disk = Disk {
+        slot,
+        serial: padded,
+        read_only,
     };
+    let workers = (0..queues)
+        .map(|index| worker(index, &disk, engine))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(BlkDeviceError::Events)?;
     let description = DeviceDescription {
         device_type: DEVICE_TYPE,
         features: config::features(read_only, queues),
         config: space,
-        workers: (0..queues).map(worker).collect(),
+        workers,
     };
     Ok((description, handle))
+}
+
+/// One queue and its threads.
+fn worker(index: u16, disk: &Disk, engine: Engine) -> io::Result<WorkerDescription> {
+    let ring = match engine {
+        // Here, because the worker's thread must not.
+        Engine::IoUring => Ring::new()
+            .inspect_err(|error| tracing::debug!(%error, "a disk has no io_uring"))
+            .ok(),
+        #[cfg(test)]
+        Engine::Thread => None,
+    };
+    let (helper, body) = Helper::new()?;
+    Ok(WorkerDescription {
+        name: format!("blk-queue{index}"),
+        queue_sizes: vec![config::QUEUE_SIZE],
+        system_calls: SYSTEM_CALLS,
+        executor: Box::new(BlkExecutor::new(disk.clone(), ring, helper)),
+        helpers: vec![HelperDescription {
+            name: format!("blk-helper{index}"),
+            system_calls: SYSTEM_CALLS,
+            body: Box::new(body),
+        }],
+    })
 }
 
 /// The serial number as the driver reads it: NUL-padded, not terminated when it fills the field.

@@ -11,6 +11,36 @@ use super::driver::{ALL_FEATURES, BUFFERS, Guest, INDIRECT, MEMORY, NEXT, Reply,
 use super::driver::{header, raw, segment};
 use super::*;
 
+/// Each of these with both engines.
+macro_rules! with_both_engines {
+    ($($name:ident)*) => {
+        mod io_uring {
+            $(#[test] fn $name() { super::$name(super::Engine::IoUring) })*
+        }
+        mod thread {
+            $(#[test] fn $name() { super::$name(super::Engine::Thread) })*
+        }
+    };
+}
+
+with_both_engines! {
+    what_was_written_is_read_and_lies_in_the_image
+    many_requests_at_once_all_come_back
+    a_request_may_be_divided_in_any_way
+    the_serial_number_is_padded_and_needs_its_room
+    discarded_and_zeroed_ranges_read_as_zeros_and_give_their_storage_back
+    ranges_against_the_rules_are_refused_and_nothing_is_touched
+    transfers_beyond_the_end_or_of_broken_sectors_fail
+    types_that_do_not_exist_are_not_supported
+    a_read_only_disk_refuses_every_change
+    what_was_not_negotiated_is_not_supported
+    chains_against_the_rules_come_back_once_and_change_nothing
+    a_request_longer_than_the_limit_fails
+    an_empty_slot_fails_requests_until_an_image_comes
+    a_disk_that_grows_has_room_for_more
+    a_device_works_again_after_a_reset
+}
+
 const READ: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
@@ -34,9 +64,9 @@ fn file() -> NamedTempFile {
     file
 }
 
-fn guest() -> (Guest, NamedTempFile) {
+fn guest(engine: Engine) -> (Guest, NamedTempFile) {
     let file = file();
-    (Guest::new(Some(raw(file.path(), false))), file)
+    (Guest::new(engine, Some(raw(file.path(), false))), file)
 }
 
 fn reply(status: u8, data: &[u8], used: u32) -> Reply {
@@ -47,9 +77,8 @@ fn reply(status: u8, data: &[u8], used: u32) -> Reply {
     }
 }
 
-#[test]
-fn what_was_written_is_read_and_lies_in_the_image() {
-    let (mut guest, file) = guest();
+fn what_was_written_is_read_and_lies_in_the_image(engine: Engine) {
+    let (mut guest, file) = guest(engine);
     assert_eq!(
         guest.request(READ, 3, &[], 512),
         reply(DONE, &[3; 512], 513)
@@ -66,9 +95,8 @@ fn what_was_written_is_read_and_lies_in_the_image() {
     assert_eq!(image[99 * 512..][..512], [99; 512]);
 }
 
-#[test]
-fn many_requests_at_once_all_come_back() {
-    let (mut guest, _file) = guest();
+fn many_requests_at_once_all_come_back(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     let mut expected = std::collections::HashMap::new();
     for sector in 0..64u8 {
         let request = guest.put(&header(READ, sector.into()));
@@ -87,9 +115,8 @@ fn many_requests_at_once_all_come_back() {
     }
 }
 
-#[test]
-fn a_request_may_be_divided_in_any_way() {
-    let (mut guest, _file) = guest();
+fn a_request_may_be_divided_in_any_way(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     let request = guest.put(&[header(OUT, 8), vec![0x5a; 1024]].concat());
     let answer = guest.room(1);
     // The header in three pieces, the last of which holds data, too.
@@ -119,9 +146,8 @@ fn a_request_may_be_divided_in_any_way() {
     assert_eq!(guest.get(answer, 1025), bytes);
 }
 
-#[test]
-fn the_serial_number_is_padded_and_needs_its_room() {
-    let (mut guest, _file) = guest();
+fn the_serial_number_is_padded_and_needs_its_room(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     let serial = b"serial-of-a-test\0\0\0\0";
     assert_eq!(guest.request(GET_ID, 0, &[], 20), reply(DONE, serial, 21));
     let long = guest.request(GET_ID, 0, &[], 30);
@@ -130,10 +156,9 @@ fn the_serial_number_is_padded_and_needs_its_room() {
     assert_eq!(guest.request(GET_ID, 0, &[], 0).status, FAILED);
 }
 
-#[test]
-fn discarded_and_zeroed_ranges_read_as_zeros_and_give_their_storage_back() {
+fn discarded_and_zeroed_ranges_read_as_zeros_and_give_their_storage_back(engine: Engine) {
     use std::os::unix::fs::MetadataExt;
-    let (mut guest, file) = guest();
+    let (mut guest, file) = guest(engine);
     let before = file.as_file().metadata().unwrap().blocks();
     let ranges = [segment(8, 1024, 0), segment(2048, 8, 0)].concat();
     assert_eq!(guest.request(DISCARD, 0, &ranges, 0), reply(DONE, &[], 1));
@@ -151,9 +176,8 @@ fn discarded_and_zeroed_ranges_read_as_zeros_and_give_their_storage_back() {
     }
 }
 
-#[test]
-fn ranges_against_the_rules_are_refused_and_nothing_is_touched() {
-    let (mut guest, file) = guest();
+fn ranges_against_the_rules_are_refused_and_nothing_is_touched(engine: Engine) {
+    let (mut guest, file) = guest(engine);
     let before = fs::read(file.path()).unwrap();
     let good = segment(0, 8, 0);
     for (kind, ranges, status) in [
@@ -187,9 +211,8 @@ fn ranges_against_the_rules_are_refused_and_nothing_is_touched() {
     assert!(fs::read(file.path()).unwrap() == before);
 }
 
-#[test]
-fn transfers_beyond_the_end_or_of_broken_sectors_fail() {
-    let (mut guest, file) = guest();
+fn transfers_beyond_the_end_or_of_broken_sectors_fail(engine: Engine) {
+    let (mut guest, file) = guest(engine);
     let before = fs::read(file.path()).unwrap();
     let end = SECTORS as u64;
     for (sector, length) in [
@@ -216,19 +239,17 @@ fn transfers_beyond_the_end_or_of_broken_sectors_fail() {
     assert_eq!(guest.request(READ, end - 1, &[], 512).status, DONE);
 }
 
-#[test]
-fn types_that_do_not_exist_are_not_supported() {
-    let (mut guest, _file) = guest();
+fn types_that_do_not_exist_are_not_supported(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     for kind in [2, 3, 5, 6, 7, 9, 10, 12, 14, 99, u32::MAX] {
         assert_eq!(guest.request(kind, 0, &[], 512).status, UNSUPPORTED);
     }
 }
 
-#[test]
-fn a_read_only_disk_refuses_every_change() {
+fn a_read_only_disk_refuses_every_change(engine: Engine) {
     let file = file();
     let before = fs::read(file.path()).unwrap();
-    let mut guest = Guest::new(Some(raw(file.path(), true)));
+    let mut guest = Guest::new(engine, Some(raw(file.path(), true)));
     assert_eq!(guest.request(OUT, 0, &[1; 512], 0).status, FAILED);
     for kind in [DISCARD, ZEROES] {
         assert_eq!(guest.request(kind, 0, &segment(0, 8, 0), 0).status, FAILED);
@@ -241,10 +262,9 @@ fn a_read_only_disk_refuses_every_change() {
     assert!(fs::read(file.path()).unwrap() == before);
 }
 
-#[test]
-fn what_was_not_negotiated_is_not_supported() {
+fn what_was_not_negotiated_is_not_supported(engine: Engine) {
     let file = file();
-    let mut guest = Guest::stopped(Some(raw(file.path(), false)));
+    let mut guest = Guest::stopped(engine, Some(raw(file.path(), false)));
     guest.start(0);
     for kind in [DISCARD, ZEROES] {
         let answer = guest.request(kind, 0, &segment(0, 8, 0), 0);
@@ -255,9 +275,8 @@ fn what_was_not_negotiated_is_not_supported() {
     assert_eq!(guest.request(READ, 0, &[], 512).data, [7; 512]);
 }
 
-#[test]
-fn chains_against_the_rules_come_back_once_and_change_nothing() {
-    let (mut guest, file) = guest();
+fn chains_against_the_rules_come_back_once_and_change_nothing(engine: Engine) {
+    let (mut guest, file) = guest(engine);
     let before = fs::read(file.path()).unwrap();
     let request = guest.put(&[header(OUT, 0), vec![1; 512]].concat());
     let answer = guest.put(&[0xaa; 512]);
@@ -314,9 +333,8 @@ fn chains_against_the_rules_come_back_once_and_change_nothing() {
     assert_eq!(guest.request(READ, 5, &[], 512).status, DONE);
 }
 
-#[test]
-fn a_request_longer_than_the_limit_fails() {
-    let (mut guest, _file) = guest();
+fn a_request_longer_than_the_limit_fails(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     let request = guest.put(&header(READ, 0));
     // The same 8 MiB several times.
     let buffer = BUFFERS + (1 << 20);
@@ -327,10 +345,9 @@ fn a_request_longer_than_the_limit_fails() {
     assert_eq!(guest.get(request, 1), [FAILED]);
 }
 
-#[test]
-fn an_empty_slot_fails_requests_until_an_image_comes() {
+fn an_empty_slot_fails_requests_until_an_image_comes(engine: Engine) {
     let file = file();
-    let mut guest = Guest::new(None);
+    let mut guest = Guest::new(engine, None);
     assert_eq!(guest.request(READ, 0, &[], 512).status, FAILED);
     assert_eq!(guest.request(OUT, 0, &[0; 512], 0).status, FAILED);
     assert_eq!(guest.request(FLUSH, 0, &[], 0).status, FAILED);
@@ -352,9 +369,8 @@ fn an_empty_slot_fails_requests_until_an_image_comes() {
     assert_eq!(guest.request(READ, 9, &[], 512).status, FAILED);
 }
 
-#[test]
-fn a_disk_that_grows_has_room_for_more() {
-    let (mut guest, _file) = guest();
+fn a_disk_that_grows_has_room_for_more(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     let end = SECTORS as u64;
     assert_eq!(guest.request(OUT, end, &[1; 512], 0).status, FAILED);
     guest.handle.resize((end + 8) * 512).unwrap();
@@ -366,9 +382,8 @@ fn a_disk_that_grows_has_room_for_more() {
     assert!(guest.handle.resize((end + 9) * 512 + 1).is_err());
 }
 
-#[test]
-fn a_device_works_again_after_a_reset() {
-    let (mut guest, _file) = guest();
+fn a_device_works_again_after_a_reset(engine: Engine) {
+    let (mut guest, _file) = guest(engine);
     for _ in 0..3 {
         for _ in 0..10 {
             let request = guest.put(&header(READ, 1));

@@ -15,7 +15,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{GuestMemory, exports_device, fs_device};
 use crate::fs::{Exports, FolderOptions, SharedFolder};
-use crate::virtio::DeviceDescription;
+use crate::virtio::{Completion, DeviceDescription};
 
 /// Where requests and replies lie in the memory of the guest; the ring is below.
 const REQUEST: u64 = 1 << 20;
@@ -162,7 +162,10 @@ impl Driver {
         let queue = MockSplitQueue::new(&self.memory, 16);
         let chain = queue.build_desc_chain(&descriptors).unwrap();
         let executor = &mut self.device.workers[worker].executor;
-        executor.execute(&self.memory, 0, chain).unwrap()
+        let Completion::Done(used) = executor.execute(&self.memory, 0, chain).unwrap() else {
+            panic!("it keeps no chains")
+        };
+        used
     }
 
     /// Carries out a request and checks the form of the reply.

@@ -14,7 +14,7 @@ use super::packet::{HEADER_LEN, HOST_CID, Header, Op, TYPE_STREAM};
 use super::switchboard::Switchboard;
 use super::token::Token;
 use super::{Accept, QUEUE_RX, QUEUE_TX};
-use crate::virtio::{Chain, DeviceFailure, Events, Executor, GuestMemory};
+use crate::virtio::{Chain, Completion, DeviceFailure, Events, Executor, GuestMemory};
 
 /// A nonblocking Unix listener whose connections go to a port of the guest.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ impl Executor for VsockExecutor {
         memory: &GuestMemory,
         queue: usize,
         chain: Chain<'_>,
-    ) -> Result<u32, DeviceFailure> {
+    ) -> Result<Completion, DeviceFailure> {
         let mut written = 0;
         match queue {
             QUEUE_RX => {
@@ -212,7 +212,7 @@ impl Executor for VsockExecutor {
         if self.switchboard.take_vacated() {
             self.accept_pending();
         }
-        Ok(written)
+        Ok(Completion::Done(written))
     }
 
     fn event(&mut self, token: u32, ready: EventSet) -> Result<(), DeviceFailure> {

@@ -16,7 +16,7 @@ use super::super::executor::VsockExecutor;
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::switchboard::Limits;
 use super::super::{QUEUE_RX, QUEUE_TX, Route, VsockConfig, executor};
-use crate::virtio::{Events, Executor, GuestMemory};
+use crate::virtio::{Completion, Events, Executor, GuestMemory};
 
 pub(super) const GUEST: u64 = 3;
 const QUEUE_SIZE: u16 = 64;
@@ -273,7 +273,11 @@ impl Machine {
                         break;
                     };
                     let head = chain.head_index();
-                    let len = self.executor.execute(&memory, index, chain).unwrap();
+                    let Completion::Done(len) =
+                        self.executor.execute(&memory, index, chain).unwrap()
+                    else {
+                        panic!("it keeps no chains")
+                    };
                     queue.add_used(&*memory, head, len).unwrap();
                     idle = false;
                     progress = true;
