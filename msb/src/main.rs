@@ -11,6 +11,7 @@ mod output;
 mod signals;
 mod terminal;
 mod usage;
+mod utc;
 mod vm;
 
 use std::process::ExitCode;

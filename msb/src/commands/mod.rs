@@ -5,6 +5,7 @@ mod doctor;
 mod run;
 mod version;
 mod vm;
+mod volume;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +30,8 @@ pub(crate) struct Cli {
 enum Command {
     Run(Box<run::Arguments>),
     Vm(Box<vm::Arguments>),
+    #[command(visible_alias = "vol")]
+    Volume(volume::Arguments),
     Doctor(doctor::Arguments),
     Version(version::Arguments),
     Completion(completion::Arguments),
@@ -43,6 +46,7 @@ impl Cli {
         match self.command {
             Command::Run(arguments) => run::execute(*arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
+            Command::Volume(arguments) => volume::execute(arguments),
             Command::Doctor(arguments) => doctor::execute(&arguments),
             Command::Version(arguments) => version::execute(&arguments),
             Command::Completion(arguments) => completion::execute(&arguments),
@@ -55,6 +59,15 @@ impl Cli {
 enum Format {
     /// For people.
     Text,
+    /// For programs.
+    Json,
+}
+
+/// How a command prints a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ListFormat {
+    /// For people: a line for each.
+    Table,
     /// For programs.
     Json,
 }

@@ -9,9 +9,12 @@ pub(crate) enum SizeError {
     /// Zero.
     #[error("a size of 0 holds nothing")]
     Zero,
-    /// More than 64 bits.
+    /// More than 64 bits, or than can be counted.
     #[error("the size is too large")]
     TooLarge,
+    /// A part of a MiB.
+    #[error("the size is not a whole number of MiB")]
+    NotWhole,
 }
 
 /// Reads a size in bytes. Units are binary and of any case, `M`, `MB` and `MiB` the same; a bare
@@ -35,6 +38,27 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
         Some(0) => Err(SizeError::Zero),
         Some(size) => Ok(size),
         None => Err(SizeError::TooLarge),
+    }
+}
+
+/// Reads a size that is a whole number of MiB, and returns that number.
+pub(crate) fn parse_whole_mebibytes(text: &str) -> Result<u32, SizeError> {
+    let size = parse_size(text)?;
+    if !size.is_multiple_of(1 << 20) {
+        return Err(SizeError::NotWhole);
+    }
+    u32::try_from(size >> 20).map_err(|_| SizeError::TooLarge)
+}
+
+/// Writes what was measured as people read it, with one digit behind the point: `1.5 MiB`.
+pub(crate) fn display_rounded_size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|&(shift, _)| bytes >> shift > 0) {
+        Some((shift, name)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
     }
 }
 
@@ -91,6 +115,28 @@ mod tests {
         assert_eq!(display_size(512 << 20), "512 MiB");
         assert_eq!(display_size(2 << 30), "2 GiB");
         assert_eq!(display_size(1000), "1000 bytes");
+    }
+
+    #[test]
+    fn whole_mebibytes_are_counted() {
+        assert_eq!(parse_whole_mebibytes("20G"), Ok(20 << 10));
+        assert_eq!(parse_whole_mebibytes("2048K"), Ok(2));
+        assert_eq!(parse_whole_mebibytes("512K"), Err(SizeError::NotWhole));
+        assert_eq!(parse_whole_mebibytes("5000T"), Err(SizeError::TooLarge));
+    }
+
+    #[test]
+    fn what_was_measured_is_rounded_down() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (512, "512 bytes"),
+            (4096, "4.0 KiB"),
+            (1_600_000, "1.5 MiB"),
+            ((1 << 30) - 1, "1023.9 MiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(display_rounded_size(bytes), text);
+        }
     }
 
     proptest! {
