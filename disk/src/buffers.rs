@@ -107,6 +107,23 @@ impl<'m> Buffers<'m> {
         }
     }
 
+    /// All of several, one after the other.
+    pub(crate) fn joined<'p>(parts: impl IntoIterator<Item = &'p Buffers<'m>>) -> Buffers<'m>
+    where
+        'm: 'p,
+    {
+        let mut joined = Buffers {
+            vectors: Vec::new(),
+            length: 0,
+            memory: PhantomData,
+        };
+        for part in parts {
+            joined.vectors.extend_from_slice(&part.vectors);
+            joined.length = joined.length.saturating_add(part.length);
+        }
+        joined
+    }
+
     /// Fills all of them with zeros.
     pub fn fill_with_zeros(&self) {
         for vector in &self.vectors {

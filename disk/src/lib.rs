@@ -13,7 +13,9 @@ mod error;
 mod format;
 mod image;
 mod open;
+pub mod qcow2;
 mod raw;
+mod reference;
 mod transfer;
 
 pub use buffers::Buffers;

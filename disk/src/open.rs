@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::qcow2::Qcow2;
 use crate::raw::Raw;
+use crate::reference::canonical;
 use crate::{Cache, DiskError, Format, Image};
 
 /// How an image is opened.
@@ -28,8 +30,48 @@ pub struct OpenOptions {
 /// When a file cannot be opened or is in use, when the image is not what its format demands, or refers to files that
 /// are not allowed.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Image>, DiskError> {
+    open_chained(path, options, &Chain::default())
+}
+
+/// Backing files that may stand one behind the other.
+const DEPTH_MAX: usize = 32;
+
+/// The images of which each refers to the next, up to one that is being opened.
+#[derive(Debug, Default)]
+pub(crate) struct Chain<'c> {
+    above: Option<(&'c Chain<'c>, &'c Path)>,
+}
+
+impl Chain<'_> {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::successors(self.above, |(chain, _)| chain.above).map(|(_, path)| path)
+    }
+}
+
+/// Opens an image that those of the chain refer to.
+pub(crate) fn open_chained(
+    path: &Path,
+    options: &OpenOptions,
+    chain: &Chain<'_>,
+) -> Result<Box<dyn Image>, DiskError> {
+    let invalid = |reason: &str| DiskError::Invalid {
+        path: path.to_owned(),
+        format: options.format,
+        reason: reason.to_owned(),
+    };
+    let canonical = canonical(path)?;
+    if chain.paths().any(|above| above == canonical) {
+        return Err(invalid("it is its own backing file"));
+    }
+    if chain.paths().count() >= DEPTH_MAX {
+        return Err(invalid("too many backing files stand behind each other"));
+    }
+    let chain = Chain {
+        above: Some((chain, &canonical)),
+    };
     match options.format {
         Format::Raw => Ok(Box::new(Raw::open(path, options)?)),
+        Format::Qcow2 => Ok(Box::new(Qcow2::open(path, options, &chain)?)),
         format => Err(DiskError::Unsupported {
             path: path.to_owned(),
             format,
