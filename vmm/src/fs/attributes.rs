@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64, statvfs64};
@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 use nix::unistd::ftruncate;
 
+use super::beneath::Component;
 use super::inode::Inode;
 use super::{SharedFolder, errno};
 
@@ -30,6 +31,28 @@ pub(super) fn status_of(descriptor: impl AsFd) -> io::Result<stat64> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: fstat succeeded, so it has filled all of it.
+    Ok(unsafe { status.assume_init() })
+}
+
+/// Attributes of entry `name` of `directory`; of a symbolic link those of the link.
+///
+/// # Errors
+/// As fstatat(2).
+pub(super) fn status_beneath(directory: BorrowedFd<'_>, name: Component<'_>) -> io::Result<stat64> {
+    let mut status = MaybeUninit::<stat64>::uninit();
+    // SAFETY: the name ends with a NUL, and fstatat writes one stat64 into the place for one.
+    let result = unsafe {
+        libc::fstatat64(
+            directory.as_raw_fd(),
+            name.as_c_str().as_ptr(),
+            status.as_mut_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fstatat succeeded, so it has filled all of it.
     Ok(unsafe { status.assume_init() })
 }
 
@@ -140,7 +163,9 @@ impl SharedFolder {
         }
         if valid.contains(SetattrValid::SIZE) {
             let strips_privileges = valid.contains(SetattrValid::KILL_SUIDGID);
-            self.set_size(&inode, new.st_size, handle, strips_privileges)?;
+            self.change_file(inode.as_fd(), inode.unlinked(), 0, || {
+                self.set_size(&inode, new.st_size, handle, strips_privileges)
+            })?;
         }
         if valid.contains(SetattrValid::MODE) {
             let now = status_of(&inode)?.st_mode;

@@ -51,11 +51,13 @@ struct Stream {
 }
 
 /// An entry as getdents64(2) returns it.
-struct HostEntry<'b> {
+pub(super) struct HostEntry<'b> {
     number: u64,
-    next: u64,
+    /// Position of the next one.
+    pub(super) next: u64,
     kind: u8,
-    name: &'b CStr,
+    /// May be "." or "..".
+    pub(super) name: &'b CStr,
     length: usize,
 }
 
@@ -82,8 +84,18 @@ impl<'b> HostEntry<'b> {
 }
 
 impl OpenDirectory {
+    /// For a walk of this process's own: `descriptor` is open for reading.
+    pub(super) fn new(descriptor: OwnedFd) -> OpenDirectory {
+        OpenDirectory {
+            descriptor,
+            stream: Mutex::default(),
+            _permit: None,
+            _opened: None,
+        }
+    }
+
     /// Hands the entries from position `offset` on to `take`, until it declines one or there is no more.
-    fn read(
+    pub(super) fn read(
         &self,
         offset: u64,
         mut take: impl FnMut(&HostEntry<'_>) -> io::Result<bool>,

@@ -6,12 +6,13 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use fuse_backend_rs::api::filesystem::{GetxattrReply, ListxattrReply};
 use nix::fcntl::OFlag;
 
 use super::inode::Inode;
+use super::quota::BLOCK;
 use super::{SharedFolder, errno};
 
 /// Longest value of an attribute and longest list of names on Linux, `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`.
@@ -104,29 +105,39 @@ impl SharedFolder {
     ) -> io::Result<()> {
         self.check_writable()?;
         self.check_attribute(name)?;
-        let file = self.attribute_holder(&self.inodes.get(inode)?)?;
+        let inode = self.inodes.get(inode)?;
+        let file = self.attribute_holder(&inode)?;
         let flags = libc::c_int::try_from(flags).map_err(|_| errno(libc::EINVAL))?;
-        // SAFETY: `name` ends with a NUL, and the kernel reads as many bytes of the value as it has.
-        let result = unsafe {
-            libc::fsetxattr(
-                file.as_raw_fd(),
-                name.as_ptr(),
-                value.as_ptr().cast(),
-                value.len(),
-                flags,
-            )
-        };
-        succeeded(result)
+        let blocks = value.len().div_ceil(4096).max(1);
+        let needed = u64::try_from(blocks)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(BLOCK);
+        self.change_file(inode.as_fd(), inode.unlinked(), needed, || {
+            // SAFETY: `name` ends with a NUL, and the kernel reads as many bytes of the value as it has.
+            let result = unsafe {
+                libc::fsetxattr(
+                    file.as_raw_fd(),
+                    name.as_ptr(),
+                    value.as_ptr().cast(),
+                    value.len(),
+                    flags,
+                )
+            };
+            succeeded(result)
+        })
     }
 
     /// Removes attribute `name`.
     pub(super) fn remove_extended_attribute(&self, inode: u64, name: &CStr) -> io::Result<()> {
         self.check_writable()?;
         self.check_attribute(name)?;
-        let file = self.attribute_holder(&self.inodes.get(inode)?)?;
-        // SAFETY: `name` ends with a NUL.
-        let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
-        succeeded(result)
+        let inode = self.inodes.get(inode)?;
+        let file = self.attribute_holder(&inode)?;
+        self.change_file(inode.as_fd(), inode.unlinked(), 0, || {
+            // SAFETY: `name` ends with a NUL.
+            let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+            succeeded(result)
+        })
     }
 
     /// Opens `inode` for access to its attributes. An `O_PATH` descriptor does not do, and only regular files and

@@ -16,6 +16,7 @@ use nix::unistd::{Whence, lseek64};
 use super::attributes::status_of;
 use super::descriptors::Permit;
 use super::inode::{Inode, Opened};
+use super::quota::UnlinkedBytes;
 use super::transfer::Transfer;
 use super::{CachePolicy, SharedFolder, errno};
 
@@ -28,7 +29,7 @@ pub(super) struct OpenFile {
     /// Whether it was opened for writing.
     pub(super) writable: bool,
     _permit: Option<Permit>,
-    _opened: Option<Opened>,
+    opened: Option<Opened>,
 }
 
 impl AsFd for OpenFile {
@@ -38,6 +39,11 @@ impl AsFd for OpenFile {
 }
 
 impl OpenFile {
+    /// As [`Inode::unlinked`]; of a file that the guest has open.
+    pub(super) fn unlinked(&self) -> Option<&UnlinkedBytes> {
+        self.opened.as_ref().map(Opened::unlinked)
+    }
+
     /// Refuses to write what was not opened for it.
     ///
     /// # Errors
@@ -69,7 +75,12 @@ impl SharedFolder {
             return Err(errno(libc::ENOSYS));
         }
         let permit = self.inodes.permit()?;
-        let descriptor = self.reopen_file(&inode, flags)?;
+        let descriptor = if flags.contains(OFlag::O_TRUNC) {
+            let open = || self.reopen_file(&inode, flags);
+            self.change_file(inode.as_fd(), inode.unlinked(), 0, open)?
+        } else {
+            self.reopen_file(&inode, flags)?
+        };
         if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
             self.strip_privileges(descriptor.as_fd())?;
         }
@@ -94,7 +105,7 @@ impl SharedFolder {
             descriptor,
             writable: is_writable(flags),
             _permit: Some(permit),
-            _opened: Some(inode.opened()),
+            opened: Some(inode.opened()),
         };
         self.files.insert(inode.id(), file)
     }
@@ -141,7 +152,7 @@ impl SharedFolder {
             descriptor,
             writable: false,
             _permit: permit,
-            _opened: None,
+            opened: None,
         });
         if keep {
             return Ok(Arc::clone(inode.pin().file.get_or_init(|| file)));
@@ -179,7 +190,14 @@ impl SharedFolder {
         } else {
             Transfer::new(file.as_fd())
         };
-        buffers.read_to(&mut transfer, size.min(MAX_TRANSFER), write.offset)
+        let size = size.min(MAX_TRANSFER);
+        match &self.meter {
+            None => buffers.read_to(&mut transfer, size, write.offset),
+            Some(meter) => {
+                let range = (size, write.offset);
+                SharedFolder::write_within(meter, file, &mut transfer, buffers, range)
+            }
+        }
     }
 
     /// Takes the set-user-ID and set-group-ID bits from the file behind `descriptor`, as the host does when a process
@@ -228,7 +246,11 @@ impl SharedFolder {
             return Err(errno(libc::EOPNOTSUPP));
         }
         let signed = |value| i64::try_from(value).map_err(|_| errno(libc::EFBIG));
-        Ok(fallocate(file, mode, signed(offset)?, signed(length)?)?)
+        let needed = self.allocation_cost(file, mode, (offset, length))?;
+        let unlinked = file.unlinked().ok_or_else(|| errno(libc::EBADF))?;
+        self.change_file(file.as_fd(), unlinked, needed, || {
+            Ok(fallocate(file, mode, signed(offset)?, signed(length)?)?)
+        })
     }
 
     /// Finds data or a hole, as lseek(2).

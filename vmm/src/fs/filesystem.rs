@@ -16,7 +16,7 @@ use fuse_backend_rs::api::filesystem::{
 use nix::fcntl::readlinkat;
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync};
 
-use super::attributes::{space_of, status_of};
+use super::attributes::status_of;
 use super::files::Write;
 use super::identity::Owner;
 use super::{SharedFolder, errno};
@@ -289,8 +289,7 @@ impl FileSystem for SharedFolder {
     }
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
-        let inode = self.inodes.get(inode)?;
-        space_of(&inode)
+        self.space(inode)
     }
 
     fn setxattr(

@@ -13,12 +13,13 @@ use super::errno;
 use super::files::OpenFile;
 use super::freshness::LastOpen;
 use super::parking::{Folder, Parked};
+use super::quota::UnlinkedBytes;
 
 /// A file on the host that the guest knows, held as long as this value lives.
 #[derive(Clone)]
 pub(super) struct Inode {
-    record: Arc<Record>,
     pin: Arc<Pin>,
+    record: Arc<Record>,
 }
 
 impl Inode {
@@ -38,6 +39,7 @@ impl Inode {
             used: AtomicBool::new(true),
             last_open: LastOpen::default(),
             state: Mutex::new(State::Pinned(Arc::clone(&self.pin))),
+            unlinked: UnlinkedBytes::default(),
         };
         Inode::new(Arc::new(record), Arc::clone(&self.pin))
     }
@@ -55,6 +57,11 @@ impl Inode {
     /// The state in which the guest last opened it.
     pub(super) fn last_open(&self) -> &LastOpen {
         &self.record.last_open
+    }
+
+    /// What it uses in a folder with a quota when it has lost its last name.
+    pub(super) fn unlinked(&self) -> &UnlinkedBytes {
+        &self.record.unlinked
     }
 
     /// Whether it is a directory.
@@ -96,6 +103,13 @@ impl AsFd for Inode {
 
 /// The guest has an inode open.
 pub(super) struct Opened(Arc<Record>);
+
+impl Opened {
+    /// As [`Inode::unlinked`].
+    pub(super) fn unlinked(&self) -> &UnlinkedBytes {
+        &self.0.unlinked
+    }
+}
 
 impl Drop for Opened {
     fn drop(&mut self) {
@@ -155,6 +169,8 @@ pub(super) struct Record {
     used: AtomicBool,
     last_open: LastOpen,
     state: Mutex<State>,
+    /// Behind the state, so that the descriptor is closed before they are free.
+    unlinked: UnlinkedBytes,
 }
 
 /// Whether an inode has a descriptor.
@@ -185,6 +201,7 @@ impl Record {
             used: AtomicBool::new(true),
             last_open: LastOpen::default(),
             state: Mutex::new(State::Pinned(pin)),
+            unlinked: UnlinkedBytes::default(),
         })
     }
 

@@ -118,6 +118,20 @@ impl Inodes {
         &self.root
     }
 
+    /// The inode of the file with `identity`, if the guest knows it and it has a descriptor.
+    pub(super) fn pinned(&self, identity: FileIdentity) -> Option<Inode> {
+        let record = {
+            let tables = self.tables();
+            let id = tables.by_identity.get(&identity)?;
+            Arc::clone(&tables.by_id.get(id)?.record)
+        };
+        let pin = match &*record.state() {
+            State::Pinned(pin) => Arc::clone(pin),
+            State::Parked(_) => return None,
+        };
+        Some(Inode::new(record, pin))
+    }
+
     /// An ID that was not used before.
     fn unused_id(&self) -> io::Result<u64> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);

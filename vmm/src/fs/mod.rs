@@ -26,6 +26,7 @@
 
 mod attributes;
 mod beneath;
+mod booking;
 mod descriptors;
 mod directory;
 mod export_requests;
@@ -39,14 +40,17 @@ mod identity;
 mod inode;
 mod inodes;
 mod kernel_interfaces;
+mod ledger;
 mod lookup;
 mod nodes;
 mod options;
 mod parking;
+mod quota;
 mod transfer;
+mod usage;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +62,7 @@ use nix::sys::stat::Mode;
 pub use descriptors::raise_descriptor_limit;
 pub use exports::{ExportError, Exports};
 pub use options::{CachePolicy, FolderOptions};
+pub use quota::{Quota, QuotaError};
 
 use attributes::{DeviceNumbers, InodeNumbers};
 use beneath::DescriptorDirectory;
@@ -68,6 +73,7 @@ use handles::Handles;
 use identity::IdentityMap;
 use inodes::Inodes;
 use kernel_interfaces::is_kernel_interface;
+use quota::Meter;
 
 /// A folder could not be shared.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +133,7 @@ pub struct SharedFolder {
     numbers: InodeNumbers,
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
+    meter: Option<Meter>,
 }
 
 #[derive(Default)]
@@ -233,7 +240,23 @@ impl SharedFolder {
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
             openless: Openless::default(),
+            meter: None,
         })
+    }
+
+    /// Limits what the folder may use on the disk. Walks through the folder first, unless another machine keeps count of
+    /// it in the same ledger.
+    ///
+    /// # Errors
+    /// If it is a single file, cannot be walked, or the ledger cannot be used.
+    pub fn with_quota(mut self, quota: &Quota) -> Result<SharedFolder, QuotaError> {
+        if !self.is_folder() {
+            return Err(QuotaError::SingleFile);
+        }
+        let root = self.inodes.root().as_fd().try_clone_to_owned();
+        let root = root.map_err(QuotaError::Count)?;
+        self.meter = Some(Meter::new(quota, root, Arc::clone(&self.descriptors))?);
+        Ok(self)
     }
 
     /// Whether it is a folder, not a single file.

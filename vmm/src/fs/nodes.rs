@@ -16,18 +16,30 @@ use super::files::host_flags;
 use super::identity::Owner;
 use super::inode::Inode;
 use super::lookup::{check_directory, open_path};
+use super::quota::BLOCK;
+use super::usage::bytes_of;
 use super::{SharedFolder, errno};
 
 /// Mode bits that mkdir(2) sets: the set-group-ID bit of a new directory is its parent's.
 const DIRECTORY_PERMISSIONS: u32 = 0o1777;
 
 /// A directory of the folder and the name of a new entry in it.
-struct Place<'n> {
+pub(super) struct Place<'n> {
     parent: Inode,
     name: Component<'n>,
 }
 
-impl Place<'_> {
+impl<'n> Place<'n> {
+    /// The directory.
+    pub(super) fn parent(&self) -> &Inode {
+        &self.parent
+    }
+
+    /// The name in it.
+    pub(super) fn name(&self) -> Component<'n> {
+        self.name
+    }
+
     /// Removes what was made there but could not be finished. The error that is on its way to the guest says more than
     /// one of the removal.
     fn clear(&self, flag: UnlinkatFlags) {
@@ -57,7 +69,12 @@ impl SharedFolder {
         let flags = host_flags(request.flags);
         let permit = self.inodes.permit()?;
         let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
-        let (descriptor, path) = match self.make_file(caller, &place, flags, request.mode) {
+        let made = self.change_names(&[&place.parent], BLOCK, || {
+            let made = self.make_file(caller, &place, flags, request.mode)?;
+            let bytes = bytes_of(&status_of(&made.1)?);
+            Ok((made, bytes))
+        });
+        let (descriptor, path) = match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
                 return self.open_existing(&place, request);
             }
@@ -120,9 +137,27 @@ impl SharedFolder {
         mode: u32,
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
+        self.make(&place, BLOCK, || self.make_node_at(caller, &place, mode))
+    }
+
+    /// Makes something at `place`, which may take `needed` bytes of the disk.
+    fn make(
+        &self,
+        place: &Place<'_>,
+        needed: u64,
+        make: impl FnOnce() -> io::Result<Entry>,
+    ) -> io::Result<Entry> {
+        self.change_names(&[&place.parent], needed, || {
+            let entry = make()?;
+            let bytes = bytes_of(&entry.attr);
+            Ok((entry, bytes))
+        })
+    }
+
+    fn make_node_at(&self, caller: Owner, place: &Place<'_>, mode: u32) -> io::Result<Entry> {
         let kind = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => {
-                let (_, path) = self.make_file(caller, &place, OFlag::O_WRONLY, mode)?;
+                let (_, path) = self.make_file(caller, place, OFlag::O_WRONLY, mode)?;
                 let status = status_of(&path)?;
                 return self.entry_of(path, status);
             }
@@ -136,13 +171,7 @@ impl SharedFolder {
         let initial = self.initial_mode(caller, mode);
         mknodat(&place.parent, place.name.as_c_str(), kind, initial, 0)?;
         let permissions = |_: &stat64| Some(mode);
-        self.finish(
-            caller,
-            &place,
-            UnlinkatFlags::NoRemoveDir,
-            kind,
-            permissions,
-        )
+        self.finish(caller, place, UnlinkatFlags::NoRemoveDir, kind, permissions)
     }
 
     /// Makes a directory.
@@ -155,13 +184,16 @@ impl SharedFolder {
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
         let initial = self.initial_mode(caller, mode & DIRECTORY_PERMISSIONS);
-        mkdirat(&place.parent, place.name.as_c_str(), initial)?;
         let permissions = |made: &stat64| {
             let inherited = made.st_mode & libc::S_ISGID;
             Some((mode & DIRECTORY_PERMISSIONS) | inherited)
         };
         let kind = SFlag::S_IFDIR;
-        self.finish(caller, &place, UnlinkatFlags::RemoveDir, kind, permissions)
+        // Its own block, and one that its parent may need for the name.
+        self.make(&place, 2 * BLOCK, || {
+            mkdirat(&place.parent, place.name.as_c_str(), initial)?;
+            self.finish(caller, &place, UnlinkatFlags::RemoveDir, kind, permissions)
+        })
     }
 
     /// Makes a symbolic link.
@@ -173,9 +205,11 @@ impl SharedFolder {
         target: &CStr,
     ) -> io::Result<Entry> {
         let place = self.place(parent, name)?;
-        symlinkat(target, &place.parent, place.name.as_c_str())?;
         let kind = SFlag::S_IFLNK;
-        self.finish(caller, &place, UnlinkatFlags::NoRemoveDir, kind, |_| None)
+        self.make(&place, 2 * BLOCK, || {
+            symlinkat(target, &place.parent, place.name.as_c_str())?;
+            self.finish(caller, &place, UnlinkatFlags::NoRemoveDir, kind, |_| None)
+        })
     }
 
     /// Makes another link to the file with ID `inode`.
@@ -185,15 +219,20 @@ impl SharedFolder {
         if inode.is_directory() {
             return Err(errno(libc::EPERM));
         }
-        self.descriptors
-            .link(inode.as_fd(), place.parent.as_fd(), place.name)?;
+        self.change_names(&[&place.parent], BLOCK, || {
+            self.descriptors
+                .link(inode.as_fd(), place.parent.as_fd(), place.name)?;
+            Ok(((), 0))
+        })?;
         self.known_entry(&inode)
     }
 
     /// Removes an entry: a directory if `flag` says so, else anything but a directory.
     pub(super) fn remove(&self, parent: u64, name: &CStr, flag: UnlinkatFlags) -> io::Result<()> {
         let place = self.place(parent, name)?;
-        Ok(unlinkat(&place.parent, place.name.as_c_str(), flag)?)
+        self.lose_entry(&place, &[&place.parent], 0, || {
+            Ok(unlinkat(&place.parent, place.name.as_c_str(), flag)?)
+        })
     }
 
     /// Moves an entry, as renameat2(2) with `flags`.
@@ -210,13 +249,15 @@ impl SharedFolder {
         if flags.contains(RenameFlags::RENAME_WHITEOUT) {
             return Err(errno(libc::EINVAL));
         }
-        Ok(renameat2(
-            &old.parent,
-            old.name.as_c_str(),
-            &new.parent,
-            new.name.as_c_str(),
-            flags,
-        )?)
+        let rename = || {
+            let (from, to) = (old.name.as_c_str(), new.name.as_c_str());
+            Ok(renameat2(&old.parent, from, &new.parent, to, flags)?)
+        };
+        let parents = [&old.parent, &new.parent];
+        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+            return self.change_names(&parents, BLOCK, || Ok((rename()?, 0)));
+        }
+        self.lose_entry(&new, &parents, BLOCK, rename)
     }
 
     /// Tells the guest of an entry that was just made by name, after giving it its owner and its mode.

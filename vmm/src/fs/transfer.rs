@@ -32,6 +32,11 @@ impl<'f> Transfer<'f> {
         }
     }
 
+    /// Whether it writes to the end of the file.
+    pub(super) fn appends(&self) -> bool {
+        self.flags & libc::RWF_APPEND != 0
+    }
+
     fn run(
         &self,
         buffers: &[FileVolatileSlice<'_>],

@@ -241,6 +241,7 @@ fn reply_header(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, erro
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod confinement_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
@@ -251,6 +252,9 @@ mod export_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod hostile_tests;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod quota_tests;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]

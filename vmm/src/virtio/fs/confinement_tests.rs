@@ -10,7 +10,7 @@ use fuse_backend_rs::abi::fuse_abi::{
 use vm_memory::ByteValued;
 
 use super::driver::{Driver, REQUESTS, ROOT};
-use crate::fs::{CachePolicy, FolderOptions, SharedFolder};
+use crate::fs::{CachePolicy, FolderOptions, Quota, SharedFolder};
 use crate::jail;
 
 /// A call outside of the list ends the process, and with it the run of the tests.
@@ -32,6 +32,17 @@ fn every_request_makes_do_with_the_listed_system_calls() {
     let mut writable = open(folder.path(), false, CachePolicy::AUTO);
     let mut layer = open(folder.path(), true, CachePolicy::ALWAYS);
     let mut host = open("/".as_ref(), true, CachePolicy::AUTO);
+    let beside = tempfile::tempdir().unwrap();
+    let mut limited = {
+        let quota = Quota {
+            limit: 4 << 20,
+            ledger: Some(beside.path().join("usage")),
+        };
+        let inside = beside.path().join("limited");
+        fs::create_dir(&inside).unwrap();
+        let shared = SharedFolder::open(&inside, FolderOptions::DEFAULT).unwrap();
+        Driver::initialised(shared.with_quota(&quota).unwrap())
+    };
     let confined = std::thread::spawn(move || {
         jail::confine(SharedFolder::SYSTEM_CALLS).unwrap();
         read_all(&mut writable);
@@ -39,10 +50,36 @@ fn every_request_makes_do_with_the_listed_system_calls() {
         change_names(&mut writable);
         change_contents(&mut writable);
         change_attributes(&mut writable);
+        change_names(&mut limited);
+        change_contents(&mut limited);
+        fill(&mut limited);
+        change_attributes(&mut limited);
         host.lookup(ROOT, "proc").unwrap();
         writable.device.workers[REQUESTS].executor.reset();
     });
     confined.join().unwrap();
+}
+
+/// Writes until nothing is left, and asks what that is.
+fn fill(driver: &mut Driver) {
+    let (entry, handle) = driver
+        .create(ROOT, "full", libc::O_RDWR | libc::O_CREAT, 0o644)
+        .unwrap();
+    let mut fields = WriteIn {
+        fh: handle,
+        ..WriteIn::default()
+    };
+    let error = loop {
+        match driver.write(entry.nodeid, fields, &[1; 1 << 20]) {
+            Ok(length) => fields.offset += length as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, libc::ENOSPC);
+    driver.call(Opcode::Statfs, ROOT, &[], 256).unwrap();
+    driver.ask(Opcode::Unlink, ROOT, &[], &["full"]).unwrap();
+    driver.release(entry.nodeid, handle).unwrap();
+    driver.forget(entry.nodeid, 1);
 }
 
 fn read_all(driver: &mut Driver) {

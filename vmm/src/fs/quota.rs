@@ -1,0 +1,238 @@
+//! How much a folder may use on the host's disk.
+//!
+//! Everything that changes what the folder uses is one step with looking and counting, for this machine's threads by a
+//! lock of the process and for other machines by one on the ledger. So nobody gets more than is left. What the host
+//! changes is noticed by a walk through the folder, which comes before `ENOSPC`, and before statistics after a while.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fuse_backend_rs::abi::fuse_abi::stat64;
+
+use super::beneath::DescriptorDirectory;
+use super::errno;
+use super::ledger::{Change, Ledger};
+use super::usage::{bytes_of, usage_of};
+
+/// What file systems allocate at least.
+pub(super) const BLOCK: u64 = 4096;
+
+/// A walk that took less than this is repeated whenever it is needed.
+const QUICK: Duration = Duration::from_millis(10);
+
+/// A longer one is not begun before this many times its duration have passed, lest a guest at its limit keeps the host
+/// walking.
+const REST: u32 = 10;
+
+/// How old the count may be when statistics are asked for.
+const STATISTICS_AGE: Duration = Duration::from_secs(10);
+
+/// A limit of what a folder may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Most bytes that everything in the folder may use on the disk, the folder itself among it, as du(1) counts:
+    /// holes are free.
+    pub limit: u64,
+    /// The file that counts them, where several machines share the folder; it is made if it does not exist. It must not
+    /// lie in the folder. Its format is that of the module `ledger`: after the 8 bytes `msbquota`, the bytes in use as
+    /// a number of 8 bytes.
+    pub ledger: Option<PathBuf>,
+}
+
+/// A folder cannot have a quota.
+#[derive(Debug, thiserror::Error)]
+pub enum QuotaError {
+    /// It is a single file.
+    #[error("a single file cannot have a quota")]
+    SingleFile,
+    /// It cannot be found out what the folder uses.
+    #[error("cannot count what the folder uses")]
+    Count(#[source] io::Error),
+    /// The file of the count cannot be used.
+    #[error("cannot keep count of what the folder uses in {}", path.display())]
+    Ledger {
+        /// As the caller gave it.
+        path: PathBuf,
+        /// As open(2), fcntl(2) or mmap(2) reported it.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The quota of a folder that is open.
+pub(super) struct Meter {
+    limit: u64,
+    ledger: Arc<Ledger>,
+    root: OwnedFd,
+    descriptors: Arc<DescriptorDirectory>,
+    last_walk: Mutex<LastWalk>,
+}
+
+struct LastWalk {
+    ended: Instant,
+    took: Duration,
+}
+
+impl Meter {
+    /// For the folder behind `root`.
+    ///
+    /// # Errors
+    /// If the folder cannot be walked, or the ledger not be used.
+    pub(super) fn new(
+        quota: &Quota,
+        root: OwnedFd,
+        descriptors: Arc<DescriptorDirectory>,
+    ) -> Result<Meter, QuotaError> {
+        let begun = Instant::now();
+        let count = || usage_of(root.as_fd(), &descriptors);
+        let ledger = match &quota.ledger {
+            Some(path) => Ledger::open(path, count).map_err(|source| QuotaError::Ledger {
+                path: path.clone(),
+                source,
+            }),
+            None => Ledger::private()
+                .and_then(|ledger| ledger.set_used(count()?).map(|()| ledger))
+                .map_err(QuotaError::Count),
+        }?;
+        Ok(Meter {
+            limit: quota.limit,
+            ledger: Arc::new(ledger),
+            root,
+            descriptors,
+            last_walk: Mutex::new(LastWalk {
+                ended: Instant::now(),
+                took: begun.elapsed(),
+            }),
+        })
+    }
+
+    /// Begins a change: until the result is dropped nobody else changes the folder.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub(super) fn begin(&self) -> io::Result<Booking<'_>> {
+        let last_walk = self.last_walk.lock();
+        let last_walk = last_walk.unwrap_or_else(PoisonError::into_inner);
+        Ok(Booking {
+            _change: self.ledger.begin_change()?,
+            meter: self,
+            last_walk,
+        })
+    }
+
+    /// Most bytes and how many of them are left, for statistics.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub(super) fn limit_and_free(&self) -> io::Result<(u64, u64)> {
+        let mut booking = self.begin()?;
+        if booking.last_walk.ended.elapsed() >= STATISTICS_AGE {
+            booking.walk();
+        }
+        Ok((self.limit, booking.free()))
+    }
+}
+
+/// A change that is being made and counted.
+// Fields are dropped in this order: other machines may go on first, then this one's threads.
+pub(super) struct Booking<'m> {
+    _change: Change<'m>,
+    meter: &'m Meter,
+    last_walk: MutexGuard<'m, LastWalk>,
+}
+
+impl Booking<'_> {
+    /// Bytes that are left.
+    pub(super) fn free(&self) -> u64 {
+        self.meter.limit.saturating_sub(self.meter.ledger.used())
+    }
+
+    /// Makes sure that `needed` bytes are left, if need be by looking at the folder again.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub(super) fn require(&mut self, needed: u64) -> io::Result<()> {
+        if needed == 0 || needed <= self.free_if_walked(needed) {
+            Ok(())
+        } else {
+            Err(errno(libc::ENOSPC))
+        }
+    }
+
+    /// Bytes that are left; if they are less than `needed`, after looking at the folder again.
+    pub(super) fn free_if_walked(&mut self, needed: u64) -> u64 {
+        if self.free() < needed {
+            self.walk();
+        }
+        self.free()
+    }
+
+    /// Counts anew, unless that was done just now. If it fails, such as because the host moves directories meanwhile,
+    /// the count stays as it is.
+    fn walk(&mut self) {
+        let last = &*self.last_walk;
+        let rest = last.took.saturating_mul(REST);
+        if last.took >= QUICK && last.ended.elapsed() < rest {
+            return;
+        }
+        let begun = Instant::now();
+        if let Ok(named) = usage_of(self.meter.root.as_fd(), &self.meter.descriptors) {
+            let counted = self.meter.ledger.set_used(named);
+            tracing::debug!(named, ?counted, "walked a folder with a quota");
+        }
+        *self.last_walk = LastWalk {
+            ended: Instant::now(),
+            took: begun.elapsed(),
+        };
+    }
+
+    /// Counts that `before` bytes became `after`.
+    pub(super) fn changed(&self, before: u64, after: u64) {
+        self.meter.ledger.change_used(before, after);
+    }
+
+    /// Counts a change of a file. One without a name is not found by a walk: `unlinked` keeps count of it.
+    pub(super) fn file_changed(&self, before: &stat64, after: &stat64, unlinked: &UnlinkedBytes) {
+        self.changed(bytes_of(before), bytes_of(after));
+        if after.st_nlink == 0 {
+            unlinked.set(&self.meter.ledger, bytes_of(after));
+        }
+    }
+
+    /// Counts that a file of `bytes` lost its last name. If the guest still knows it, `unlinked` is its; then the host
+    /// frees it when the guest forgets it.
+    pub(super) fn unlinked(&self, bytes: u64, unlinked: Option<&UnlinkedBytes>) {
+        match unlinked {
+            Some(unlinked) => unlinked.set(&self.meter.ledger, bytes),
+            None => self.changed(bytes, 0),
+        }
+    }
+}
+
+/// What a file without a name uses while the guest knows it. Given back on drop.
+#[derive(Default)]
+pub(super) struct UnlinkedBytes(Mutex<Option<(Arc<Ledger>, u64)>>);
+
+impl UnlinkedBytes {
+    fn set(&self, ledger: &Arc<Ledger>, bytes: u64) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = counted.as_ref().map_or(0, |(_, bytes)| *bytes);
+        ledger.change_unlinked(before, bytes);
+        *counted = Some((Arc::clone(ledger), bytes));
+    }
+}
+
+impl Drop for UnlinkedBytes {
+    fn drop(&mut self) {
+        let counted = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some((ledger, bytes)) = counted.take() {
+            // In this order a walk that ends in between counts too much, not too little. It is not kept from that: this
+            // may run while a change is being made.
+            ledger.change_used(bytes, 0);
+            ledger.change_unlinked(bytes, 0);
+        }
+    }
+}
