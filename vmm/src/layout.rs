@@ -3,15 +3,18 @@
 //! ```text
 //! 0x0000_0500  global descriptor table          0x0010_0000  usable memory, first part
 //! 0x0000_7000  boot parameters (zero page)      0x0100_0000  kernel (address in its ELF file)
-//! 0x0000_9000  page tables of the entry         0xc000_0000  no memory: device registers
-//! 0x0002_0000  kernel command line              0xfec0_0000  I/O APIC, local APICs
-//! 0x0009_fc00  MP table, reserved               0x1_0000_0000 usable memory, second part
+//! 0x0000_8000  seed of the random generator     0xc000_0000  no memory: device registers
+//! 0x0000_9000  page tables of the entry         0xfec0_0000  I/O APIC, local APICs
+//! 0x0002_0000  kernel command line              0x1_0000_0000 usable memory, second part
+//! 0x0009_fc00  MP table, reserved
 //! ```
 
 /// Global descriptor table of the entry state.
 pub(crate) const GDT: u64 = 0x500;
 /// `struct boot_params`, the "zero page" of the Linux boot protocol.
 pub(crate) const BOOT_PARAMS: u64 = 0x7000;
+/// `struct setup_data` with the seed of the kernel's random generator.
+pub(crate) const RANDOM_SEED: u64 = 0x8000;
 /// Page map level 4; the page directory pointer table and the page directory follow.
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// Kernel command line.
@@ -41,5 +44,8 @@ pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
 /// Interrupt line of the first serial port.
 pub(crate) const SERIAL_IRQ: u32 = 4;
-/// First and last line for virtio devices; beyond that the devices share lines.
-pub(crate) const VIRTIO_IRQS: std::ops::RangeInclusive<u32> = 5..=23;
+/// Lines for virtio devices, in the order in which they are given away; beyond that the devices share lines. Low ones first: a
+/// kernel spends 14 exits on each input of the I/O APIC, used or not, up to the last. Linux does not take line 0.
+pub(crate) const VIRTIO_IRQS: [u32; 22] = [
+    1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23,
+];

@@ -1,5 +1,6 @@
 //! A machine: `boot` builds it in one line of steps, the handle waits for its end.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -90,7 +91,8 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     memory::register(&vm, &memory)?;
 
     let (devices, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
-    let pins = interrupt_pins(&slots);
+    let lines = interrupt_lines(&slots);
+    let pins = lines.last().map_or(0, |line| line + 1);
     let io_apic = IoApic::new(pins, Arc::clone(&vm), ending.clone());
     let bus = Arc::new(MmioBus::new(io_apic, devices));
     let log =
@@ -107,7 +109,7 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
         config.initramfs,
         &command_line,
     )?;
-    cpu::write_tables(&memory, config.vcpus, pins)?;
+    cpu::write_tables(&memory, config.vcpus, &lines)?;
 
     let template = CpuTemplate::new(&kvm, config.vcpus)?;
     let vcpus = (0..config.vcpus)
@@ -225,10 +227,14 @@ pub(crate) fn split_interrupt_controller(vm: &VmFd) -> Result<(), BootError> {
         .map_err(kvm("keep the local APICs"))
 }
 
-/// Inputs of the I/O APIC: up to the last line that a device has.
-fn interrupt_pins(slots: &[VirtioSlot]) -> u8 {
-    let last = slots.iter().map(|slot| slot.irq).max().unwrap_or(0);
-    last.max(layout::SERIAL_IRQ) as u8 + 1
+/// The lines that devices have.
+fn interrupt_lines(slots: &[VirtioSlot]) -> BTreeSet<u8> {
+    slots
+        .iter()
+        .map(|slot| slot.irq)
+        .chain([layout::SERIAL_IRQ])
+        .map(|line| line as u8)
+        .collect()
 }
 
 /// Gives each device its slot, its events and its threads.
@@ -357,7 +363,7 @@ mod tests {
         let slots = [VirtioSlot::new(0).unwrap(), VirtioSlot::new(1).unwrap()];
         assert_eq!(
             command_line("quiet -- single", &slots),
-            "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 -- single"
+            "quiet virtio_mmio.device=4K@0xd0000000:1 virtio_mmio.device=4K@0xd0001000:2 -- single"
         );
         assert_eq!(command_line("", &[]), "");
     }

@@ -3,6 +3,7 @@
 //! Opening the device proves little: some hosts offer one that emulates the guest instruction by instruction and gives up on
 //! those that every kernel uses. So a small guest runs a few of them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -21,9 +22,9 @@ use crate::platform::{ConsoleLog, IoApic, MmioBus, Ports};
 use crate::vcpu::{Vcpu, VcpuContext};
 
 const DEVICE: &str = "/dev/kvm";
-/// The guest needs microseconds on a processor and milliseconds in an emulated one.
 /// Inputs of an I/O APIC that the guest does not touch.
 const PINS: u8 = 1;
+/// The guest needs microseconds on a processor and milliseconds in an emulated one.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the host's KVM is good for.
@@ -68,7 +69,7 @@ fn run(kvm: &Kvm) -> Result<KvmState, BootError> {
     machine::split_interrupt_controller(&vm)?;
     let memory = memory::create(memory::MIN_MEMORY)?;
     memory::register(&vm, &memory)?;
-    cpu::write_tables(&memory, 1, PINS)?;
+    cpu::write_tables(&memory, 1, &BTreeSet::new())?;
     memory
         .write_slice(&GUEST, GuestAddress(layout::HIGH_MEMORY))
         .map_err(cpu::CpuError::Write)?;

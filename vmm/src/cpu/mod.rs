@@ -6,6 +6,8 @@ mod mp_table;
 mod msrs;
 mod registers;
 
+use std::collections::BTreeSet;
+
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -64,8 +66,12 @@ impl CpuTemplate {
     }
 }
 
-/// Writes what `count` processors read from memory: entry tables, and the MP table with an I/O APIC of `pins` inputs.
-pub(crate) fn write_tables(memory: &GuestMemory, count: u8, pins: u8) -> Result<(), CpuError> {
+/// Writes what `count` processors read from memory: entry tables, and the MP table with the `lines` of the devices.
+pub(crate) fn write_tables(
+    memory: &GuestMemory,
+    count: u8,
+    lines: &BTreeSet<u8>,
+) -> Result<(), CpuError> {
     write_entry_tables(memory)?;
-    write_mp_table(memory, count, pins)
+    write_mp_table(memory, count, lines)
 }

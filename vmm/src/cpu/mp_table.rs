@@ -2,6 +2,8 @@
 //!
 //! Source: Intel MultiProcessor Specification 1.4, chapter 4.
 
+use std::collections::BTreeSet;
+
 use vm_memory::{Bytes, GuestAddress};
 
 use super::CpuError;
@@ -25,17 +27,22 @@ const IO_APIC: u8 = 2;
 const IO_INTERRUPT: u8 = 3;
 const LOCAL_INTERRUPT: u8 = 4;
 
-/// Writes the floating pointer and the configuration table behind it.
-pub(crate) fn write_mp_table(memory: &GuestMemory, vcpus: u8, pins: u8) -> Result<(), CpuError> {
-    let table = table(vcpus, pins);
+/// Writes the floating pointer and the configuration table behind it. Each of the `lines` is the input of the I/O APIC with its number;
+/// a kernel sets up those that are named, whether anybody uses them or not.
+pub(crate) fn write_mp_table(
+    memory: &GuestMemory,
+    vcpus: u8,
+    lines: &BTreeSet<u8>,
+) -> Result<(), CpuError> {
+    let table = table(vcpus, lines);
     memory
         .write_slice(&table, GuestAddress(layout::MP_TABLE))
         .map_err(CpuError::Write)
 }
 
-fn table(vcpus: u8, pins: u8) -> Vec<u8> {
+fn table(vcpus: u8, lines: &BTreeSet<u8>) -> Vec<u8> {
     let pointer_size = 16;
-    let mut configuration = configuration(vcpus, pins);
+    let mut configuration = configuration(vcpus, lines);
     let mut table = Vec::with_capacity(layout::MP_TABLE_SIZE);
     table.extend_from_slice(b"_MP_");
     table.extend_from_slice(&(layout::MP_TABLE as u32 + pointer_size).to_le_bytes());
@@ -46,7 +53,7 @@ fn table(vcpus: u8, pins: u8) -> Vec<u8> {
     table
 }
 
-fn configuration(vcpus: u8, pins: u8) -> Vec<u8> {
+fn configuration(vcpus: u8, lines: &BTreeSet<u8>) -> Vec<u8> {
     let io_apic = vcpus;
     let mut entries = Vec::new();
     let mut count: u16 = 0;
@@ -63,7 +70,7 @@ fn configuration(vcpus: u8, pins: u8) -> Vec<u8> {
     add(&[BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let [a, b, c, d] = layout::IO_APIC.to_le_bytes();
     add(&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED, a, b, c, d]);
-    for line in 0..pins {
+    for &line in lines {
         add(&[IO_INTERRUPT, VECTORED, 0, 0, 0, line, io_apic, line]);
     }
     add(&[LOCAL_INTERRUPT, NMI, 0, 0, 0, 0, ALL_LOCAL_APICS, 1]);
@@ -99,7 +106,7 @@ mod tests {
     #[test]
     fn the_largest_table_fits_and_sums_to_zero() {
         for vcpus in [1, 2, MAX_VCPUS] {
-            let table = table(vcpus, 24);
+            let table = table(vcpus, &(0..24).collect());
             assert!(
                 table.len() <= layout::MP_TABLE_SIZE,
                 "{} bytes",

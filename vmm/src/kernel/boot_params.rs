@@ -3,7 +3,7 @@
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{KernelError, LoadedInitramfs, LoadedKernel};
+use super::{KernelError, LoadedInitramfs, LoadedKernel, seed};
 use crate::layout;
 use crate::memory::ranges;
 use crate::virtio::GuestMemory;
@@ -46,6 +46,7 @@ pub(crate) fn write_boot_params(
         params.hdr.loadflags = LOADED_HIGH | KASLR_FLAG;
     }
     params.hdr.type_of_loader = LOADER_TYPE;
+    params.hdr.setup_data = layout::RANDOM_SEED;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
     params.hdr.cmdline_size = layout::COMMAND_LINE_SIZE as u32;
     if let Some(initramfs) = initramfs {
@@ -61,6 +62,7 @@ pub(crate) fn write_boot_params(
         };
         params.e820_entries = slot as u8 + 1;
     }
+    seed::write(memory)?;
     memory
         .write_obj(ZeroPage(params), GuestAddress(layout::BOOT_PARAMS))
         .map_err(KernelError::Write)

@@ -3,6 +3,7 @@
 mod boot_params;
 mod bzimage;
 mod elf;
+mod seed;
 
 use std::fs::File;
 use std::io;
@@ -76,6 +77,9 @@ pub enum KernelError {
     /// Writing a boot structure failed.
     #[error("cannot write the boot parameters")]
     Write(#[source] vm_memory::GuestMemoryError),
+    /// The host gives no random bytes.
+    #[error("cannot seed the kernel's random generator")]
+    Random(#[source] io::Error),
 }
 
 /// A kernel in guest memory.

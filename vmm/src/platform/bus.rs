@@ -16,13 +16,13 @@ pub(crate) struct VirtioSlot {
 impl VirtioSlot {
     /// Slot `index`; `None` when the hole has no room for it. Lines are shared when they run out.
     pub(crate) fn new(index: usize) -> Option<VirtioSlot> {
-        let index = u64::try_from(index).ok()?;
-        let address = index
+        let lines = layout::VIRTIO_IRQS;
+        let irq = lines[index % lines.len()];
+        let address = u64::try_from(index)
+            .ok()?
             .checked_mul(layout::VIRTIO_MMIO_SIZE)?
             .checked_add(layout::VIRTIO_MMIO)
             .filter(|address| *address < u64::from(layout::IO_APIC))?;
-        let lines = u64::from(layout::VIRTIO_IRQS.end() - layout::VIRTIO_IRQS.start() + 1);
-        let irq = layout::VIRTIO_IRQS.start() + (index % lines) as u32;
         Some(VirtioSlot { address, irq })
     }
 
@@ -95,9 +95,10 @@ mod tests {
     fn slots_are_apart_and_lines_are_shared_only_when_they_run_out() {
         let slots: Vec<_> = (0..64).map_while(VirtioSlot::new).collect();
         assert_eq!(slots.len(), 64);
-        assert_eq!(slots[0].parameter(), "virtio_mmio.device=4K@0xd0000000:5");
-        assert_eq!(slots[18].irq, 23);
-        assert_eq!(slots[19].irq, 5);
+        assert_eq!(slots[0].parameter(), "virtio_mmio.device=4K@0xd0000000:1");
+        assert_eq!(slots[21].irq, 23);
+        assert_eq!(slots[22].irq, 1);
+        assert!(slots.iter().all(|slot| slot.irq != layout::SERIAL_IRQ));
         assert!(VirtioSlot::new(1 << 40).is_none());
     }
 }
