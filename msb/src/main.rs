@@ -14,6 +14,9 @@ mod usage;
 mod utc;
 mod vm;
 
+use std::env;
+use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,14 +26,29 @@ use commands::Cli;
 fn main() -> ExitCode {
     use_one_heap();
     crash::exit_on_panic();
-    let status = match Cli::try_parse() {
-        Ok(cli) => cli.execute().unwrap_or_else(|error| {
-            failure::report(&error);
-            usage::failure_status()
-        }),
-        Err(error) => usage::report(&error),
+    let outcome = match launch_descriptor(env::args_os()) {
+        Some(launch) => vm::serve_sandbox(launch),
+        None => match Cli::try_parse() {
+            Ok(cli) => cli.execute(),
+            Err(error) => return ExitCode::from(usage::report(&error)),
+        },
     };
+    let status = outcome.unwrap_or_else(|error| {
+        failure::report(&error);
+        usage::failure_status()
+    });
     ExitCode::from(status)
+}
+
+/// The descriptor in `msb vm --launch-fd NUMBER`, by which the SDK starts a sandbox's machine. It is no option for people, and
+/// a sandbox does not wait until the command line's grammar has been built.
+fn launch_descriptor(mut arguments: impl Iterator<Item = OsString>) -> Option<RawFd> {
+    let expected = [arguments.nth(1)?, arguments.next()?] == ["vm", "--launch-fd"];
+    let number = arguments.next()?;
+    if !expected || arguments.next().is_some() {
+        return None;
+    }
+    number.to_str()?.parse().ok()
 }
 
 /// Makes all threads share one heap. glibc gives each its own otherwise, and opens /proc/sys/vm/overcommit_memory the first
@@ -39,4 +57,24 @@ fn main() -> ExitCode {
 fn use_one_heap() {
     // SAFETY: the call only sets a limit, and no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_sdks_own_call_starts_a_sandboxs_machine() {
+        let descriptor = |line: &str| launch_descriptor(line.split(' ').map(OsString::from));
+        assert_eq!(descriptor("msb vm --launch-fd 7"), Some(7));
+        for other in [
+            "msb",
+            "msb vm --launch-fd",
+            "msb vm --launch-fd x",
+            "msb vm --launch-fd 7 --rng",
+            "msb run --launch-fd 7",
+        ] {
+            assert_eq!(descriptor(other), None, "{other}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! `msb vm`
 
 use std::ffi::OsStr;
-use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use disk::Format;
 use crate::host::host_memory;
 use crate::logging::{self, LogLevel};
 use crate::options::{check_memory, parse_size};
-use crate::vm::{ConsoleTarget, Disk, Foreground, Share, boot_in_foreground, serve_sandbox};
+use crate::vm::{ConsoleTarget, Disk, Foreground, Share, boot_in_foreground};
 
 /// Command line of a kernel that was given none.
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
@@ -33,8 +32,8 @@ Examples:
   msb vm --kernel bzImage --console boot.log")]
 pub(super) struct Arguments {
     /// The kernel: an uncompressed vmlinux or a bzImage
-    #[arg(long, value_name = "FILE", required_unless_present = "launch_fd")]
-    kernel: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
 
     /// The initramfs, a cpio archive
     #[arg(long, value_name = "FILE")]
@@ -78,10 +77,6 @@ pub(super) struct Arguments {
     /// Least severe log lines to print
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
     log_level: LogLevel,
-
-    /// The launch configuration of a sandbox
-    #[arg(long, value_name = "NUMBER", hide = true, exclusive = true)]
-    launch_fd: Option<RawFd>,
 }
 
 /// A share that may have no tag yet.
@@ -112,13 +107,7 @@ enum DiskError {
 
 /// Boots the machine and returns the exit status.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
-    if let Some(launch) = arguments.launch_fd {
-        return serve_sandbox(launch);
-    }
     logging::start(arguments.log_level);
-    let Some(kernel) = arguments.kernel else {
-        anyhow::bail!("--kernel is missing")
-    };
     check_memory(arguments.memory, host_memory())?;
     let name = |(index, share): (usize, UnnamedShare)| Share {
         source: share.source,
@@ -128,7 +117,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     boot_in_foreground(Foreground {
         vcpus: arguments.cpus,
         memory: arguments.memory,
-        kernel,
+        kernel: arguments.kernel,
         initramfs: arguments.initramfs,
         command_line: arguments.cmdline,
         console: arguments.console,

@@ -11,9 +11,7 @@ use microsandbox::launch::{
 use microsandbox::protocol::{CONTROL_PORT, MountOptions, RootAccess, SESSION_PORT};
 use vmm::fs::{CachePolicy, Exports, FolderOptions, SharedFolder};
 use vmm::virtio::vsock::{Accept, Route, VsockConfig, vsock_device};
-use vmm::virtio::{
-    BlkConfig, DeviceDescription, blk_device, exports_device, fs_device, rng_device,
-};
+use vmm::virtio::{BlkConfig, DeviceDescription, blk_device, exports_device, fs_device};
 
 use super::start::StartError;
 
@@ -36,7 +34,7 @@ pub(super) fn serial(index: usize) -> String {
     format!("disk-{index}")
 }
 
-/// Makes the devices: entropy, the root file system, what is mounted, connections.
+/// Makes the devices: the root file system, what is mounted, connections.
 ///
 /// # Errors
 /// When a folder or a disk image cannot be opened, or a device cannot be made.
@@ -45,7 +43,7 @@ pub(super) fn make(
     accept: Accept,
     listener: UnixListener,
 ) -> Result<Vec<DeviceDescription>, StartError> {
-    let mut devices = vec![rng_device(), root(config)?];
+    let mut devices = vec![root(config)?];
     devices.extend(mounts(config)?);
     devices.push(vsock_device(VsockConfig {
         guest_cid: GUEST_CID,

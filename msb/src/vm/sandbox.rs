@@ -28,7 +28,7 @@ use crate::logging::{self, LogLevel};
 use crate::{crash, failure};
 
 /// The kernel's command line.
-const COMMAND_LINE: [&str; 7] = [
+const COMMAND_LINE: [&str; 6] = [
     // The log goes to the only serial port.
     "console=ttyS0",
     "8250.nr_uarts=1",
@@ -39,8 +39,6 @@ const COMMAND_LINE: [&str; 7] = [
     // KVM vouches for the clock: no calibration against another, and no watching it later.
     "tsc=reliable",
     "no_timer_check",
-    // The host's processor has random numbers; nobody waits for entropy.
-    "random.trust_cpu=on",
 ];
 
 /// With a reader, the kernel's log is complete; otherwise warnings are enough, and every character costs time.
