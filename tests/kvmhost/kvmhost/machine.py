@@ -86,7 +86,9 @@ def _qemu(
         *("-accel", "tcg,thread=multi,tb-size=1024"),
         # An emulated string instruction goes element by element. Where bytes were said to be fast, Linux would copy
         # and clear pages byte by byte; without, it takes eight at a time, and everything here is twice as fast.
-        *("-cpu", "max,-erms,-fsrm"),
+        # QEMU does not tell KVM when a guest sets the register of the extended states, so every guest would find their size
+        # inconsistent, print a page of warnings and go on without them.
+        *("-cpu", "max,-erms,-fsrm,-xsave"),
         *("-smp", str(processors)),
         *("-m", memory),
         *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
