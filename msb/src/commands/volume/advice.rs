@@ -32,9 +32,6 @@ pub(super) fn advise(error: VolumeError) -> anyhow::Error {
             "make it a directory of yours that nobody else can write".to_owned()
         }
         VolumeError::Database(error) => database(error),
-        VolumeError::Unsupported { .. } => {
-            "run a sandbox with the volume, and reach its files there".to_owned()
-        }
         VolumeError::Io { .. } => "look at the permissions and the free room there".to_owned(),
     };
     with_hint(error, hint)

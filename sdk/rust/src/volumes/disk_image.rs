@@ -1,11 +1,14 @@
 //! The disk of a volume: a sparse raw image with an ext4 file system.
 
 use std::env;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
 
 use super::VolumeError;
 use super::error::failed;
@@ -54,6 +57,22 @@ pub(super) fn make(path: &Path, size_mib: u32) -> Result<(), VolumeError> {
 /// As stat(2).
 pub(super) fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::symlink_metadata(path)?.blocks().saturating_mul(512))
+}
+
+/// Whether somebody has the image at `path` open as a disk, which is locked then (fcntl(2), "Open file description
+/// locks").
+pub(super) fn is_open(path: &Path) -> bool {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let tested = File::open(path)
+        .map_err(|_| Errno::ENOENT)
+        .and_then(|file| nix::fcntl::fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)));
+    tested.is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 fn find_mke2fs() -> Option<PathBuf> {

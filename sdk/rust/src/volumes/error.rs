@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{VolumeKind, VolumeNameError};
+use super::VolumeNameError;
 use crate::database::DatabaseError;
 use crate::private_directory::PrivateDirectoryError;
 
@@ -93,12 +93,6 @@ pub enum VolumeError {
         size_mib: u32,
         /// What it said.
         message: String,
-    },
-    /// This cannot be done with volumes of this kind.
-    #[error("The files of a volume of the kind {kind} cannot be reached from the host")]
-    Unsupported {
-        /// The kind.
-        kind: VolumeKind,
     },
     /// The directory of the volumes cannot be used.
     #[error(transparent)]

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::directory::VolumeDirectory;
 use super::error::failed;
+use super::fs::VolumeFs;
 use super::record::{Id, Record};
 use super::{VolumeError, VolumeKind, VolumeName, disk_image, usage};
 
@@ -110,6 +111,11 @@ impl VolumeHandle {
             io::ErrorKind::NotFound => self.missing(),
             _ => failed("examine", &path)(error),
         })
+    }
+
+    /// Its files, to be reached from the host.
+    pub fn fs(&self) -> VolumeFs {
+        VolumeFs::new(self.clone())
     }
 
     /// The error that its directory is gone.

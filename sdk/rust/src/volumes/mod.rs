@@ -14,6 +14,7 @@ mod directory;
 mod disk_image;
 mod entries;
 mod error;
+mod fs;
 mod handle;
 mod name;
 mod record;
@@ -29,6 +30,7 @@ use std::path::Path;
 
 pub use config::{NamedVolume, UnknownKind, VolumeConfig, VolumeKind, VolumeMode};
 pub use error::VolumeError;
+pub use fs::{FsEntry, FsEntryKind, VolumeFs, VolumeFsError};
 pub use handle::{VolumeHandle, VolumeUse};
 pub use name::{VolumeName, VolumeNameError};
 

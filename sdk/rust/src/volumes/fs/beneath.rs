@@ -1,0 +1,219 @@
+//! Paths that the kernel resolves beneath the root of a volume, and nowhere else.
+//!
+//! A guest may change directories into symbolic links at any time, so no path is looked at and used afterwards:
+//! openat2(2) resolves it in one step, with `RESOLVE_BENEATH`, and what is done after that is done with the descriptor.
+//! The text of a path is not changed either: what `a/../b` means depends on what `a` is.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+
+use super::error::{VolumeFsError, failed, unresolved};
+
+/// How often a path with `..` is resolved again because somebody renamed something meanwhile (`EAGAIN`).
+const MAX_ATTEMPTS: u32 = 128;
+
+/// A path that a caller gave, relative to the root of a volume.
+#[derive(Debug, Clone)]
+pub(super) struct VolumePath {
+    given: PathBuf,
+    path: CString,
+}
+
+/// A directory of a volume and the name of an entry in it, which may or may not exist.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) directory: OwnedFd,
+    pub(super) name: CString,
+}
+
+impl VolumePath {
+    /// Takes what was given; the empty path is the root.
+    ///
+    /// # Errors
+    /// [`VolumeFsError::PathEscape`] if it is absolute.
+    pub(super) fn new(path: &Path) -> Result<VolumePath, VolumeFsError> {
+        let given = path.to_owned();
+        if path.is_absolute() {
+            return Err(VolumeFsError::PathEscape { path: given });
+        }
+        let bytes = match path.as_os_str().as_bytes() {
+            b"" => b".",
+            bytes => bytes,
+        };
+        match CString::new(bytes) {
+            Ok(path) => Ok(VolumePath { given, path }),
+            Err(error) => Err(failed("use", path)(error.into())),
+        }
+    }
+
+    /// As it was given.
+    pub(super) fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// Where its components end, one after the other.
+    pub(super) fn prefixes(&self) -> Vec<&[u8]> {
+        let bytes = self.path.to_bytes();
+        let ends = (0..=bytes.len()).filter(|&end| {
+            let ends_here = bytes.get(end).is_none_or(|&byte| byte == b'/');
+            ends_here && end.checked_sub(1).is_some_and(|last| bytes[last] != b'/')
+        });
+        ends.map(|end| &bytes[..end]).collect()
+    }
+}
+
+/// The root of a volume.
+#[derive(Debug)]
+pub(super) struct Root(OwnedFd);
+
+impl Root {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As open(2), `NotFound` if the volume is gone.
+    pub(super) fn open(path: &Path) -> io::Result<Root> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(Root(nix::fcntl::open(path, flags, Mode::empty())?))
+    }
+
+    /// Opens what lies at `path`.
+    ///
+    /// # Errors
+    /// As openat2(2): `EXDEV` if it leads out.
+    pub(super) fn resolve(&self, path: &CStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(mode)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        for _ in 0..MAX_ATTEMPTS {
+            match openat2(&self.0, path, how) {
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Refers to what lies at `path`, without opening it: neither a FIFO waits nor a device does anything.
+    ///
+    /// # Errors
+    /// [`VolumeFsError::PathEscape`], [`VolumeFsError::NotFound`].
+    pub(super) fn find(
+        &self,
+        action: &'static str,
+        path: &VolumePath,
+    ) -> Result<OwnedFd, VolumeFsError> {
+        self.resolve(&path.path, OFlag::O_PATH, Mode::empty())
+            .map_err(|error| unresolved(action, path.given(), error))
+    }
+
+    /// Opens the directory at `path` for reading.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); `ENOTDIR`.
+    pub(super) fn directory(
+        &self,
+        action: &'static str,
+        path: &VolumePath,
+    ) -> Result<OwnedFd, VolumeFsError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        self.resolve(&path.path, flags, Mode::empty())
+            .map_err(|error| unresolved(action, path.given(), error))
+    }
+
+    /// Makes the file at `path`, or opens what has appeared there meanwhile.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(super) fn create(
+        &self,
+        action: &'static str,
+        path: &VolumePath,
+        mode: Mode,
+    ) -> Result<File, VolumeFsError> {
+        // A FIFO that has appeared meanwhile makes nobody wait.
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = self
+            .resolve(&path.path, flags, mode)
+            .map_err(|error| unresolved(action, path.given(), error))?;
+        Ok(File::from(file))
+    }
+
+    /// Finds the directory in which the last component of `path` is an entry.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); [`VolumeFsError::NotAnEntry`].
+    pub(super) fn entry(
+        &self,
+        action: &'static str,
+        path: &VolumePath,
+    ) -> Result<Entry, VolumeFsError> {
+        let bytes = path.path.to_bytes();
+        // `a/` is `a`, as for unlink(2) and rename(2) of a directory.
+        let end = bytes.iter().rposition(|&byte| byte != b'/');
+        let bytes = &bytes[..end.map_or(0, |end| end + 1)];
+        let slash = bytes.iter().rposition(|&byte| byte == b'/');
+        let (parent, name) = match slash {
+            Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
+            None => (b".".as_slice(), bytes),
+        };
+        if matches!(name, b"" | b"." | b"..") {
+            // It may lead out besides.
+            self.find(action, path)?;
+            return Err(VolumeFsError::NotAnEntry {
+                path: path.given().to_owned(),
+            });
+        }
+        let invalid = |error: std::ffi::NulError| failed(action, path.given())(error.into());
+        let parent = CString::new(parent).map_err(invalid)?;
+        let name = CString::new(name).map_err(invalid)?;
+        let directory = self
+            .resolve(&parent, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
+            .map_err(|error| unresolved(action, path.given(), error))?;
+        Ok(Entry { directory, name })
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Opens for I/O what `descriptor` refers to. The caller has made sure that it is a regular file: opening others could
+/// wait or have effects.
+///
+/// # Errors
+/// As open(2), if /proc is not mounted for example.
+pub(super) fn reopen(descriptor: BorrowedFd<'_>, flags: OFlag) -> io::Result<File> {
+    let entry = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    Ok(nix::fcntl::open(entry.as_str(), flags, Mode::empty())?.into())
+}
+
+/// What fstat(2) says, if it is a regular file.
+///
+/// # Errors
+/// [`VolumeFsError::NotRegular`]; `EISDIR`.
+pub(super) fn check_regular(
+    action: &'static str,
+    path: &Path,
+    descriptor: impl AsFd,
+) -> Result<FileStat, VolumeFsError> {
+    let stat = fstat(descriptor).map_err(|error| failed(action, path)(error.into()))?;
+    match stat.st_mode & SFlag::S_IFMT.bits() {
+        kind if kind == SFlag::S_IFREG.bits() => Ok(stat),
+        kind if kind == SFlag::S_IFDIR.bits() => Err(failed(action, path)(Errno::EISDIR.into())),
+        _ => Err(VolumeFsError::NotRegular {
+            path: path.to_owned(),
+        }),
+    }
+}
