@@ -37,11 +37,12 @@ fn a_root_that_is_none_is_named() {
     let home = Home::of_ordinary_user();
     let run = |root: &Path| home.guest(root).run(["true"]);
     run(Path::new("/no/such/root")).assert_error(125, "/no/such/root");
-    run(Path::new("/etc/passwd")).assert_error(125, "it is a file");
+    run(Path::new("/etc/passwd")).assert_error(125, "does not tell the format of a disk image");
+    run(Path::new("/dev/null")).assert_error(125, "neither a file nor a block device");
     run(&unreadable_folder(&home)).assert_error(125, "permission denied");
     let none = home.msb(["run"]);
     assert_eq!(none.code(), 125, "{none}");
-    assert!(none.errors().contains("<DIR>"), "{none}");
+    assert!(none.errors().contains("<ROOT>"), "{none}");
     // A folder is a root, whatever is in it; it is the command that is missing.
     let empty = home.folder("empty");
     run(&empty).assert_error(127, "true is in no directory of PATH");
@@ -168,26 +169,39 @@ fn volumes_that_make_no_sense_are_refused() {
     let home = Home::of_ordinary_user();
     let unreadable = unreadable_folder(&home);
     let unreadable = format!("--volume={}:/data", unreadable.display());
-    let many: Vec<_> = (0..33).map(|n| format!("--volume=/tmp:/v{n}")).collect();
+    let many: Vec<_> = (0..65).map(|n| format!("--volume=/tmp:/v{n}")).collect();
     let root = home.folder("root");
     let refused = |options: &[&str], what: &str| {
         let finished = home.guest(&root).with(options).run(["true"]);
         finished.assert_error(125, what);
     };
-    refused(&["-v", "/tmp"], "a volume is SOURCE:TARGET[:ro|rw]");
+    refused(&["-v", "/tmp"], "a mount is SOURCE:TARGET[:OPTIONS]");
     refused(&["-v", ":/data"], "missing before the colon");
     refused(&["-v", "/no/such/folder:/data"], "/no/such/folder");
-    refused(&["-v", "/etc/passwd:/data"], "it is a file");
+    refused(&["--mount-dir=/etc/passwd:/data"], "it is a file");
+    refused(&["--mount-file=/etc:/data"], "it is a folder");
+    refused(&["-v", "/dev/null:/data"], "neither a folder nor");
+    refused(&["-v", "/tmp:/data,ro"], "did you mean \"/tmp:/data:ro\"?");
+    refused(&["-v", "/tmp:/data:suid"], "is refused");
+    refused(&["-v", "/tmp:/data:ro,ro"], "there twice");
+    refused(&["-v", ".hidden:/data"], "begins with a dot");
+    refused(
+        &["--mount-disk=/etc/passwd:/data"],
+        "does not tell the format",
+    );
     refused(&[&unreadable], "permission denied");
     refused(&["-v", "/tmp:data"], "\"data\", does not begin with /");
     refused(&["-v", "/tmp:/a/../b"], "contains ..");
-    refused(&["-v", "/tmp:/"], "cannot be mounted at /");
-    refused(&["-v", "/tmp:/./"], "cannot be mounted at /");
-    refused(&["-v", "/tmp:/data:rx"], "neither ro nor rw");
+    refused(&["-v", "/tmp:/"], "nothing can be mounted at /");
+    refused(&["-v", "/tmp:/./"], "nothing can be mounted at /");
+    refused(
+        &["-v", "/tmp:/data:rx"],
+        "the option \"rx\" is unknown here",
+    );
     let twice = ["-v", "/tmp:/data", "-v", "/etc:/data/"];
     refused(&twice, "two mounts have the target /data");
     let many: Vec<_> = many.iter().map(String::as_str).collect();
-    refused(&many, "a guest cannot have 33 shared folders");
+    refused(&many, "a guest cannot have 65 mounts");
     assert!(!home.msb_home().join("run").exists(), "nothing was started");
 }
 

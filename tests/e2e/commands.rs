@@ -129,7 +129,18 @@ fn wrong_values_are_named_before_anything_starts() {
         ("--volume", "/tmp:data", "data"),
         ("--volume", "/tmp:/data:rx", "rx"),
         ("--volume", "/no/such/folder:/data", "/no/such/folder"),
-        ("--volume", "/etc/passwd:/data", "/etc/passwd"),
+        ("--mount-dir", "/etc/passwd:/data", "/etc/passwd"),
+        ("--mount-file", "/etc:/data", "/etc"),
+        (
+            "--mount-disk",
+            "/no/such/disk.img:/data",
+            "/no/such/disk.img",
+        ),
+        ("--mount-named", "x:/data:kind=tape", "tape"),
+        ("--root-format", "iso", "iso"),
+        ("--fstype", "../ext4", "ext4"),
+        ("--root-partition", "0", "0"),
+        ("--root-overlay", "0", "0"),
         ("--tmpfs", "/data:0", "tmpfs"),
         ("--tmpfs", "/", "tmpfs"),
         ("--kernel", "/no/such/kernel", "/no/such/kernel"),
@@ -159,7 +170,12 @@ fn wrong_values_are_named_before_anything_starts() {
 fn options_that_exclude_each_other_are_refused() {
     let home = Home::new();
     let run = |options: &[&str]| home.busybox().with(options).run(["true"]);
-    for options in [["--tty", "--no-tty"], ["--quiet", "--log-level=info"]] {
+    for options in [
+        ["--tty", "--no-tty"],
+        ["--quiet", "--log-level=info"],
+        ["--root-ro", "--root-rw"],
+        ["--root-ro", "--root-overlay=tmpfs"],
+    ] {
         let finished = run(&options);
         assert_eq!(finished.code(), 125, "{finished}");
         assert!(

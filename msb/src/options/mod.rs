@@ -4,14 +4,33 @@ mod duration;
 mod environment;
 mod guest_path;
 mod memory;
+mod mount;
+mod mount_options;
 mod rlimit;
 mod size;
-mod volume;
 
 pub(crate) use duration::parse_duration;
 pub(crate) use environment::Variable;
 pub(crate) use guest_path::GuestPath;
 pub(crate) use memory::check_memory;
+pub(crate) use mount::{
+    DiskArgument, MountArgument, MountSourceArgument, NamedArgument, parse_disk_cache,
+    parse_fstype, parse_partition,
+};
 pub(crate) use rlimit::parse_rlimit;
 pub(crate) use size::{display_rounded_size, display_size, parse_size, parse_whole_mebibytes};
-pub(crate) use volume::{TmpfsMount, Volume};
+
+use std::ffi::OsStr;
+
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+
+/// A parser for values that need not be text.
+pub(crate) fn os_value<T, E>(parse: fn(&OsStr) -> Result<T, E>) -> ValueParser
+where
+    T: Clone + Send + Sync + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    OsStringValueParser::new()
+        .try_map(move |text| parse(&text))
+        .into()
+}

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use disk::OpenOptions;
 use microsandbox::launch::{
-    DiskImage, HostPath, LaunchConfig, MountSource, RootSource, SharedCache, Sharing,
+    self, DiskImage, HostPath, LaunchConfig, MountSource, RootSource, SharedCache, Sharing,
 };
 use microsandbox::protocol::{CONTROL_PORT, MountOptions, RootAccess, SESSION_PORT};
-use vmm::fs::{CachePolicy, Exports, FolderOptions, SharedFolder};
+use vmm::fs::{CachePolicy, Exports, FolderOptions, Quota, SharedFolder};
 use vmm::virtio::vsock::{Accept, Route, VsockConfig, vsock_device};
 use vmm::virtio::{BlkConfig, DeviceDescription, blk_device, exports_device, fs_device};
 
@@ -87,10 +87,14 @@ fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {
     for (index, mount) in config.mounts.iter().enumerate() {
         let shared = match &mount.source {
             MountSource::Folder { path, sharing } => {
-                SharedFolder::open(&path.0, folder_options(mount.options, *sharing))?
+                let folder = SharedFolder::open(&path.0, folder_options(mount.options, sharing))?;
+                match &sharing.quota {
+                    Some(limit) => folder.with_quota(&quota(limit))?,
+                    None => folder,
+                }
             }
             MountSource::File { path, sharing } => {
-                SharedFolder::open_single_file(&path.0, folder_options(mount.options, *sharing))?
+                SharedFolder::open_single_file(&path.0, folder_options(mount.options, sharing))?
             }
             MountSource::Disk(image) => {
                 let read_only = mount.options.read_only;
@@ -108,7 +112,7 @@ fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {
     Ok(devices)
 }
 
-fn folder_options(options: MountOptions, sharing: Sharing) -> FolderOptions {
+fn folder_options(options: MountOptions, sharing: &Sharing) -> FolderOptions {
     FolderOptions {
         read_only: options.read_only,
         no_exec: options.no_exec,
@@ -118,7 +122,7 @@ fn folder_options(options: MountOptions, sharing: Sharing) -> FolderOptions {
     }
 }
 
-fn cache_policy(sharing: Sharing) -> CachePolicy {
+fn cache_policy(sharing: &Sharing) -> CachePolicy {
     let timeout = sharing.cache_timeout_ms.map(Duration::from_millis);
     match (sharing.cache, timeout) {
         (SharedCache::None, _) => CachePolicy::None,
@@ -126,6 +130,13 @@ fn cache_policy(sharing: Sharing) -> CachePolicy {
         (SharedCache::Auto, Some(timeout)) => CachePolicy::Auto { timeout },
         (SharedCache::Always, None) => CachePolicy::ALWAYS,
         (SharedCache::Always, Some(timeout)) => CachePolicy::Always { timeout },
+    }
+}
+
+fn quota(quota: &launch::Quota) -> Quota {
+    Quota {
+        limit: quota.limit,
+        ledger: quota.ledger.as_ref().map(|HostPath(path)| path.clone()),
     }
 }
 

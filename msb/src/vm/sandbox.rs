@@ -63,6 +63,7 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         listener,
         reports,
         commands,
+        volumes,
         console,
     } = handover;
     tracing::debug!(
@@ -75,7 +76,8 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     let log = ConsoleLog::new(last_lines.clone(), console);
     let verdict = run(process, &config, listener, commands, &reports, log)
         .unwrap_or_else(Verdict::NotStarted);
-    // Before the report: who has read it finds the name free.
+    // Before the report: who has read it finds the volumes and the name free.
+    drop(volumes);
     if let Err(error) = directory.remove(lock) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }

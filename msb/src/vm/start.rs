@@ -5,9 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 use disk::DiskError;
-use microsandbox::launch::{Ending, StartFailure, StartStage};
+use microsandbox::launch::{DiskProblem, Ending, StartFailure, StartStage};
 use microsandbox::protocol::Failure;
-use vmm::fs::{ExportError, FolderError};
+use vmm::fs::{ExportError, FolderError, QuotaError};
 use vmm::machine::BootError;
 use vmm::virtio::vsock::VsockError;
 use vmm::virtio::{BlkDeviceError, FsDeviceError};
@@ -32,8 +32,11 @@ pub(super) enum StartError {
     #[error("cannot make the device of a shared folder")]
     FolderDevice(#[from] FsDeviceError),
     /// A disk image cannot be opened.
-    #[error("cannot give the guest a disk")]
+    #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A folder cannot have a quota.
+    #[error("cannot limit what a folder may use")]
+    Quota(#[from] QuotaError),
     /// A shared folder cannot be an entry of the device.
     #[error("cannot share a folder with the guest")]
     Export(#[from] ExportError),
@@ -95,8 +98,10 @@ impl StartError {
     fn stage(&self) -> StartStage {
         match self {
             StartError::Kernel { .. } => StartStage::Kernel,
-            StartError::Folder(_) | StartError::Export(_) => StartStage::Folder,
-            StartError::Disk(_) => StartStage::Disk,
+            StartError::Folder(_) | StartError::Quota(_) | StartError::Export(_) => {
+                StartStage::Folder
+            }
+            StartError::Disk(error) => StartStage::Disk(problem(error)),
             StartError::FolderDevice(_) | StartError::DiskDevice(_) | StartError::Vsock(_) => {
                 StartStage::Device
             }
@@ -110,6 +115,15 @@ impl StartError {
             }
             StartError::Guest(failure) => StartStage::Guest(failure.stage),
         }
+    }
+}
+
+fn problem(error: &DiskError) -> DiskProblem {
+    match error {
+        DiskError::InUse { .. } => DiskProblem::InUse,
+        DiskError::NotAllowed { .. } => DiskProblem::NotAllowed,
+        DiskError::Invalid { .. } | DiskError::Unsupported { .. } => DiskProblem::Format,
+        DiskError::Open { .. } | DiskError::Io { .. } => DiskProblem::File,
     }
 }
 

@@ -152,7 +152,7 @@ fn start(home: &Home, name: &str) -> MachineProcess {
         log_level: "warn".to_owned(),
     };
     let program = Path::new("/proc/self/exe");
-    MachineProcess::spawn(program, name, claim, config, None).unwrap()
+    MachineProcess::spawn(program, name, claim, config, Vec::new(), None).unwrap()
 }
 
 fn next(process: &mut MachineProcess) -> Option<Report> {

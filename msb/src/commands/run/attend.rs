@@ -55,12 +55,13 @@ impl Attendance {
         let Plan {
             name,
             config,
+            named,
             exec,
             timeout,
             program,
             timings_format,
         } = plan;
-        let process = machine::start(name, config, home, console)?;
+        let process = machine::start(name, config, named, home, console)?;
         Ok(Attendance {
             signals,
             process,

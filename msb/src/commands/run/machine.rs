@@ -11,7 +11,8 @@ use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Report, Startup
 use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
-use super::outcome;
+use super::mounts::NamedMount;
+use super::{named_volumes, outcome};
 use crate::failure::{Hint, with_hint};
 
 /// The program that is running, even if another release has taken its place meanwhile.
@@ -27,6 +28,7 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(super) fn start(
     name: Option<Name>,
     mut config: LaunchConfig,
+    named: Vec<NamedMount>,
     home: &Home,
     console: Option<File>,
 ) -> anyhow::Result<MachineProcess> {
@@ -35,10 +37,26 @@ pub(super) fn start(
     if config.hostname.is_empty() {
         config.hostname = name.to_hostname();
     }
+    let (mounts, volumes) = match named_volumes::acquire(named, &name, home) {
+        Ok(acquired) => acquired,
+        Err(error) => {
+            // What cannot be removed, the next command removes.
+            let _ = claim.directory.remove(claim.lock);
+            return Err(error);
+        }
+    };
+    config.mounts.extend(mounts);
     tracing::debug!(%name, directory = %claim.directory.path().display(), "starting");
-    MachineProcess::spawn(Path::new(THIS_PROGRAM), name, claim, config, console)
-        .context("cannot start the machine")
-        .hint("`ulimit -a` shows the limits that apply here")
+    MachineProcess::spawn(
+        Path::new(THIS_PROGRAM),
+        name,
+        claim,
+        config,
+        volumes,
+        console,
+    )
+    .context("cannot start the machine")
+    .hint("`ulimit -a` shows the limits that apply here")
 }
 
 /// Takes the name, or finds one that is free.

@@ -2,36 +2,39 @@
 
 mod attend;
 mod machine;
+mod mounts;
+mod named_volumes;
 mod outcome;
 mod plan;
+mod root;
 mod timings;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use microsandbox::home::Home;
 use microsandbox::names::{self, Name};
 use microsandbox::protocol::ResourceLimit;
 
 use crate::failure::Hint;
 use crate::logging::{self, LogLevel};
-use crate::options::{
-    GuestPath, TmpfsMount, Variable, Volume, parse_duration, parse_rlimit, parse_size,
-};
+use crate::options::{GuestPath, Variable, os_value, parse_duration, parse_rlimit, parse_size};
 use crate::signals::Signals;
 use attend::Attendance;
+use mounts::MountArguments;
 use plan::Plan;
+use root::RootArguments;
 use timings::{Timings, TimingsFormat};
 
-/// Runs a command in a microVM, with a folder as its root file system
+/// Runs a command in a microVM, with a folder or a disk image as its root file system
 ///
-/// The command's standard streams, its signals and its exit status become those of msb. Writes go
-/// to a private layer in the guest's memory and are gone afterwards, unless --root-rw is given.
+/// The command's standard streams, its signals and its exit status become those of msb. Changes of a folder
+/// go to a private layer in the guest's memory and are gone afterwards, unless --root-rw is given; a disk
+/// image takes them, unless --root-ro or --root-overlay is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   that of the command; 128+N when signal N ended it; 124 when --timeout ended it;
@@ -43,19 +46,18 @@ Examples:
   msb run ./rootfs -- sh -c 'echo $HOME'          The same, with -- before the command
   tar c . | msb run ./rootfs tar t                Standard input is passed
   msb run -v .:/work:ro -w /work ./rootfs make    A folder of the host, read-only
+  msb run -v cache:/var/cache ./rootfs make       A named volume, made at its first use
+  msb run --mount-file ~/.netrc:/root/.netrc:ro ./rootfs make
+  msb run --root-overlay 1G disk.qcow2            A disk image that stays as it is
+  msb run --mount-disk data.img:/data ./rootfs ls /data
   msb run -m 2G -c 4 --timeout 10m ./rootfs make -j4")]
 pub(super) struct Arguments {
-    /// Folder that becomes the root file system
-    #[arg(value_name = "DIR")]
-    root: PathBuf,
+    #[command(flatten)]
+    root: RootArguments,
 
     /// Command and its arguments [default: the user's shell]
     #[arg(value_name = "CMD", trailing_var_arg = true)]
     command: Vec<OsString>,
-
-    /// Lets the guest write to DIR itself
-    #[arg(long)]
-    root_rw: bool,
 
     /// Name of the sandbox [default: msb- and 8 digits]
     #[arg(short, long, value_name = "NAME")]
@@ -86,13 +88,8 @@ pub(super) struct Arguments {
     #[arg(short = 'H', long, value_name = "NAME", value_parser = hostname)]
     hostname: Option<String>,
 
-    /// Folder of the host in the guest
-    #[arg(short, long, value_name = "SRC:DST[:ro|rw]", value_parser = os_value(Volume::parse))]
-    volume: Vec<Volume>,
-
-    /// File system in guest memory [default SIZE: half of the memory]
-    #[arg(long, value_name = "PATH[:SIZE]", value_parser = os_value(TmpfsMount::parse))]
-    tmpfs: Vec<TmpfsMount>,
+    #[command(flatten)]
+    mounts: MountArguments,
 
     /// Gives the command a terminal [default: when standard input and output are terminals]
     #[arg(short, long, conflicts_with = "no_tty")]
@@ -181,15 +178,4 @@ fn open_console(path: &Path) -> anyhow::Result<File> {
 
 fn hostname(text: &str) -> Result<String, names::HostnameError> {
     names::check_hostname(text).map(|()| text.to_owned())
-}
-
-/// A parser for values that need not be text.
-fn os_value<T, E>(parse: fn(&OsStr) -> Result<T, E>) -> ValueParser
-where
-    T: Clone + Send + Sync + 'static,
-    E: std::error::Error + Send + Sync + 'static,
-{
-    OsStringValueParser::new()
-        .try_map(move |text| parse(&text))
-        .into()
 }

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use microsandbox::launch::{Ending, MachineProcess, StartFailure, StartStage};
+use microsandbox::launch::{DiskProblem, Ending, MachineProcess, StartFailure, StartStage};
 use microsandbox::protocol::{Exit, ExitStatus as GuestStatus, Failure, Stage};
 use microsandbox::session::SessionError;
 use nix::errno::Errno;
@@ -152,15 +152,34 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
             "see --kernel, --initramfs and --cmdline; `make kernel initramfs` builds the usual files",
         ),
         StartStage::Boot => with_hint(error, "--console FILE keeps the log of the guest's kernel"),
-        StartStage::Guest(Stage::Root | Stage::Mount) => with_hint(
+        StartStage::Guest(Stage::Root) => with_hint(
             error,
-            "the places of --volume and --tmpfs must be directories, or be possible to make",
+            "--root-partition and --fstype choose what is mounted of a disk",
         ),
-        StartStage::Handover
-        | StartStage::Folder
-        | StartStage::Disk
-        | StartStage::Device
-        | StartStage::Guest(_) => error,
+        StartStage::Guest(Stage::Mount) => with_hint(
+            error,
+            "a target must be a directory, for a file a file, or be possible to make; partition= and fstype= choose what is mounted of a disk",
+        ),
+        StartStage::Disk(problem) => match disk_hint(problem) {
+            Some(hint) => with_hint(error, hint),
+            None => error,
+        },
+        StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => {
+            error
+        }
+    }
+}
+
+fn disk_hint(problem: DiskProblem) -> Option<&'static str> {
+    match problem {
+        DiskProblem::InUse => Some(
+            "end what uses it, or give it read-only to all: --root-ro, --root-overlay, or the mount option ro",
+        ),
+        DiskProblem::NotAllowed => Some("--allow PATH permits that, if you know the image"),
+        DiskProblem::Format => {
+            Some("--root-format, or format= of --mount-disk, names the format: raw, qcow2 or vmdk")
+        }
+        DiskProblem::File => None,
     }
 }
 

@@ -6,7 +6,7 @@ use microsandbox::volumes::VolumeError;
 use crate::failure::with_hint;
 
 /// Adds to an error what to do about it.
-pub(super) fn advise(error: VolumeError) -> anyhow::Error {
+pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
     let hint = match &error {
         VolumeError::InvalidName(_) => {
             "a name has 1 to 128 bytes, begins with no dot and contains neither / nor control characters".to_owned()

@@ -1,6 +1,6 @@
 //! `msb volume`
 
-mod advice;
+pub(super) mod advice;
 mod create;
 mod du;
 mod inspect;

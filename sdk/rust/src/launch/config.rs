@@ -74,7 +74,7 @@ mod tests {
     use protocol::{Bytes, MountOptions, RootAccess};
 
     use super::*;
-    use crate::launch::{DiskImage, MountSource, RootSource, SharedCache, Sharing};
+    use crate::launch::{DiskImage, MountSource, Quota, RootSource, SharedCache, Sharing};
 
     #[test]
     fn arrives_as_it_was_sent() {
@@ -99,6 +99,10 @@ mod tests {
                         sharing: Sharing {
                             cache: SharedCache::Always,
                             cache_timeout_ms: Some(60_000),
+                            quota: Some(Quota {
+                                limit: 1 << 30,
+                                ledger: Some(HostPath("/ledger".into())),
+                            }),
                         },
                     },
                     options: MountOptions {

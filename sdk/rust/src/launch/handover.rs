@@ -29,6 +29,8 @@ pub struct Handover {
     pub reports: File,
     /// Where [`Command`](super::Command)s come from.
     pub commands: File,
+    /// What stands for the volumes in use, which they are until these are closed.
+    pub volumes: Vec<OwnedFd>,
     /// Where the guest kernel's log goes.
     pub console: Option<File>,
 }
@@ -78,6 +80,7 @@ struct Contents {
     listener: RawFd,
     reports: RawFd,
     commands: RawFd,
+    volumes: Vec<RawFd>,
     console: Option<RawFd>,
 }
 
@@ -92,6 +95,7 @@ impl Handover {
             listener: self.listener.as_raw_fd(),
             reports: self.reports.as_raw_fd(),
             commands: self.commands.as_raw_fd(),
+            volumes: self.volumes.iter().map(AsRawFd::as_raw_fd).collect(),
             console: self.console.as_ref().map(AsRawFd::as_raw_fd),
         };
         let mut frames = Vec::new();
@@ -119,6 +123,7 @@ impl Handover {
             self.commands.as_raw_fd(),
         ]
         .into_iter()
+        .chain(self.volumes.iter().map(AsRawFd::as_raw_fd))
         .chain(console)
         .collect()
     }
@@ -144,6 +149,11 @@ impl Handover {
             listener: UnixListener::from(inherited(contents.listener)?),
             reports: File::from(inherited(contents.reports)?),
             commands: File::from(inherited(contents.commands)?),
+            volumes: contents
+                .volumes
+                .into_iter()
+                .map(inherited)
+                .collect::<Result<_, _>>()?,
             console: contents.console.map(inherited).transpose()?.map(File::from),
         })
     }

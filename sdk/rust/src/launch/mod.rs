@@ -16,10 +16,11 @@ pub use config::{HostPath, LaunchConfig};
 pub use handover::{Handover, HandoverError};
 pub use moment::{Moment, Startup};
 pub use mounts::{
-    DiskImage, Mount, MountSource, Root, RootSource, SharedCache, Sharing, last_of_each_target,
+    DiskImage, Mount, MountSource, Quota, Root, RootSource, SharedCache, Sharing,
+    last_of_each_target,
 };
 pub use process::{LaunchError, MachineProcess};
 pub use report::{
-    Command, Ending, Report, ReportError, ReportReader, StartFailure, StartStage, send_command,
-    send_report,
+    Command, DiskProblem, Ending, Report, ReportError, ReportReader, StartFailure, StartStage,
+    send_command, send_report,
 };

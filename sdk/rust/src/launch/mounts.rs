@@ -63,12 +63,23 @@ pub enum MountSource {
 }
 
 /// How a folder or a file of the host is shared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sharing {
     /// Whether the guest looks for changes of others.
     pub cache: SharedCache,
     /// How long the guest may miss such a change, in milliseconds, if it is not as `cache` says.
     pub cache_timeout_ms: Option<u64>,
+    /// Limit of what a folder may use on the host's disk.
+    pub quota: Option<Quota>,
+}
+
+/// How much a folder may use on the host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Most bytes that everything in the folder may take up, as du(1) counts.
+    pub limit: u64,
+    /// The file in which several machines that share the folder count them.
+    pub ledger: Option<HostPath>,
 }
 
 /// Whether the guest looks for changes that others make in what is shared with it.

@@ -19,6 +19,7 @@ use super::handover::Handover;
 use super::report::{Command, Report, ReportError, ReportReader, send_command};
 use crate::names::Name;
 use crate::run_directory::{Claim, RunDirectory, RunDirectoryError};
+use crate::volumes::VolumeUse;
 
 /// Why a machine's process could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,7 @@ impl MachineProcess {
     /// Starts `program` (`msb`, or a program with the same hidden `vm` command) for `name`, in a session
     /// of its own, so that neither the terminal's signals nor its end reach it. Of this process's
     /// descriptors it inherits standard error, `console` (where the guest kernel's log goes) and what
-    /// `claim` holds.
+    /// `claim` and `volumes`, which it uses until its end, hold.
     ///
     /// # Errors
     /// When the process cannot be started; then the run directory is gone. What happens in it comes as [`Report`].
@@ -61,11 +62,12 @@ impl MachineProcess {
         name: Name,
         claim: Claim,
         config: LaunchConfig,
+        volumes: Vec<VolumeUse>,
         console: Option<File>,
     ) -> Result<MachineProcess, LaunchError> {
         let directory = claim.directory.clone();
         // The lock goes with the claim.
-        MachineProcess::start(program, name, claim, config, console).inspect_err(|_| {
+        MachineProcess::start(program, name, claim, config, volumes, console).inspect_err(|_| {
             // What cannot be removed, the next command removes.
             let _ = directory.remove_if_left_over();
         })
@@ -76,6 +78,7 @@ impl MachineProcess {
         name: Name,
         claim: Claim,
         config: LaunchConfig,
+        volumes: Vec<VolumeUse>,
         console: Option<File>,
     ) -> Result<MachineProcess, LaunchError> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| LaunchError::Pipe(error.into()));
@@ -89,6 +92,10 @@ impl MachineProcess {
             listener: claim.listener,
             reports: File::from(reports_writer),
             commands: File::from(commands_reader),
+            volumes: volumes
+                .into_iter()
+                .map(VolumeUse::into_descriptor)
+                .collect(),
             console,
         };
         let contents = handover.write()?;

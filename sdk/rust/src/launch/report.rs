@@ -53,7 +53,7 @@ pub enum StartStage {
     /// Opening a shared folder.
     Folder,
     /// Opening a disk image.
-    Disk,
+    Disk(DiskProblem),
     /// Making a device.
     Device,
     /// Making the machine with KVM.
@@ -62,6 +62,19 @@ pub enum StartStage {
     Boot,
     /// The agent, carrying out the boot message.
     Guest(Stage),
+}
+
+/// Why a disk image cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskProblem {
+    /// Somebody has it open in a way that excludes this one.
+    InUse,
+    /// It refers to another file, which was not allowed.
+    NotAllowed,
+    /// It is no image of its format, or one that needs what is not provided.
+    Format,
+    /// A file cannot be opened or read.
+    File,
 }
 
 /// How a machine ended.

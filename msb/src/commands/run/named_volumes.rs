@@ -1,0 +1,129 @@
+//! Named volumes of a sandbox: looked up or made when the sandbox has its name, and in use until its machine ends.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use microsandbox::home::Home;
+use microsandbox::launch::{DiskImage, HostPath, Mount, MountSource, Quota, Sharing};
+use microsandbox::names::Name;
+use microsandbox::volumes::{
+    NamedVolume, VolumeConfig, VolumeError, VolumeHandle, VolumeMode, VolumeUse, Volumes,
+};
+
+use super::mounts::NamedMount;
+use crate::commands::volume::advice::advise;
+use crate::failure::with_hint;
+use crate::options::NamedArgument;
+
+/// Takes the volumes into use for `sandbox`, and returns what is mounted of them.
+///
+/// # Errors
+/// When a volume is not as it is asked for, or cannot be made.
+pub(super) fn acquire(
+    wanted: Vec<NamedMount>,
+    sandbox: &Name,
+    home: &Home,
+) -> anyhow::Result<(Vec<Mount>, Vec<VolumeUse>)> {
+    if wanted.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let volumes = Volumes::open(home).map_err(advise)?;
+    let mut mounts = Vec::new();
+    let mut uses = Vec::new();
+    for NamedMount {
+        volume,
+        target,
+        options,
+    } in wanted
+    {
+        let volume_use = begin(&volumes, &volume, options.read_only, sandbox)
+            .with_context(|| format!("cannot mount the volume {:?}", volume.name.as_str()))?;
+        mounts.push(Mount {
+            target,
+            source: source(volume_use.volume(), &volume)?,
+            options,
+        });
+        uses.push(volume_use);
+    }
+    Ok((mounts, uses))
+}
+
+fn begin(
+    volumes: &Volumes,
+    wanted: &NamedArgument,
+    read_only: bool,
+    sandbox: &Name,
+) -> anyhow::Result<VolumeUse> {
+    let acquire = |mode| {
+        let wanted = NamedVolume {
+            name: wanted.name.clone(),
+            mode,
+            read_only,
+        };
+        volumes.acquire(&wanted, sandbox)
+    };
+    let acquired = match &wanted.mode {
+        Some(mode) => acquire(mode.clone()),
+        None => match acquire(VolumeMode::Existing) {
+            Err(VolumeError::VolumeNotFound { .. }) => {
+                check_path(wanted)?;
+                acquire(VolumeMode::EnsureExists(VolumeConfig::default()))
+            }
+            result => result,
+        },
+    };
+    acquired.map_err(|error| match hint(&error) {
+        Some(hint) => with_hint(error, hint),
+        None => advise(error),
+    })
+}
+
+/// A name that is a path here was probably meant to be one: nothing is made instead.
+fn check_path(wanted: &NamedArgument) -> anyhow::Result<()> {
+    let name = wanted.name.as_str();
+    if !Path::new(name).exists() {
+        return Ok(());
+    }
+    Err(with_hint(
+        anyhow!("there is no such volume, but {name:?} is in this directory"),
+        format!(
+            "write ./{name} for what is here; `msb volume create {name}` makes a volume of that name"
+        ),
+    ))
+}
+
+/// What the options of a mount can do about it.
+fn hint(error: &VolumeError) -> Option<&'static str> {
+    Some(match error {
+        VolumeError::VolumeAlreadyExists { .. } => "leave mode=create out to use it as it is",
+        VolumeError::VolumeNotFound { .. } => "mode=ensure-exists makes it",
+        VolumeError::VolumeInUse { .. } => {
+            "a disk is for one sandbox, or for any number that mount it with ro"
+        }
+        VolumeError::Incompatible { .. } => "leave kind=, size= and quota= out to use it as it is",
+        VolumeError::SizeMissing { .. } => "give it one: size=20G",
+        _ => return None,
+    })
+}
+
+fn source(volume: &VolumeHandle, wanted: &NamedArgument) -> anyhow::Result<MountSource> {
+    match volume.disk_image() {
+        None => Ok(MountSource::Folder {
+            path: HostPath(volume.path()),
+            sharing: Sharing {
+                quota: volume.quota_mib().map(|quota| Quota {
+                    limit: u64::from(quota) << 20,
+                    ledger: volume.usage_ledger().map(HostPath),
+                }),
+                ..wanted.sharing.clone()
+            },
+        }),
+        Some(image) => Ok(MountSource::Disk(DiskImage {
+            path: HostPath(image),
+            format: volume.disk_format().unwrap_or("raw").parse()?,
+            cache: wanted.cache,
+            partition: None,
+            fstype: volume.disk_fstype().map(str::to_owned),
+        })),
+    }
+}

@@ -1,0 +1,229 @@
+//! The root file system: what was asked for, and what it is.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use disk::{Cache, Format};
+use microsandbox::launch::{HostPath, Root, RootSource};
+use microsandbox::protocol::RootAccess;
+
+use crate::failure::{Hint, with_hint};
+use crate::options::{DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_size};
+
+/// The root file system of a sandbox, and what becomes of changes to it.
+#[derive(Debug, Args)]
+pub(super) struct RootArguments {
+    /// Folder, disk image or block device with the root file system
+    #[arg(value_name = "ROOT")]
+    root: PathBuf,
+
+    /// Lets the guest write to ROOT itself; a disk does that without being told
+    #[arg(long, group = "root_access")]
+    root_rw: bool,
+
+    /// Lets the guest change nothing
+    #[arg(long, group = "root_access")]
+    root_ro: bool,
+
+    /// Keeps changes in guest memory, at most SIZE of them; a folder does that without being told
+    #[arg(long, value_name = "SIZE|tmpfs", group = "root_access", value_parser = parse_layer)]
+    root_overlay: Option<Layer>,
+
+    /// Format of the disk image [default: what the name ends with]
+    #[arg(long, value_name = "raw|qcow2|vmdk")]
+    root_format: Option<Format>,
+
+    /// Partition of the disk [default: the only one with a Linux file system]
+    #[arg(long, value_name = "N", value_parser = parse_partition)]
+    root_partition: Option<u32>,
+
+    /// File system on the disk, as of mount(8) [default: what its superblock says]
+    #[arg(long, value_name = "TYPE", value_parser = parse_fstype)]
+    fstype: Option<String>,
+
+    /// When a write to the disk is durable: when the guest flushes it, or at once [default: writeback]
+    #[arg(long, value_name = "writeback|writethrough", value_parser = parse_disk_cache)]
+    root_cache: Option<Cache>,
+}
+
+/// A layer in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layer {
+    /// Limit in bytes, if not half of the memory.
+    size: Option<u64>,
+}
+
+impl RootArguments {
+    /// What the arguments mean here.
+    ///
+    /// # Errors
+    /// When there is no such root, or an option that does not suit it.
+    pub(super) fn resolve(self) -> anyhow::Result<Root> {
+        let path = fs::canonicalize(&self.root).map_err(anyhow::Error::from);
+        let kind = path.and_then(|path| Ok((fs::metadata(&path)?, path)));
+        let cannot = || format!("cannot use {} as root", self.root.display());
+        let (metadata, path) = kind
+            .with_context(cannot)
+            .hint("ROOT is a folder with a Linux system in it, or a disk image")?;
+        if metadata.is_dir() {
+            self.folder(&path).with_context(cannot)
+        } else {
+            let image = DiskArgument {
+                path: self.root.clone(),
+                format: self.root_format,
+                fstype: self.fstype.clone(),
+                partition: self.root_partition,
+                cache: self.root_cache.unwrap_or(Cache::Writeback),
+            };
+            let image = disk_image(&image, "--root-format").with_context(cannot)?;
+            Ok(Root {
+                source: RootSource::Disk(image),
+                access: self.access(RootAccess::Writable),
+            })
+        }
+    }
+
+    fn folder(&self, path: &Path) -> anyhow::Result<Root> {
+        let for_disks = [
+            ("--root-format", self.root_format.is_some()),
+            ("--root-partition", self.root_partition.is_some()),
+            ("--fstype", self.fstype.is_some()),
+            ("--root-cache", self.root_cache.is_some()),
+        ];
+        if let Some((option, _)) = for_disks.into_iter().find(|(_, given)| *given) {
+            return Err(with_hint(
+                anyhow!("it is a folder, and {option} is for disks"),
+                format!("leave {option} out, or name a disk image"),
+            ));
+        }
+        fs::read_dir(path)?;
+        Ok(Root {
+            source: RootSource::Folder(HostPath(path.to_owned())),
+            access: self.access(RootAccess::Layer { size: None }),
+        })
+    }
+
+    fn access(&self, default: RootAccess) -> RootAccess {
+        match self.root_overlay {
+            Some(Layer { size }) => RootAccess::Layer { size },
+            None if self.root_rw => RootAccess::Writable,
+            None if self.root_ro => RootAccess::ReadOnly,
+            None => default,
+        }
+    }
+}
+
+/// The image that `wanted` means. `option` is how its format can be given.
+///
+/// # Errors
+/// When there is none, or nothing tells its format.
+pub(super) fn disk_image(
+    wanted: &DiskArgument,
+    option: &str,
+) -> anyhow::Result<microsandbox::launch::DiskImage> {
+    let path = fs::canonicalize(&wanted.path)?;
+    let kind = fs::metadata(&path)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        bail!("it is neither a file nor a block device");
+    }
+    let Some(format) = wanted
+        .format
+        .or_else(|| Format::from_extension(&wanted.path))
+    else {
+        return Err(with_hint(
+            anyhow!("its name does not tell the format of a disk image"),
+            format!(
+                "give {option} raw, qcow2 or vmdk: contents are not looked at, because a guest can write them"
+            ),
+        ));
+    };
+    Ok(microsandbox::launch::DiskImage {
+        path: HostPath(path),
+        format,
+        cache: wanted.cache,
+        partition: wanted.partition,
+        fstype: wanted.fstype.clone(),
+    })
+}
+
+fn parse_layer(text: &str) -> Result<Layer, String> {
+    let size = match text {
+        "tmpfs" => None,
+        size => Some(parse_size(size).map_err(|error| format!("{error}, or it is tmpfs"))?),
+    };
+    Ok(Layer { size })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        root: RootArguments,
+    }
+
+    fn resolve(arguments: &[&str], root: &Path) -> Result<Root, String> {
+        let arguments = ["run"]
+            .iter()
+            .chain(arguments)
+            .map(|argument| (*argument).into());
+        let command = Command::try_parse_from(arguments.chain([root.as_os_str().to_owned()]));
+        let root = command.map_err(|error| error.to_string())?.root;
+        root.resolve().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn a_folder_keeps_changes_in_a_layer_and_a_disk_takes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk.qcow2");
+        fs::write(&disk, "").unwrap();
+        let layer = |size| RootAccess::Layer { size };
+        for (arguments, of_folder, of_disk) in [
+            (&[][..], layer(None), RootAccess::Writable),
+            (&["--root-rw"], RootAccess::Writable, RootAccess::Writable),
+            (&["--root-ro"], RootAccess::ReadOnly, RootAccess::ReadOnly),
+            (&["--root-overlay=tmpfs"], layer(None), layer(None)),
+            (
+                &["--root-overlay=64M"],
+                layer(Some(64 << 20)),
+                layer(Some(64 << 20)),
+            ),
+        ] {
+            assert_eq!(resolve(arguments, folder.path()).unwrap().access, of_folder);
+            let root = resolve(arguments, &disk).unwrap();
+            assert_eq!(root.access, of_disk);
+            let RootSource::Disk(image) = root.source else {
+                panic!("{root:?}")
+            };
+            assert_eq!(image.format, Format::Qcow2);
+        }
+        assert!(resolve(&["--root-ro", "--root-rw"], folder.path()).is_err());
+        assert!(resolve(&["--root-overlay=0"], folder.path()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_root_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        fs::write(&disk, "").unwrap();
+        for (arguments, root, reason) in [
+            (&[][..], folder.path().join("none"), "No such file"),
+            (&[], disk.clone(), "does not tell the format"),
+            (&[], "/dev/null".into(), "neither a file nor a block device"),
+            (&["--fstype=xfs"], folder.path().to_owned(), "for disks"),
+            (&["--root-partition=0"], disk.clone(), "1 to 128"),
+            (&["--fstype=EXT4,ro"], disk.clone(), "ext4, xfs"),
+        ] {
+            let error = resolve(arguments, &root).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(resolve(&["--root-format=raw"], &disk).is_ok());
+    }
+}
