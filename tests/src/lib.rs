@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod cpio;
+pub mod disk_images;
 pub mod guest;
 pub mod home;
 pub mod namespace;

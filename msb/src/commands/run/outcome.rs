@@ -160,26 +160,25 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
             error,
             "a target must be a directory, for a file a file, or be possible to make; partition= and fstype= choose what is mounted of a disk",
         ),
-        StartStage::Disk(problem) => match disk_hint(problem) {
-            Some(hint) => with_hint(error, hint),
-            None => error,
-        },
+        StartStage::Disk(problem) => with_hint(error, disk_hint(problem)),
         StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => {
             error
         }
     }
 }
 
-fn disk_hint(problem: DiskProblem) -> Option<&'static str> {
+fn disk_hint(problem: DiskProblem) -> &'static str {
     match problem {
-        DiskProblem::InUse => Some(
-            "end what uses it, or give it read-only to all: --root-ro, --root-overlay, or the mount option ro",
-        ),
-        DiskProblem::NotAllowed => Some("--allow PATH permits that, if you know the image"),
-        DiskProblem::Format => {
-            Some("--root-format, or format= of --mount-disk, names the format: raw, qcow2 or vmdk")
+        DiskProblem::InUse => {
+            "end what uses it, or give it read-only to all: --root-ro, --root-overlay, or the mount option ro"
         }
-        DiskProblem::File => None,
+        DiskProblem::NotAllowed => "--allow PATH permits that, if you know the image",
+        DiskProblem::Format => {
+            "--root-format, or format= of --mount-disk, names the format: raw, qcow2 or vmdk"
+        }
+        DiskProblem::File => {
+            "it must be readable, and writable unless it is used read-only: --root-ro, --root-overlay, or the mount option ro"
+        }
     }
 }
 
