@@ -168,7 +168,11 @@ impl SharedFolder {
             })?;
         }
         if valid.contains(SetattrValid::MODE) {
-            let now = status_of(&inode)?.st_mode;
+            let now = if self.options.no_exec {
+                status_of(&inode)?.st_mode
+            } else {
+                inode.kind()
+            };
             let mode = self.options.mode_on_host(new.st_mode & PERMISSIONS, now);
             let mode = Mode::from_bits_truncate(mode & PERMISSIONS);
             self.descriptors.change_mode(inode.as_fd(), mode)?;

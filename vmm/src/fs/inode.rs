@@ -38,6 +38,7 @@ impl Inode {
             open: AtomicUsize::new(0),
             used: AtomicBool::new(true),
             last_open: LastOpen::default(),
+            known_entries: AtomicBool::new(false),
             state: Mutex::new(State::Pinned(Arc::clone(&self.pin))),
             unlinked: UnlinkedBytes::default(),
         };
@@ -62,6 +63,16 @@ impl Inode {
     /// What it uses in a folder with a quota when it has lost its last name.
     pub(super) fn unlinked(&self) -> &UnlinkedBytes {
         &self.record.unlinked
+    }
+
+    /// Whether the guest knew the entry of this directory that was looked up last.
+    pub(super) fn expects_known_entries(&self) -> bool {
+        self.record.known_entries.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the guest knew the entry that was looked up last.
+    pub(super) fn expect_known_entries(&self, known: bool) {
+        self.record.known_entries.store(known, Ordering::Relaxed);
     }
 
     /// Whether it is a directory.
@@ -168,6 +179,8 @@ pub(super) struct Record {
     /// Used since parking it was considered last.
     used: AtomicBool,
     last_open: LastOpen,
+    /// Of a directory: the entry that was looked up last was known to the guest.
+    known_entries: AtomicBool,
     state: Mutex<State>,
     /// Behind the state, so that the descriptor is closed before they are free.
     unlinked: UnlinkedBytes,
@@ -200,6 +213,7 @@ impl Record {
             open: AtomicUsize::new(0),
             used: AtomicBool::new(true),
             last_open: LastOpen::default(),
+            known_entries: AtomicBool::new(false),
             state: Mutex::new(State::Pinned(pin)),
             unlinked: UnlinkedBytes::default(),
         })

@@ -132,6 +132,20 @@ impl Inodes {
         Some(Inode::new(record, pin))
     }
 
+    /// Notes that the guest is told once more of the file with `identity`, if it knows it and the file has a descriptor:
+    /// then no other has that identity. Returns its ID.
+    pub(super) fn remember_pinned(&self, identity: FileIdentity) -> Option<u64> {
+        let mut tables = self.tables();
+        let id = *tables.by_identity.get(&identity)?;
+        let known = tables.by_id.get_mut(&id)?;
+        if matches!(&*known.record.state(), State::Parked(_)) {
+            return None;
+        }
+        known.lookups = known.lookups.saturating_add(1);
+        known.record.touch();
+        Some(id)
+    }
+
     /// An ID that was not used before.
     fn unused_id(&self) -> io::Result<u64> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);

@@ -71,21 +71,20 @@ impl SharedFolder {
         let exclusive = request.flags & libc::O_EXCL.cast_unsigned() != 0;
         let made = self.change_names(&[&place.parent], BLOCK, || {
             let made = self.make_file(caller, &place, flags, request.mode)?;
-            let bytes = bytes_of(&status_of(&made.1)?);
+            let bytes = bytes_of(&made.status);
             Ok((made, bytes))
         });
-        let (descriptor, path) = match made {
+        let made = match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
                 return self.open_existing(&place, request);
             }
             result => result?,
         };
-        let status = status_of(&path)?;
-        let entry = self.entry_of(path, status)?;
+        let entry = self.entry_of(made.path, made.status)?;
         let handle = self
             .inodes
             .get(entry.inode)
-            .and_then(|inode| self.give_handle(&inode, descriptor, flags, permit));
+            .and_then(|inode| self.give_handle(&inode, made.descriptor, flags, permit));
         let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
         Ok((entry, handle, OpenOptions::empty()))
     }
@@ -104,23 +103,29 @@ impl SharedFolder {
         Ok((entry, handle, options))
     }
 
-    /// Makes a regular file and opens it: a descriptor for I/O and an `O_PATH` one.
+    /// Makes a regular file and opens it.
     fn make_file(
         &self,
         caller: Owner,
         place: &Place<'_>,
         flags: OFlag,
         mode: u32,
-    ) -> io::Result<(OwnedFd, OwnedFd)> {
+    ) -> io::Result<MadeFile> {
         let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
         let mode = self.options.mode_on_host(mode & PERMISSIONS, libc::S_IFREG);
         let initial = self.initial_mode(caller, mode);
         let descriptor = beneath::open(place.parent.as_fd(), place.name, flags, initial)?;
-        let settled = self
-            .settle(descriptor.as_fd(), &place.parent, caller, mode)
-            .and_then(|()| self.descriptors.reopen(descriptor.as_fd(), OFlag::O_PATH));
+        let settled = status_of(&descriptor).and_then(|made| {
+            let status = self.settle(descriptor.as_fd(), made, &place.parent, caller, mode)?;
+            let path = self.descriptors.reopen(descriptor.as_fd(), OFlag::O_PATH)?;
+            Ok((status, path))
+        });
         match settled {
-            Ok(path) => Ok((descriptor, path)),
+            Ok((status, path)) => Ok(MadeFile {
+                descriptor,
+                path,
+                status,
+            }),
             Err(error) => {
                 place.clear(UnlinkatFlags::NoRemoveDir);
                 Err(error)
@@ -157,9 +162,8 @@ impl SharedFolder {
     fn make_node_at(&self, caller: Owner, place: &Place<'_>, mode: u32) -> io::Result<Entry> {
         let kind = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => {
-                let (_, path) = self.make_file(caller, place, OFlag::O_WRONLY, mode)?;
-                let status = status_of(&path)?;
-                return self.entry_of(path, status);
+                let made = self.make_file(caller, place, OFlag::O_WRONLY, mode)?;
+                return self.entry_of(made.path, made.status);
             }
             libc::S_IFIFO => SFlag::S_IFIFO,
             libc::S_IFSOCK => SFlag::S_IFSOCK,
@@ -273,8 +277,7 @@ impl SharedFolder {
             let made = status_of(&path)?;
             self.check_own_making(caller, &made, kind)?;
             let mode = permissions(&made).unwrap_or(made.st_mode & PERMISSIONS);
-            self.settle(path.as_fd(), &place.parent, caller, mode)?;
-            let status = status_of(&path)?;
+            let status = self.settle(path.as_fd(), made, &place.parent, caller, mode)?;
             self.entry_of(path, status)
         });
         settled.inspect_err(|_| place.clear(flag))
@@ -303,26 +306,42 @@ impl SharedFolder {
         }
     }
 
-    /// Gives the new file behind `descriptor` its owner, and then the mode bits `mode`: those that it was created with
-    /// are less this process's umask(2), and a change of the owner takes more away.
+    /// Gives the new file behind `descriptor`, which has the status `made`, its owner, and then the mode bits `mode`:
+    /// those that it was created with are less this process's umask(2), and a change of the owner takes more away.
+    /// Returns its status then.
     fn settle(
         &self,
         descriptor: BorrowedFd<'_>,
+        made: stat64,
         parent: &Inode,
         caller: Owner,
         mode: u32,
-    ) -> io::Result<()> {
-        if self.identity.gives_to(caller) {
+    ) -> io::Result<stat64> {
+        let gives = self.identity.gives_to(caller);
+        if gives {
             let inherits_group = status_of(parent)?.st_mode & libc::S_ISGID != 0;
-            let made = status_of(descriptor)?;
             self.identity
                 .give(descriptor, &made, caller, inherits_group)?;
         }
-        let now = status_of(descriptor)?.st_mode;
-        if now & PERMISSIONS != mode && now & libc::S_IFMT != libc::S_IFLNK {
+        let is_link = made.st_mode & libc::S_IFMT == libc::S_IFLNK;
+        let changes_mode = !is_link && (gives || made.st_mode & PERMISSIONS != mode);
+        if changes_mode {
             let mode = Mode::from_bits_truncate(mode);
             self.descriptors.change_mode(descriptor, mode)?;
         }
-        Ok(())
+        if gives || changes_mode {
+            status_of(descriptor)
+        } else {
+            Ok(made)
+        }
     }
+}
+
+/// A regular file that was just made.
+struct MadeFile {
+    /// For I/O.
+    descriptor: OwnedFd,
+    /// An `O_PATH` one.
+    path: OwnedFd,
+    status: stat64,
 }

@@ -9,7 +9,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 use super::choices::Choices;
 use super::driver::{BUFFERS, Driver, Promises};
 use super::witness::Executed;
-use crate::fs::{CachePolicy, Exports, FolderOptions, SharedFolder};
+use crate::fs::{CachePolicy, Exports, FolderOptions, Quota, SharedFolder};
 use crate::virtio::{exports_device, fs_device};
 
 const REQUEST: u64 = BUFFERS;
@@ -47,7 +47,12 @@ pub fn fs(folder: &Path, script: &[u8]) {
             ..options
         };
         let file = SharedFolder::open_single_file(&folder.join("f"), options).unwrap();
-        exports.attach("d", open(options)).unwrap();
+        let quota = Quota {
+            limit: 64 << 10,
+            ledger: None,
+        };
+        let limited = open(options).with_quota(&quota).unwrap();
+        exports.attach("d", limited).unwrap();
         exports.attach("g", open(restricted)).unwrap();
         exports.attach("f", file).unwrap();
         exports

@@ -230,3 +230,26 @@ fn a_reset_ends_the_session_and_a_new_one_begins() {
     let handle = driver.open(node, libc::O_RDONLY).unwrap();
     assert_eq!(driver.read(node, handle, 0, 1).unwrap(), b"1");
 }
+
+#[test]
+fn a_name_leads_to_what_is_there_now_however_often_it_was_looked_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f");
+    fs::write(&path, "old").unwrap();
+    fs::write(folder.path().join("g"), "g").unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.walk("f");
+    for _ in 0..3 {
+        assert_eq!(driver.walk("f"), node);
+    }
+    fs::rename(folder.path().join("g"), &path).unwrap();
+    let new = driver.lookup(ROOT, "f").unwrap();
+    assert_ne!(new.nodeid, node);
+    assert_eq!(new.attr.size, 1);
+    assert_eq!(driver.getattr(node).unwrap().attr.nlink, 0);
+    // It was told four times: forgotten when that is given back.
+    driver.forget(node, 3);
+    driver.getattr(node).unwrap();
+    driver.forget(node, 1);
+    assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
+}
