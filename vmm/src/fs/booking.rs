@@ -64,10 +64,18 @@ impl SharedFolder {
         result.map(|(result, _)| result)
     }
 
-    /// Runs `change` of names in `parents`, by which the entry at `place` is lost.
+    /// Notes that a name moves or is added to a file that has one: a walk that is under way may miss it.
+    pub(super) fn note_move(&self) {
+        if let Some(meter) = &self.meter {
+            meter.note_move();
+        }
+    }
+
+    /// Runs `change` of names in `parents`, by which the entry at `place` is lost, if there is one; if not, it may take
+    /// `needed` bytes.
     ///
     /// # Errors
-    /// `ENOSPC` if `needed` bytes are not left; as `change`.
+    /// `ENOSPC` if they are not left; as `change`.
     pub(super) fn lose_entry(
         &self,
         place: &Place<'_>,
@@ -81,9 +89,10 @@ impl SharedFolder {
         // Before the booking, so that it is dropped after it.
         let known;
         let mut booking = meter.begin()?;
-        booking.require(needed)?;
-        let before = sum_of(parents)?;
         let lost = status_beneath(place.parent().as_fd(), place.name()).ok();
+        // A name that exists already needs no room in its directory.
+        booking.require(if lost.is_some() { 0 } else { needed })?;
+        let before = sum_of(parents)?;
         let lost = lost.filter(|lost| lost.st_nlink < 2 || is_directory(lost));
         known = lost
             .as_ref()

@@ -6,7 +6,9 @@
 //! |---|---|
 //! | 0..8 | `msbquota` |
 //! | 8..16 | bytes that the folder uses: 512 times the blocks (`st_blocks`) of everything in it, as du(1) counts |
-//! | 16..512 | 62 slots, one for each machine at most: how many of these bytes belong to files that have no name any more but are still known to a guest of that machine |
+//! | 16..24 | how often a name was moved, or added to a file that has one |
+//! | 24..32 | by how many bytes files have grown in all |
+//! | 32..512 | 60 slots, one for each machine at most: how many of these bytes belong to files that have no name any more but are still known to a guest of that machine |
 //!
 //! Locks on open file descriptions, see fcntl(2), say who is there: byte 0 is locked for reading by everyone who has
 //! the file open, and for writing by one who is alone; byte 1 is locked by whoever changes the folder, so that
@@ -27,7 +29,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 const MAGIC: [u8; 8] = *b"msbquota";
 
 /// Most machines that share a folder with a quota at a time.
-const SLOTS: usize = 62;
+const SLOTS: usize = 60;
 
 /// Bytes that are locked.
 const PRESENCE: i64 = 0;
@@ -38,6 +40,8 @@ const FIRST_SLOT: i64 = 2;
 struct Counts {
     magic: [u8; 8],
     used: AtomicU64,
+    moves: AtomicU64,
+    grown: AtomicU64,
     unlinked: [AtomicU64; SLOTS],
 }
 
@@ -71,7 +75,7 @@ impl Ledger {
     /// folder uses, before anyone else gets at the file.
     ///
     /// # Errors
-    /// As open(2), mmap(2) and `count`; `InvalidData` if the file is no ledger; `ENOLCK` if 62 machines have it open.
+    /// As open(2), mmap(2) and `count`; `InvalidData` if the file is no ledger; `ENOLCK` if 60 machines have it open.
     pub(super) fn open(path: &Path, count: impl FnOnce() -> io::Result<u64>) -> io::Result<Ledger> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options()
@@ -166,6 +170,28 @@ impl Ledger {
     /// Counts a change of what is in use.
     pub(super) fn change_used(&self, before: u64, after: u64) {
         change(&self.counts().used, before, after);
+        let growth = after.saturating_sub(before);
+        self.counts().grown.fetch_add(growth, Ordering::Relaxed);
+    }
+
+    /// Notes that a name moves, so that a walk that is under way may miss it.
+    pub(super) fn note_move(&self) {
+        self.counts().moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where the folder stands, for a walk that begins.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            moves: self.counts().moves.load(Ordering::Relaxed),
+            grown: self.counts().grown.load(Ordering::Relaxed),
+        }
+    }
+
+    /// By how many bytes files have grown since; `None` if names were moved.
+    pub(super) fn growth_since(&self, standing: &Standing) -> Option<u64> {
+        let now = self.standing();
+        let unmoved = now.moves == standing.moves;
+        unmoved.then(|| now.grown.wrapping_sub(standing.grown))
     }
 
     /// Counts a change of what files use that have no name any more but are known to this machine's guest.
@@ -193,6 +219,13 @@ impl Drop for Ledger {
         // SAFETY: this is the mapping that `map` made, and nothing borrows it any more.
         unsafe { libc::munmap(self.counts.as_ptr().cast(), size_of::<Counts>()) };
     }
+}
+
+/// What was counted of a folder's changes at some moment.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    moves: u64,
+    grown: u64,
 }
 
 /// The folder is being changed.

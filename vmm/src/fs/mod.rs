@@ -302,6 +302,15 @@ impl SharedFolder {
         self
     }
 
+    /// With a quota for which requests walk no longer than `slice`.
+    #[cfg(test)]
+    pub(crate) fn with_short_walks(mut self, slice: std::time::Duration) -> SharedFolder {
+        if let Some(meter) = &mut self.meter {
+            meter.set_slice(slice);
+        }
+        self
+    }
+
     /// With a budget of its own.
     pub(crate) fn with_descriptor_limit(mut self, limit: usize) -> SharedFolder {
         self.inodes.set_budget(Budget::of(limit));

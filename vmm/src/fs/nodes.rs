@@ -224,6 +224,7 @@ impl SharedFolder {
             return Err(errno(libc::EPERM));
         }
         self.change_names(&[&place.parent], BLOCK, || {
+            self.note_move();
             self.descriptors
                 .link(inode.as_fd(), place.parent.as_fd(), place.name)?;
             Ok(((), 0))
@@ -254,6 +255,7 @@ impl SharedFolder {
             return Err(errno(libc::EINVAL));
         }
         let rename = || {
+            self.note_move();
             let (from, to) = (old.name.as_c_str(), new.name.as_c_str());
             Ok(renameat2(&old.parent, from, &new.parent, to, flags)?)
         };

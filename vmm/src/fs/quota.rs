@@ -14,18 +14,22 @@ use fuse_backend_rs::abi::fuse_abi::stat64;
 
 use super::beneath::DescriptorDirectory;
 use super::errno;
-use super::ledger::{Change, Ledger};
-use super::usage::{bytes_of, usage_of};
+use super::ledger::{Change, Ledger, Standing};
+use super::usage::{Walk, bytes_of};
 
 /// What file systems allocate at least.
 pub(super) const BLOCK: u64 = 4096;
 
+/// How long a request may walk; the rest of the folder is left to later ones. Everything else that the device serves
+/// waits so long.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// A walk that took less than this is repeated whenever it is needed.
 const QUICK: Duration = Duration::from_millis(10);
 
-/// A longer one is not begun before this many times its duration have passed, lest a guest at its limit keeps the host
-/// walking.
-const REST: u32 = 10;
+/// After a longer one, or a part of one, no other begins before this many times its duration have passed, lest a guest
+/// at its limit keeps the host walking.
+const REST: u32 = 4;
 
 /// How old the count may be when statistics are asked for.
 const STATISTICS_AGE: Duration = Duration::from_secs(10);
@@ -68,12 +72,19 @@ pub(super) struct Meter {
     ledger: Arc<Ledger>,
     root: OwnedFd,
     descriptors: Arc<DescriptorDirectory>,
-    last_walk: Mutex<LastWalk>,
+    walks: Mutex<Walks>,
+    /// How long a request may walk.
+    slice: Duration,
 }
 
-struct LastWalk {
+/// The last walk, or part of one, and what is left of it.
+struct Walks {
+    /// When the last one was through.
+    counted: Instant,
+    /// When a request walked last, and how long.
     ended: Instant,
     took: Duration,
+    unfinished: Option<(Walk, Standing)>,
 }
 
 impl Meter {
@@ -87,7 +98,10 @@ impl Meter {
         descriptors: Arc<DescriptorDirectory>,
     ) -> Result<Meter, QuotaError> {
         let begun = Instant::now();
-        let count = || usage_of(root.as_fd(), &descriptors);
+        let count = || {
+            let bytes = Walk::begin(root.as_fd(), &descriptors)?.go_on(None)?;
+            bytes.ok_or_else(|| errno(libc::EIO))
+        };
         let ledger = match &quota.ledger {
             Some(path) => Ledger::open(path, count).map_err(|source| QuotaError::Ledger {
                 path: path.clone(),
@@ -102,11 +116,25 @@ impl Meter {
             ledger: Arc::new(ledger),
             root,
             descriptors,
-            last_walk: Mutex::new(LastWalk {
+            walks: Mutex::new(Walks {
+                counted: Instant::now(),
                 ended: Instant::now(),
                 took: begun.elapsed(),
+                unfinished: None,
             }),
+            slice: SLICE,
         })
+    }
+
+    /// With a very short time to walk, for tests.
+    #[cfg(test)]
+    pub(super) fn set_slice(&mut self, slice: Duration) {
+        self.slice = slice;
+    }
+
+    /// Notes that a name moves.
+    pub(super) fn note_move(&self) {
+        self.ledger.note_move();
     }
 
     /// Begins a change: until the result is dropped nobody else changes the folder.
@@ -114,12 +142,11 @@ impl Meter {
     /// # Errors
     /// As fcntl(2).
     pub(super) fn begin(&self) -> io::Result<Booking<'_>> {
-        let last_walk = self.last_walk.lock();
-        let last_walk = last_walk.unwrap_or_else(PoisonError::into_inner);
+        let walks = self.walks.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Booking {
             _change: self.ledger.begin_change()?,
             meter: self,
-            last_walk,
+            walks,
         })
     }
 
@@ -129,7 +156,7 @@ impl Meter {
     /// As fcntl(2).
     pub(super) fn limit_and_free(&self) -> io::Result<(u64, u64)> {
         let mut booking = self.begin()?;
-        if booking.last_walk.ended.elapsed() >= STATISTICS_AGE {
+        if booking.walks.counted.elapsed() >= STATISTICS_AGE {
             booking.walk();
         }
         Ok((self.limit, booking.free()))
@@ -141,7 +168,7 @@ impl Meter {
 pub(super) struct Booking<'m> {
     _change: Change<'m>,
     meter: &'m Meter,
-    last_walk: MutexGuard<'m, LastWalk>,
+    walks: MutexGuard<'m, Walks>,
 }
 
 impl Booking<'_> {
@@ -170,23 +197,40 @@ impl Booking<'_> {
         self.free()
     }
 
-    /// Counts anew, unless that was done just now. If it fails, such as because the host moves directories meanwhile,
-    /// the count stays as it is.
+    /// Counts anew, unless that was done just now, as far as a request may. What is walked without a break is exact,
+    /// because nobody changes the folder meanwhile. Else what has grown meanwhile is added, and if names were moved the
+    /// walk does not count, because it may have missed them; nor if it fails, such as because the host moves directories.
     fn walk(&mut self) {
-        let last = &*self.last_walk;
-        let rest = last.took.saturating_mul(REST);
-        if last.took >= QUICK && last.ended.elapsed() < rest {
+        let walks = &mut *self.walks;
+        let rest = walks.took.saturating_mul(REST);
+        if walks.took >= QUICK && walks.ended.elapsed() < rest {
             return;
         }
         let begun = Instant::now();
-        if let Ok(named) = usage_of(self.meter.root.as_fd(), &self.meter.descriptors) {
-            let counted = self.meter.ledger.set_used(named);
-            tracing::debug!(named, ?counted, "walked a folder with a quota");
-        }
-        *self.last_walk = LastWalk {
-            ended: Instant::now(),
-            took: begun.elapsed(),
+        let ledger = &self.meter.ledger;
+        let unfinished = walks
+            .unfinished
+            .take()
+            .filter(|(_, standing)| ledger.growth_since(standing).is_some());
+        let walk = match unfinished {
+            Some(walk) => Ok(walk),
+            None => Walk::begin(self.meter.root.as_fd(), &self.meter.descriptors)
+                .map(|walk| (walk, ledger.standing())),
         };
+        if let Ok((mut walk, standing)) = walk {
+            match walk.go_on(begun.checked_add(self.meter.slice)) {
+                Ok(Some(named)) => {
+                    let growth = ledger.growth_since(&standing).unwrap_or_default();
+                    let counted = ledger.set_used(named.saturating_add(growth));
+                    tracing::debug!(named, growth, ?counted, "walked a folder with a quota");
+                    walks.counted = Instant::now();
+                }
+                Ok(None) => walks.unfinished = Some((walk, standing)),
+                Err(error) => tracing::debug!(%error, "cannot walk a folder with a quota"),
+            }
+        }
+        walks.ended = Instant::now();
+        walks.took = begun.elapsed();
     }
 
     /// Counts that `before` bytes became `after`.

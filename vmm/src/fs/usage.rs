@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use fuse_backend_rs::abi::fuse_abi::stat64;
 use nix::fcntl::{OFlag, openat};
@@ -35,56 +36,14 @@ pub(super) fn bytes_of(status: &stat64) -> u64 {
         .saturating_mul(512)
 }
 
-/// Bytes that the directory behind `root` and everything beneath it use. What cannot be opened counts itself only.
-///
-/// # Errors
-/// As open(2) and getdents(2); `ESTALE` if somebody moved a directory out of the way meanwhile.
-pub(super) fn usage_of(root: BorrowedFd<'_>, descriptors: &DescriptorDirectory) -> io::Result<u64> {
-    let status = status_of(root)?;
-    let mut walk = Walk {
-        device: status.st_dev,
-        bytes: bytes_of(&status),
-        several_names: HashSet::new(),
-    };
-    let mut above: Vec<Level> = Vec::new();
-    let mut current = Level {
-        identity: FileIdentity::of(&status),
-        directory: Some(OpenDirectory::new(descriptors.reopen(root, DIRECTORY)?)),
-        position: 0,
-    };
-    loop {
-        let directory = current.directory.take().ok_or_else(|| errno(libc::EIO))?;
-        match walk.next_directory(&directory, &mut current.position)? {
-            Some((child, status)) => {
-                current.directory = (above.len() < KEPT_OPEN).then_some(directory);
-                let identity = FileIdentity::of(&status);
-                let below = Level {
-                    identity,
-                    directory: Some(OpenDirectory::new(child)),
-                    position: 0,
-                };
-                above.push(std::mem::replace(&mut current, below));
-            }
-            None => {
-                let Some(mut parent) = above.pop() else {
-                    return Ok(walk.bytes);
-                };
-                if parent.directory.is_none() {
-                    let back = openat(
-                        &directory,
-                        c"..",
-                        DIRECTORY | OFlag::O_CLOEXEC,
-                        Mode::empty(),
-                    )?;
-                    if FileIdentity::of(&status_of(&back)?) != parent.identity {
-                        return Err(errno(libc::ESTALE));
-                    }
-                    parent.directory = Some(OpenDirectory::new(back));
-                }
-                current = parent;
-            }
-        }
-    }
+/// A walk through a folder, which may be interrupted.
+pub(super) struct Walk {
+    /// Device of the root.
+    device: u64,
+    bytes: u64,
+    several_names: HashSet<FileIdentity>,
+    above: Vec<Level>,
+    current: Level,
 }
 
 /// A directory on the way from the root to where the walk is.
@@ -95,38 +54,102 @@ struct Level {
     position: u64,
 }
 
-struct Walk {
-    /// That of the root.
-    device: u64,
-    bytes: u64,
-    several_names: HashSet<FileIdentity>,
+/// Why the reading of a directory stops.
+enum Stop {
+    /// An entry is a directory, which was opened.
+    Directory(OwnedFd, stat64),
+    End,
+    /// There was no time for more.
+    Time,
+}
+
+impl Level {
+    fn new(directory: OwnedFd, status: &stat64) -> Level {
+        Level {
+            identity: FileIdentity::of(status),
+            directory: Some(OpenDirectory::new(directory)),
+            position: 0,
+        }
+    }
 }
 
 impl Walk {
-    /// Counts the entries of `directory` from `position` on, until one is a directory, which it opens.
+    /// Begins one through the directory behind `root` and everything beneath it.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub(super) fn begin(
+        root: BorrowedFd<'_>,
+        descriptors: &DescriptorDirectory,
+    ) -> io::Result<Walk> {
+        let status = status_of(root)?;
+        Ok(Walk {
+            device: status.st_dev,
+            bytes: bytes_of(&status),
+            several_names: HashSet::new(),
+            above: Vec::new(),
+            current: Level::new(descriptors.reopen(root, DIRECTORY)?, &status),
+        })
+    }
+
+    /// Walks on until `deadline`, if there is one. Returns the bytes in use when it is through, or `None` when there is
+    /// more to walk. What cannot be opened counts itself only.
+    ///
+    /// # Errors
+    /// As getdents(2); `ESTALE` if somebody moved a directory out of the way. Then the walk cannot go on.
+    pub(super) fn go_on(&mut self, deadline: Option<Instant>) -> io::Result<Option<u64>> {
+        loop {
+            let directory = self.current.directory.take();
+            let directory = directory.ok_or_else(|| errno(libc::EIO))?;
+            match self.next_directory(&directory, deadline)? {
+                Stop::Directory(child, status) => {
+                    self.current.directory = (self.above.len() < KEPT_OPEN).then_some(directory);
+                    let below = Level::new(child, &status);
+                    self.above.push(std::mem::replace(&mut self.current, below));
+                }
+                Stop::End => {
+                    let Some(parent) = self.above.pop() else {
+                        return Ok(Some(self.bytes));
+                    };
+                    self.current = return_to(parent, &directory)?;
+                }
+                Stop::Time => {
+                    self.current.directory = Some(directory);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Counts the entries of `directory` from where the walk is, until one is a directory.
     fn next_directory(
         &mut self,
         directory: &OpenDirectory,
-        position: &mut u64,
-    ) -> io::Result<Option<(OwnedFd, stat64)>> {
+        deadline: Option<Instant>,
+    ) -> io::Result<Stop> {
         loop {
             let mut found = None;
-            directory.read(*position, |entry| {
-                if found.is_some() {
+            let mut late = false;
+            directory.read(self.current.position, |entry| {
+                late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                if late || found.is_some() {
                     return Ok(false);
                 }
-                *position = entry.next;
+                self.current.position = entry.next;
                 let Ok(name) = Component::new(entry.name) else {
                     return Ok(true);
                 };
                 found = self.count(directory.as_fd(), name).map(CStr::to_owned);
                 Ok(true)
             })?;
-            let Some(name) = found else {
-                return Ok(None);
-            };
-            if let Some(child) = self.enter(directory.as_fd(), &name) {
-                return Ok(Some(child));
+            match found {
+                Some(name) => {
+                    if let Some((child, status)) = self.enter(directory.as_fd(), &name) {
+                        return Ok(Stop::Directory(child, status));
+                    }
+                }
+                None if late => return Ok(Stop::Time),
+                None => return Ok(Stop::End),
             }
         }
     }
@@ -156,6 +179,20 @@ impl Walk {
     }
 }
 
+/// Goes back from `directory` to the one above it, which is `parent`.
+fn return_to(mut parent: Level, directory: &OpenDirectory) -> io::Result<Level> {
+    if parent.directory.is_some() {
+        return Ok(parent);
+    }
+    let flags = DIRECTORY | OFlag::O_CLOEXEC;
+    let back = openat(directory, c"..", flags, Mode::empty())?;
+    if FileIdentity::of(&status_of(&back)?) != parent.identity {
+        return Err(errno(libc::ESTALE));
+    }
+    parent.directory = Some(OpenDirectory::new(back));
+    Ok(parent)
+}
+
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
@@ -165,8 +202,12 @@ mod tests {
     use std::path::Path;
 
     fn usage(path: &Path) -> u64 {
+        begin(path).go_on(None).unwrap().unwrap()
+    }
+
+    fn begin(path: &Path) -> Walk {
         let root = fs::File::open(path).unwrap();
-        usage_of(root.as_fd(), &DescriptorDirectory::open().unwrap()).unwrap()
+        Walk::begin(root.as_fd(), &DescriptorDirectory::open().unwrap()).unwrap()
     }
 
     fn bytes(path: &Path) -> u64 {
@@ -215,5 +256,25 @@ mod tests {
             .arg(folder.path())
             .status();
         assert!(removed.unwrap().success());
+    }
+
+    #[test]
+    fn an_interrupted_walk_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a/b/c", "d/e", "f"] {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("file"), [1; 5000]).unwrap();
+        }
+        let mut walk = begin(folder.path());
+        let now = Instant::now();
+        assert_eq!(walk.go_on(Some(now)).unwrap(), None);
+        let soon = std::time::Duration::from_micros(20);
+        let found = loop {
+            let deadline = Instant::now() + soon;
+            if let Some(found) = walk.go_on(Some(deadline)).unwrap() {
+                break found;
+            }
+        };
+        assert_eq!(found, usage(folder.path()));
     }
 }

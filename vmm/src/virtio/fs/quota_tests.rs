@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{
     FallocateIn, LinkIn, MkdirIn, Opcode, ReleaseIn, RenameIn, SetattrIn, SetattrValid, SetxattrIn,
@@ -344,15 +346,93 @@ fn what_the_host_does_is_noticed_before_enospc() {
     limited.check();
 }
 
+/// A folder whose walks are interrupted often, with two directories "x" and "y" of 100 files each, and full but for 3
+/// blocks: what was left is in "x/big".
+fn walked_in_parts() -> Limited {
+    let mut limited = Limited::new(40 * BLOCK);
+    for directory in ["x", "y"] {
+        let path = limited.folder.path().join(directory);
+        fs::create_dir(&path).unwrap();
+        for name in 0..100 {
+            fs::write(path.join(name.to_string()), "").unwrap();
+        }
+    }
+    let left = limited.truly_free() - 3 * BLOCK;
+    fs::write(limited.folder.path().join("x/big"), vec![1; left as usize]).unwrap();
+    let quota = Quota {
+        limit: limited.limit,
+        ledger: None,
+    };
+    let folder = SharedFolder::open(limited.folder.path(), FolderOptions::DEFAULT).unwrap();
+    let folder = folder.with_quota(&quota).unwrap();
+    limited.driver = Driver::initialised(folder.with_short_walks(Duration::from_micros(50)));
+    limited
+}
+
+#[test]
+fn a_walk_in_parts_finds_what_the_host_has_freed() {
+    let mut limited = walked_in_parts();
+    let file = limited.create("f");
+    fs::remove_file(limited.folder.path().join("x/big")).unwrap();
+    let reserved =
+        (0..100_000).find(|_| allocate(&mut limited.driver, file, 0, 0, 10 * BLOCK).is_ok());
+    reserved.unwrap();
+    limited.check();
+}
+
+#[test]
+fn a_walk_in_parts_is_not_fooled_by_moving_files() {
+    let mut limited = walked_in_parts();
+    let file = limited.create("f");
+    let mut directories = ["x", "y"].map(|name| limited.driver.walk(name));
+    for _ in 0..500 {
+        let fields = RenameIn {
+            newdir: directories[1],
+        };
+        let names = ["big", "big"];
+        limited
+            .driver
+            .ask(Opcode::Rename, directories[0], fields.as_slice(), &names)
+            .unwrap();
+        directories.reverse();
+        let reserved = allocate(&mut limited.driver, file, 0, 0, 10 * BLOCK);
+        assert_eq!(reserved.unwrap_err(), libc::ENOSPC);
+    }
+}
+
+#[test]
+fn a_file_is_replaced_in_a_full_folder() {
+    let mut limited = Limited::new(30 * BLOCK);
+    for name in ["f", "new"] {
+        let file = limited.create(name);
+        write(&mut limited.driver, file, 0, b"contents").unwrap();
+    }
+    let filler = limited.create("filler");
+    fill(&mut limited.driver, filler);
+    let fields = RenameIn { newdir: ROOT };
+    let mut rename = |names: [&str; 2]| {
+        limited
+            .driver
+            .ask(Opcode::Rename, ROOT, fields.as_slice(), &names)
+    };
+    rename(["new", "f"]).unwrap();
+    assert!(!limited.folder.path().join("new").exists());
+}
+
 #[test]
 fn threads_at_the_limit_do_not_overshoot() {
     let mut limited = Limited::new(300 * BLOCK);
     let mut other = limited.driver.second_queue();
     let files = ["a", "b"].map(|name| limited.create(name));
-    let filler = std::thread::spawn(move || fill(&mut other, files[1]));
-    let mine = fill(&mut limited.driver, files[0]);
-    let theirs = filler.join().unwrap();
-    assert!(mine > 0 && theirs > 0);
+    let both = Arc::new(Barrier::new(2));
+    let start = Arc::clone(&both);
+    let filler = std::thread::spawn(move || {
+        start.wait();
+        fill(&mut other, files[1])
+    });
+    both.wait();
+    fill(&mut limited.driver, files[0]);
+    filler.join().unwrap();
     let used = used(limited.folder.path());
     assert!(used <= limited.limit, "{used} of {}", limited.limit);
     assert!(used + BLOCK > limited.limit, "{used} of {}", limited.limit);
@@ -385,13 +465,17 @@ fn two_machines_share_one_quota() {
         (entry.nodeid, handle)
     });
     let [mut first, mut second] = machines;
+    write(&mut first, files[0], 0, &[1; 150 * 4096]).unwrap();
+    let both = Arc::new(Barrier::new(2));
+    let start = Arc::clone(&both);
     let filler = std::thread::spawn(move || {
-        let filled = fill(&mut second, files[1]);
-        (second, filled)
+        start.wait();
+        fill(&mut second, files[1]);
+        second
     });
+    both.wait();
     let mine = fill(&mut first, files[0]);
-    let (mut second, theirs) = filler.join().unwrap();
-    assert!(mine > 0 && theirs > 0);
+    let mut second = filler.join().unwrap();
     assert!(used(folder.path()) <= limit);
     assert!(used(folder.path()) + BLOCK > limit);
     // What one frees the other can use.
