@@ -9,17 +9,26 @@
 )]
 
 mod buffers;
+mod check;
+mod create;
 mod error;
 mod format;
 mod image;
+mod info;
 mod open;
 pub mod qcow2;
 mod raw;
 mod reference;
+mod staging;
 mod transfer;
+mod vmdk;
 
 pub use buffers::Buffers;
+pub use check::{CheckReport, Repair, check};
+pub use create::{CreateOptions, Preallocation, create};
 pub use error::DiskError;
 pub use format::{Format, UnknownFormat};
 pub use image::{Access, Cache, Image, Place, SECTOR};
+pub use info::{Info, info};
 pub use open::{OpenOptions, open};
+pub use vmdk::Subformat;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::qcow2::Qcow2;
 use crate::raw::Raw;
 use crate::reference::canonical;
+use crate::vmdk::Vmdk;
 use crate::{Cache, DiskError, Format, Image};
 
 /// How an image is opened.
@@ -72,11 +73,7 @@ pub(crate) fn open_chained(
     match options.format {
         Format::Raw => Ok(Box::new(Raw::open(path, options)?)),
         Format::Qcow2 => Ok(Box::new(Qcow2::open(path, options, &chain)?)),
-        format => Err(DiskError::Unsupported {
-            path: path.to_owned(),
-            format,
-            reason: "this format is not known here".to_owned(),
-        }),
+        Format::Vmdk => Ok(Box::new(Vmdk::open(path, options)?)),
     }
 }
 
