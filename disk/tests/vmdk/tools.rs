@@ -1,13 +1,13 @@
 //! Images for the tests, and the programs of QEMU.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
 use disk::{Buffers, Cache, DiskError, Format, Image, OpenOptions};
 
-/// Held while a program is started. Until it executes it is a copy of this process and holds the locks of its images.
-static STARTING: Mutex<()> = Mutex::new(());
+/// Held while a program runs. At its start it is a copy of this process and holds the locks of its images.
+static RUNNING: Mutex<()> = Mutex::new(());
 
 /// The subformats as both sides name them.
 pub(crate) const SUBFORMATS: [&str; 5] = [
@@ -31,15 +31,11 @@ pub(crate) fn qemu_output<'a>(
     program: &str,
     arguments: impl IntoIterator<Item = &'a str>,
 ) -> Output {
-    let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let child = Command::new(program)
+    let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    Command::new(program)
         .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("qemu-utils is installed (make setup)");
-    drop(starting);
-    child.wait_with_output().unwrap()
+        .output()
+        .expect("qemu-utils is installed (make setup)")
 }
 
 /// Converts a raw image with qemu-img.
@@ -94,7 +90,7 @@ pub(crate) fn open(path: &Path, read_only: bool) -> Result<Box<dyn Image>, DiskE
 }
 
 pub(crate) fn open_with(path: &Path, options: &OpenOptions) -> Result<Box<dyn Image>, DiskError> {
-    drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
     disk::open(path, options)
 }
 
