@@ -187,3 +187,25 @@ fn the_monitor_survives_ten_thousand_rounds_and_every_device_works_again() {
     assert_eq!(finished.lines(), ["a file", "fine"], "{finished}");
     folders.assert_untouched();
 }
+
+#[test]
+fn a_disk_survives_as_well_and_nothing_else_is_written() {
+    let home = Home::new();
+    // Not larger: what it reads must not fall on the guest itself.
+    let (disk, neighbour) = (home.path().join("disk.img"), home.path().join("other.img"));
+    for image in [&disk, &neighbour] {
+        fs::write(image, vec![0x77; 2 << 20]).unwrap();
+    }
+    let mut command = home.command(["vm", "--memory=64M", "--rng", "--kernel"]);
+    command.arg(product::hostile_driver());
+    command.arg(format!("--cmdline=hostile.seed=9 hostile.rounds={ROUNDS}"));
+    command.arg(format!("--disk={}", disk.display()));
+    command.arg(format!("--disk={}:ro", neighbour.display()));
+    let finished = Running::start(&mut command).finish();
+    assert_eq!(finished.code(), 0, "{finished}");
+    let [rounds, needs_reset, works] = verdict(finished.text());
+    println!("disks: {rounds} rounds, {needs_reset} needs_reset, {works} works");
+    assert!(rounds >= ROUNDS && needs_reset >= ROUNDS / 10 && works >= ROUNDS / 10);
+    assert_eq!(fs::metadata(&disk).unwrap().len(), 2 << 20);
+    assert!(fs::read(&neighbour).unwrap() == vec![0x77; 2 << 20]);
+}

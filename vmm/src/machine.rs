@@ -69,6 +69,18 @@ pub enum BootError {
     /// More devices than the address space has room for.
     #[error("a machine cannot have {0} devices")]
     TooManyDevices(usize),
+    /// The kernel command line, on which each device is named, has no room for them.
+    #[error(
+        "{devices} devices do not fit beside the kernel command line: together they have {length} bytes, and a kernel takes {maximum}"
+    )]
+    DevicesDoNotFit {
+        /// How many.
+        devices: usize,
+        /// Bytes of the command line with all of them.
+        length: usize,
+        /// The limit.
+        maximum: usize,
+    },
     /// Events or threads.
     #[error("cannot create {0}")]
     Resource(&'static str, #[source] io::Error),
@@ -101,7 +113,7 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     let ports = attach_ports(&vm, log, &ending)?;
 
     // After the devices, which the command line names.
-    let command_line = command_line(&config.command_line, &slots);
+    let command_line = command_line(&config.command_line, &slots)?;
     let entry = load_kernel(
         &memory,
         config.memory,
@@ -314,15 +326,24 @@ fn attach_ports(vm: &VmFd, log: ConsoleLog, ending: &EndingReporter) -> Result<P
 
 /// The caller's parameters and those that name the devices. What stands behind " -- " is for the first process, so the
 /// devices go before it (Linux `Documentation/admin-guide/kernel-parameters.rst`).
-fn command_line(given: &str, slots: &[VirtioSlot]) -> String {
+fn command_line(given: &str, slots: &[VirtioSlot]) -> Result<String, BootError> {
     let devices: String = slots
         .iter()
         .map(|slot| format!(" {}", slot.parameter()))
         .collect();
-    match given.split_once(" -- ") {
+    let line = match given.split_once(" -- ") {
         Some((kernel, init)) => format!("{kernel}{devices} -- {init}"),
         None => format!("{given}{devices}").trim_start().to_owned(),
+    };
+    let maximum = layout::COMMAND_LINE_SIZE - layout::COMMAND_LINE_OF_KERNEL - 1;
+    if line.len() > maximum && !slots.is_empty() {
+        return Err(BootError::DevicesDoNotFit {
+            devices: slots.len(),
+            length: line.len(),
+            maximum,
+        });
     }
+    Ok(line)
 }
 
 /// Loads what the boot processor starts with; returns where.
@@ -362,9 +383,19 @@ mod tests {
     fn devices_are_named_before_the_first_process_arguments() {
         let slots = [VirtioSlot::new(0).unwrap(), VirtioSlot::new(1).unwrap()];
         assert_eq!(
-            command_line("quiet -- single", &slots),
+            command_line("quiet -- single", &slots).unwrap(),
             "quiet virtio_mmio.device=4K@0xd0000000:1 virtio_mmio.device=4K@0xd0001000:2 -- single"
         );
-        assert_eq!(command_line("", &[]), "");
+        assert_eq!(command_line("", &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn a_device_that_the_kernel_would_not_hear_of_is_an_error() {
+        let slots: Vec<_> = (0..60).filter_map(VirtioSlot::new).collect();
+        assert!(command_line("quiet", &slots[..50]).is_ok());
+        assert!(matches!(
+            command_line("quiet", &slots),
+            Err(BootError::DevicesDoNotFit { devices: 60, .. })
+        ));
     }
 }

@@ -37,6 +37,7 @@ const PAUSE: u32 = 1000;
 /// What a device is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
+    Block,
     Entropy,
     Vsock,
     FileSystem,
@@ -47,6 +48,7 @@ impl Kind {
     /// The device type, section 5.
     pub(crate) fn number(self) -> u32 {
         match self {
+            Kind::Block => 2,
             Kind::Entropy => 4,
             Kind::Vsock => 19,
             Kind::FileSystem => 26,
@@ -56,6 +58,7 @@ impl Kind {
 
     fn from_number(number: u32) -> Kind {
         match number {
+            2 => Kind::Block,
             4 => Kind::Entropy,
             19 => Kind::Vsock,
             26 => Kind::FileSystem,
@@ -65,7 +68,7 @@ impl Kind {
 
     pub(crate) fn queues(self) -> u32 {
         match self {
-            Kind::Entropy | Kind::Unknown(_) => 1,
+            Kind::Block | Kind::Entropy | Kind::Unknown(_) => 1,
             Kind::Vsock => 3,
             Kind::FileSystem => 2,
         }
@@ -74,7 +77,7 @@ impl Kind {
     /// Queues that the device reads as soon as they are kicked. The others it reads when it has something to tell.
     pub(crate) fn served_queues(self) -> &'static [u32] {
         match self {
-            Kind::Entropy | Kind::Unknown(_) => &[0],
+            Kind::Block | Kind::Entropy | Kind::Unknown(_) => &[0],
             Kind::Vsock => &[1],
             Kind::FileSystem => &[0, 1],
         }

@@ -27,6 +27,16 @@ const ATTR_MODE: u64 = 16 + 60;
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 
+/// Length of a block request's header, section 5.2.6.
+pub(crate) const BLOCK_HEADER: u32 = 16;
+const BLOCK_READ: u32 = 0;
+const BLOCK_WRITE: u32 = 1;
+const SECTOR: u32 = 512;
+/// `VIRTIO_BLK_F_RO`.
+const BLOCK_READ_ONLY: u64 = 1 << 5;
+/// What every byte of a disk that is read-only must be.
+const READ_ONLY_CONTENTS: u8 = 0x77;
+
 /// Length of a vsock packet's header, section 5.10.6.
 pub(crate) const VSOCK_HEADER: u32 = 44;
 pub(crate) const VSOCK_REQUEST: u16 = 1;
@@ -43,6 +53,7 @@ const PATTERN: u8 = 0xa5;
 pub(crate) fn works(device: &Device, random: &Random) -> Result<(), &'static str> {
     let features = random.pick(&[0, EVENT_IDX, INDIRECT_DESC, EVENT_IDX | INDIRECT_DESC]);
     match device.kind {
+        Kind::Block => keeps_sectors(device, features, random),
         Kind::Entropy => gives_random_bytes(device, features),
         Kind::FileSystem => answers_requests(device, features, random.next()),
         Kind::Vsock => refuses_connection(device, features, random.next_u32()),
@@ -69,6 +80,50 @@ fn gives_random_bytes(device: &Device, features: u64) -> Result<(), &'static str
         return Err("random bytes were written beyond their buffer");
     }
     Ok(())
+}
+
+/// Writes a sector, which a read-only disk refuses, and reads it.
+fn keeps_sectors(device: &Device, features: u64, random: &Random) -> Result<(), &'static str> {
+    let mut queue = device.start_with(0, features, 16)?;
+    let read_only = device.offered & BLOCK_READ_ONLY != 0;
+    let sector = random.below(capacity(device));
+    let byte = if read_only {
+        READ_ONLY_CONTENTS
+    } else {
+        random.next_u32() as u8
+    };
+    let data = block_header(BLOCK_WRITE, sector).end();
+    memory::fill(data, u64::from(SECTOR), byte);
+    memory::fill(REPLY, u64::from(SECTOR) + 1, !byte);
+    let asked = Some(BLOCK_HEADER + SECTOR);
+    let length = request(device, &mut queue, 0, features, asked, 1)?;
+    if length != 1 || memory::load::<u8>(REPLY) != u8::from(read_only) {
+        return Err("a write to a disk did not end as it should");
+    }
+    block_header(BLOCK_READ, sector);
+    memory::store(REPLY, !byte);
+    let asked = Some(BLOCK_HEADER);
+    let length = request(device, &mut queue, 0, features, asked, SECTOR + 1)?;
+    if length != SECTOR + 1 || memory::load::<u8>(REPLY + u64::from(SECTOR)) != 0 {
+        return Err("a sector was not read");
+    }
+    if !memory::is_filled(REPLY, u64::from(SECTOR), byte) {
+        return Err("a sector is not what was written");
+    }
+    Ok(())
+}
+
+/// Sectors of a disk, from its configuration space.
+pub(crate) fn capacity(device: &Device) -> u64 {
+    let high = device.registers.read(CONFIG + 4);
+    u64::from(high) << 32 | u64::from(device.registers.read(CONFIG))
+}
+
+/// Writes the header of a block request to the start of the buffers.
+pub(crate) fn block_header(kind: u32, sector: u64) -> Fields {
+    let mut fields = Fields::at(BUFFERS);
+    fields.u32(kind).u32(0).u64(sector);
+    fields
 }
 
 fn answers_requests(device: &Device, features: u64, unique: u64) -> Result<(), &'static str> {

@@ -1,5 +1,6 @@
 //! What is done to a device in a round, from a reset on; the round ends with another reset, wherever this stops.
 
+mod blocks;
 mod chains;
 mod packets;
 mod registers;
@@ -45,6 +46,8 @@ const COMMON: [Attack; 12] = [
     attack("resets in the middle of I/O", resets::in_the_middle),
 ];
 
+const BLOCK: [Attack; 1] = [attack("requests to a disk", blocks::half_right)];
+
 const FILE_SYSTEM: [Attack; 2] = [
     attack("FUSE requests", requests::half_right),
     attack("FUSE garbage", requests::garbage),
@@ -59,6 +62,7 @@ impl Attack {
     /// One for a device of this kind.
     pub(crate) fn choose(kind: Kind, random: &Random) -> Attack {
         let own: &[Attack] = match kind {
+            Kind::Block => &BLOCK,
             Kind::FileSystem => &FILE_SYSTEM,
             Kind::Vsock => &VSOCK,
             Kind::Entropy | Kind::Unknown(_) => &[],

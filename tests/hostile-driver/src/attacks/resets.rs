@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::device::{Device, Kind};
 use crate::memory::{self, BUFFERS, Fields, Ram};
 use crate::proof::{
-    HOST_CID, VSOCK_REQUEST, fuse_header, guest_cid, init_file_system, vsock_header,
+    HOST_CID, VSOCK_REQUEST, block_header, fuse_header, guest_cid, init_file_system, vsock_header,
 };
 use crate::random::Random;
 use crate::ring::{Descriptor, NEXT, Queue, WRITE};
@@ -13,7 +13,8 @@ const PATTERN: u8 = 0x5a;
 const REQUEST_SIZE: u32 = 256;
 /// Where replies go; large ones, which take the device a while.
 const REPLIES: u64 = BUFFERS + 0x2_0000;
-const ROOM: u32 = 16 << 10;
+/// One byte more than sectors, for the status of a disk's request.
+const ROOM: u32 = (16 << 10) + 1;
 const REPLIES_AT_ONCE: u64 = 8;
 
 const FUSE_GETATTR: u32 = 3;
@@ -66,6 +67,9 @@ fn write_request(device: &Device, random: &Random) {
     match device.kind {
         Kind::FileSystem => {
             fuse_header(FUSE_GETATTR, FUSE_GETATTR_LENGTH, random.next(), 1);
+        }
+        Kind::Block => {
+            block_header(0, 0);
         }
         Kind::Vsock => {
             let guest = guest_cid(device);

@@ -238,13 +238,15 @@ impl BlkExecutor {
         let Some(ring) = &mut self.ring else {
             return Ok(());
         };
-        while let Some(transferred) = ring.next_over() {
-            let status = status_of(&transferred.result);
-            let finished = self.pending.part_is_over(transferred.request, status);
-            self.finished.extend(finished);
-        }
-        if ring.is_behind() {
-            ring.submit().map_err(no_io)?;
+        while ring.has_results() {
+            while let Some(transferred) = ring.next_over() {
+                let status = status_of(&transferred.result);
+                let finished = self.pending.part_is_over(transferred.request, status);
+                self.finished.extend(finished);
+            }
+            if ring.is_behind() {
+                ring.submit().map_err(no_io)?;
+            }
         }
         Ok(())
     }
@@ -327,7 +329,6 @@ impl Executor for BlkExecutor {
         if let Some(ring) = &mut self.ring {
             ring.submit().map_err(no_io)?;
         }
-        // What the page cache had is over already.
         self.reap_ring()
     }
 
