@@ -140,8 +140,9 @@ END
         .collect();
     expected.sort_unstable();
     assert_eq!(served, expected);
-    // 19 lines for 40 devices: there are two or three on each.
-    assert_eq!(lines[40], "shared 19");
+    // There are more devices than lines.
+    let shared = lines[40].strip_prefix("shared ").unwrap();
+    assert!(shared.parse::<u32>().unwrap() > 10, "{finished}");
 }
 
 #[test]

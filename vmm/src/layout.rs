@@ -22,8 +22,8 @@ pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
 /// Longest command line, terminating NUL included: COMMAND_LINE_SIZE of Linux on x86.
 pub(crate) const COMMAND_LINE_SIZE: usize = 2048;
 /// Part of that for the parameters that a kernel was built with: Linux puts them in front and cuts off what is too long
-/// without a word (CONFIG_CMDLINE, ours has 40 bytes).
-pub(crate) const COMMAND_LINE_OF_KERNEL: usize = 64;
+/// without a word (CONFIG_CMDLINE, of which ours has 80 bytes).
+pub(crate) const COMMAND_LINE_OF_KERNEL: usize = 128;
 /// End of usable low memory; Linux searches the last KiB of the first 640 for the MP table.
 pub(crate) const MP_TABLE: u64 = 0x9_fc00;
 /// Room for the MP table.
