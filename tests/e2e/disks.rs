@@ -21,6 +21,8 @@ fn initramfs(home: &Home, script: &str) -> PathBuf {
         mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
         echo 1 >/proc/sys/kernel/printk
         {script}
+        # Waits until the console has written everything; the kernel writes in between.
+        stty -F /dev/console sane
         reboot -f\n"
     );
     let archive = Archive::default()
@@ -56,9 +58,10 @@ fn image(path: &Path, byte: u8, size: u64) -> String {
     path.display().to_string()
 }
 
-/// The lines that the guest wrote to its console.
+/// The lines that the guest's script wrote to its console; the kernel's begin with a time.
 fn lines(finished: &Finished) -> Vec<&str> {
-    finished.text().lines().map(str::trim_end).collect()
+    let lines = finished.text().lines().map(str::trim_end);
+    lines.filter(|line| !line.starts_with('[')).collect()
 }
 
 #[test]
