@@ -19,6 +19,7 @@ const QUEUE_SIZE: u16 = 16;
 const STATUS: u64 = 0x70;
 const NOTIFY: u64 = 0x50;
 const INTERRUPT_STATUS: u64 = 0x60;
+const CONFIG_GENERATION: u64 = 0xfc;
 /// Longer than any thread on a busy machine needs; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -68,6 +69,7 @@ struct Rig {
     memory: Arc<GuestMemory>,
     transport: MmioTransport,
     interrupt: Arc<Interrupt>,
+    config: ConfigSpace,
     done: Receiver<u8>,
     endings: Receiver<Ending>,
 }
@@ -95,10 +97,11 @@ impl Rig {
             ending,
         )
         .unwrap();
+        let config = ConfigSpace::new(vec![1, 2, 3]);
         let transport = MmioTransport::new(Parts {
             device_type: 42,
             features: 1,
-            config: vec![1, 2, 3].into(),
+            config: config.clone(),
             queue_sizes: vec![QUEUE_SIZE],
             kicks: vec![Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())],
             interrupt: Arc::clone(&interrupt),
@@ -109,6 +112,7 @@ impl Rig {
             memory,
             transport,
             interrupt,
+            config,
             done,
             endings,
         }
@@ -290,6 +294,28 @@ fn registers_read_as_the_specification_says() {
     let mut config = [0; 4];
     rig.transport.read(0x101, &mut config);
     assert_eq!(config, [2, 3, 0xff, 0xff]);
+}
+
+#[test]
+fn a_changed_configuration_is_announced_and_has_another_generation() {
+    let mut rig = Rig::new();
+    let memory = Arc::clone(&rig.memory);
+    let mock = MockSplitQueue::new(&*memory, QUEUE_SIZE);
+    let before = rig.read(CONFIG_GENERATION);
+    rig.config.change(1, &[7]);
+    assert_eq!(rig.read(INTERRUPT_STATUS), 0, "no driver is ready");
+    rig.start(&mock);
+    let ready = rig.read(CONFIG_GENERATION);
+    rig.config.change(2, &[9, 9, 9]);
+    assert_eq!(rig.read(INTERRUPT_STATUS), 2);
+    rig.interrupt.line().read_when_raised();
+    let mut config = [0; 4];
+    rig.transport.read(0x100, &mut config);
+    assert_eq!(config, [1, 7, 9, 0xff]);
+    // Another one each time, also across a reset (section 2.5.1).
+    rig.write(STATUS, 0);
+    let after = rig.read(CONFIG_GENERATION);
+    assert!(before != ready && ready != after && before != after);
 }
 
 proptest! {
