@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::raw::Raw;
 use crate::vmdk::Vmdk;
-use crate::{DiskError, Format, Image, OpenOptions};
+use crate::{DiskError, Format, Image, OpenOptions, qcow2};
 
 /// Facts about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,6 @@ pub struct Info {
     pub subformat: Option<&'static str>,
     /// The image that holds what this one does not, as it is named in this one.
     pub backing_file: Option<PathBuf>,
-    /// Whether its contents are encrypted.
-    pub encrypted: bool,
     /// Snapshots that it contains.
     pub snapshots: u64,
     /// Whether whoever wrote it last did not close it.
@@ -40,7 +38,6 @@ impl Info {
             cluster_size: None,
             subformat: None,
             backing_file: None,
-            encrypted: false,
             snapshots: 0,
             dirty: false,
         })
@@ -50,7 +47,7 @@ impl Info {
 /// Reads what the image at `path` says about itself. Its backing files are not opened.
 ///
 /// # Errors
-/// As [`open`](crate::open).
+/// As [`open`](crate::open), also when its contents are encrypted.
 pub fn info(path: &Path, options: &OpenOptions) -> Result<Info, DiskError> {
     let options = OpenOptions {
         read_only: true,
@@ -58,14 +55,8 @@ pub fn info(path: &Path, options: &OpenOptions) -> Result<Info, DiskError> {
     };
     match options.format {
         Format::Raw => Info::new(Format::Raw, &Raw::open(path, &options)?),
+        Format::Qcow2 => return qcow2::info(path),
         Format::Vmdk => Vmdk::open(path, &options)?.info(),
-        format => {
-            return Err(DiskError::Unsupported {
-                path: path.to_owned(),
-                format,
-                reason: "this format is not known here".to_owned(),
-            });
-        }
     }
     .map_err(|source| DiskError::Io {
         what: "read",

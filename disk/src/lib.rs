@@ -10,6 +10,7 @@
 
 mod buffers;
 mod check;
+mod convert;
 mod create;
 mod error;
 mod format;
@@ -25,6 +26,7 @@ mod vmdk;
 
 pub use buffers::Buffers;
 pub use check::{CheckReport, Repair, check};
+pub use convert::convert;
 pub use create::{CreateOptions, Preallocation, create};
 pub use error::DiskError;
 pub use format::{Format, UnknownFormat};

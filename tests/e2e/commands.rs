@@ -89,7 +89,15 @@ fn completion_is_a_script_of_the_shell() {
 fn help_describes_every_command_with_examples() {
     let home = Home::new();
     let help = home.msb(["--help"]);
-    for command in ["run", "vm", "volume", "doctor", "version", "completion"] {
+    for command in [
+        "run",
+        "vm",
+        "volume",
+        "disk",
+        "doctor",
+        "version",
+        "completion",
+    ] {
         assert!(help.text().contains(command), "{help}");
         let finished = home.msb([command, "--help"]);
         assert!(finished.lines().len() > 5, "{finished}");

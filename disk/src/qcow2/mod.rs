@@ -19,6 +19,7 @@ mod entry;
 mod flush;
 mod geometry;
 mod header;
+mod info;
 mod metadata;
 mod opening;
 mod refcounts;
@@ -36,6 +37,7 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 pub use check::{CheckReport, check};
 pub use create::{CreateOptions, Preallocation, create};
+pub(crate) use info::info;
 
 use crate::{Access, Buffers, Cache, Image, Place, SECTOR};
 use busy::Busy;

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod completion;
+mod disk;
 mod doctor;
 mod run;
 mod version;
@@ -32,6 +33,7 @@ enum Command {
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
+    Disk(disk::Arguments),
     Doctor(doctor::Arguments),
     Version(version::Arguments),
     Completion(completion::Arguments),
@@ -47,6 +49,7 @@ impl Cli {
             Command::Run(arguments) => run::execute(*arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
+            Command::Disk(arguments) => disk::execute(arguments),
             Command::Doctor(arguments) => doctor::execute(&arguments),
             Command::Version(arguments) => version::execute(&arguments),
             Command::Completion(arguments) => completion::execute(&arguments),

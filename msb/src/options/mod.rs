@@ -1,5 +1,6 @@
 //! What stands behind options: the little languages of their values.
 
+mod disk_size;
 mod duration;
 mod environment;
 mod guest_path;
@@ -9,6 +10,7 @@ mod mount_options;
 mod rlimit;
 mod size;
 
+pub(crate) use disk_size::{NewSize, parse_disk_size, parse_new_size};
 pub(crate) use duration::parse_duration;
 pub(crate) use environment::Variable;
 pub(crate) use guest_path::GuestPath;
