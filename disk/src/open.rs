@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -79,7 +80,7 @@ pub(crate) fn open_chained(
 
 /// Opens one of an image's files and locks it (fcntl(2), "Open file description locks"), which other programs that
 /// open disk images respect, too.
-pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<File, DiskError> {
+pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<LockedFile, DiskError> {
     let failed = |source| DiskError::Open {
         path: path.to_owned(),
         source,
@@ -107,11 +108,35 @@ pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<File, DiskError>
             source,
         },
     })?;
-    Ok(file)
+    Ok(LockedFile(file))
+}
+
+/// A file that is locked while this lives. Closing it is not enough: a child that was forked and has not become another
+/// program yet has the same open file description, and with it the lock.
+#[derive(Debug)]
+pub(crate) struct LockedFile(File);
+
+impl Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        if let Err(error) = set_lock(&self.0, libc::F_UNLCK) {
+            tracing::warn!("a disk image could not be unlocked: {error}");
+        }
+    }
 }
 
 fn lock(file: &File, shared: bool) -> io::Result<()> {
-    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+    set_lock(file, if shared { libc::F_RDLCK } else { libc::F_WRLCK })
+}
+
+fn set_lock(file: &File, kind: i32) -> io::Result<()> {
     // A length of 0 is the whole file, however long it becomes.
     let lock = libc::flock {
         l_type: kind as libc::c_short,

@@ -1,20 +1,19 @@
 //! The raw format: the sectors, one after the other, in a file or on a block device.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::open::{open_file, size_of};
+use crate::open::{LockedFile, open_file, size_of};
 use crate::transfer;
 use crate::{Access, Buffers, Cache, DiskError, Format, Image, OpenOptions, Place, SECTOR};
 
 /// A raw image.
 #[derive(Debug)]
 pub(crate) struct Raw {
-    file: File,
+    file: LockedFile,
     size: AtomicU64,
     read_only: bool,
     cache: Cache,
@@ -132,7 +131,7 @@ impl Image for Raw {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
 //! Every kind of image against a plain model of the disk and against QEMU's own tools.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

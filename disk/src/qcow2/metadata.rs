@@ -1,6 +1,7 @@
 //! The tables that map the disk to clusters of the file.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::entry::{COPIED, Compressed, Host, Mapping, OFFSET, ZERO};
 use super::geometry::Geometry;
@@ -13,6 +14,9 @@ use crate::transfer;
 
 /// Bytes of L2 tables in memory: with clusters of 64 KiB those of 256 GiB.
 const CACHE_BYTES: u64 = 32 << 20;
+
+/// References that may wait to be taken away.
+const FREED_MAX: usize = 65536;
 
 /// L1 and L2 tables and reference counts. What changed is dirty, until a flush writes it in the order that a crash at
 /// any instant leaves an image in order.
@@ -66,6 +70,21 @@ pub(super) struct Fill {
     pub(super) run: Option<Run>,
     /// They read as zeros.
     pub(super) zeros: bool,
+}
+
+/// Ranges of the file that are neither clusters of the disk nor L2 tables nor refcount blocks, whatever an image says:
+/// the header, the L1 table and the refcount table.
+#[derive(Debug)]
+pub(super) struct Reserved(pub(super) [Range<u64>; 3]);
+
+impl Reserved {
+    pub(super) fn overlaps(&self, offset: u64, length: u64) -> bool {
+        let end = offset.saturating_add(length);
+        let Reserved(ranges) = self;
+        ranges
+            .iter()
+            .any(|range| offset < range.end && range.start < end)
+    }
 }
 
 impl Metadata {
@@ -157,22 +176,24 @@ impl Metadata {
             Mapping::Normal(host) | Mapping::Zero { kept: Some(host) } => host,
             _ => return Ok(mapping),
         };
-        if !self.data_file && self.is_reserved(host.offset, self.geometry.cluster_size()) {
+        if !self.data_file
+            && self
+                .reserved()
+                .overlaps(host.offset, self.geometry.cluster_size())
+        {
             return Err(damaged("a cluster of the disk is one of the metadata"));
         }
         Ok(mapping)
     }
 
-    /// Whether the range of the file has a part of the header, the L1 table or the refcount table.
-    fn is_reserved(&self, offset: u64, length: u64) -> bool {
-        let end = offset.saturating_add(length);
-        let overlaps = |start: u64, entries: usize| {
-            let bytes = (entries as u64).saturating_mul(8);
-            offset < start.saturating_add(bytes) && start < end
-        };
-        offset < self.geometry.cluster_size()
-            || overlaps(self.l1_offset, self.l1.len())
-            || overlaps(self.refcounts.table_offset, self.refcounts.table.len())
+    fn reserved(&self) -> Reserved {
+        let bytes = |entries: usize| (entries as u64).saturating_mul(8);
+        let table = |start: u64, entries| start..start.saturating_add(bytes(entries));
+        Reserved([
+            0..self.geometry.cluster_size(),
+            table(self.l1_offset, self.l1.len()),
+            table(self.refcounts.table_offset, self.refcounts.table.len()),
+        ])
     }
 
     fn l1_entry(&self, index: u64) -> u64 {
@@ -196,7 +217,7 @@ impl Metadata {
         if !self.geometry.is_aligned(offset) {
             return Err(damaged("an L2 table does not begin with a cluster"));
         }
-        if self.is_reserved(offset, size) {
+        if self.reserved().overlaps(offset, size) {
             return Err(damaged("an L2 table overlaps other metadata"));
         }
         let mut bytes = vec![0; size as usize];
@@ -254,14 +275,10 @@ impl Metadata {
 
     /// Finds up to `wanted` clusters in a row, which are in the file.
     pub(super) fn allocate(&mut self, store: &Store, wanted: u64) -> Result<Run, Obstacle> {
-        let run = self.refcounts.allocate(&store.file, wanted)?;
+        let reserved = self.reserved();
+        let run = self.refcounts.allocate(store, wanted, &reserved)?;
         let offset = self.geometry.offset(run.cluster);
         let length = self.geometry.offset(run.count);
-        if self.is_reserved(offset, length) {
-            return Err(damaged(
-                "a cluster of the metadata has the reference count 0",
-            ));
-        }
         let end = offset.saturating_add(length);
         if let Err(error) = store.reach(end) {
             self.refcounts.take_back(&store.file, run)?;
@@ -280,6 +297,9 @@ impl Metadata {
         cluster: u64,
         count: u64,
     ) -> Result<Claim, Obstacle> {
+        if self.freed.len() > FREED_MAX {
+            return Err(Obstacle::Dirty);
+        }
         let index = self.geometry.l1_index(cluster);
         self.own(store, index)?;
         let Some(table) = self.l2.get(index) else {

@@ -13,10 +13,10 @@ use super::compressed::Decompressor;
 use super::header::{self, Header, HeaderError, incompatible};
 use super::metadata::Metadata;
 use super::refcounts::Refcounts;
-use super::store::Store;
+use super::store::{GROWTH, Store};
 use super::table::Cache;
 use super::{Qcow2, damaged};
-use crate::open::{Chain, open_chained, open_file, size_of};
+use crate::open::{Chain, LockedFile, open_chained, open_file, size_of};
 use crate::reference::resolve;
 use crate::transfer;
 use crate::{Buffers, DiskError, Format, Image, OpenOptions};
@@ -39,9 +39,9 @@ impl Qcow2 {
     }
 
     fn new(
-        file: File,
+        file: LockedFile,
         header: &Header,
-        data_file: Option<File>,
+        data_file: Option<LockedFile>,
         backing: Option<Box<dyn Image>>,
         options: &OpenOptions,
     ) -> io::Result<Qcow2> {
@@ -54,11 +54,12 @@ impl Qcow2 {
             header.refcount_table_offset,
             header.refcount_table_bytes(),
         )?;
-        let store = Store::new(file, geometry, length)?;
+        let store = Store::new(file, geometry, length, GROWTH)?;
         let data_file = match data_file {
             Some(file) => {
                 let length = size_of(&file)?;
-                Some(Store::new(file, geometry, length)?)
+                // Whoever reads it as a raw image sees how long it is.
+                Some(Store::new(file, geometry, length, 1)?)
             }
             None => None,
         };
@@ -195,7 +196,7 @@ fn open_data_file(
     path: &Path,
     header: &Header,
     options: &OpenOptions,
-) -> Result<Option<File>, DiskError> {
+) -> Result<Option<LockedFile>, DiskError> {
     match &header.data_file {
         Some(name) => {
             let file = resolve(path, name, &options.allowed)?;

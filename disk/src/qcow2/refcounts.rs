@@ -1,12 +1,14 @@
 //! Reference counts of the file's clusters, and the search for free ones (docs/interop/qcow2.txt, "Host cluster
 //! management").
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
 use super::geometry::Geometry;
+use super::metadata::Reserved;
+use super::store::Store;
 use super::table::{Cache, Room, Table};
 use super::{Obstacle, damaged};
 use crate::Buffers;
@@ -29,9 +31,11 @@ pub(super) struct Refcounts {
     /// Entries of the table that differ from the file.
     pub(super) dirty_entries: BTreeSet<u64>,
     pub(super) blocks: Cache,
-    /// The clusters before are in use, or were at some time since the image was opened: a cluster that becomes free is
-    /// not used again before the next opening, because somebody may still be reading it.
+    /// The search for free clusters goes on here.
     next: u64,
+    /// Clusters that became free since the image was opened, 64 in a word. They are not used again before the next
+    /// opening, because somebody may still be reading them.
+    released: HashMap<u64, u64>,
 }
 
 /// Clusters that were free.
@@ -51,6 +55,7 @@ impl Refcounts {
             dirty_entries: BTreeSet::new(),
             blocks: Cache::new(capacity as usize),
             next: 0,
+            released: HashMap::new(),
         }
     }
 
@@ -61,14 +66,19 @@ impl Refcounts {
 
     /// Finds up to `wanted` free clusters in a row, at least one, and counts one reference to each. Nothing has changed
     /// if there is an obstacle.
-    pub(super) fn allocate(&mut self, file: &File, wanted: u64) -> Result<Run, Obstacle> {
+    pub(super) fn allocate(
+        &mut self,
+        store: &Store,
+        wanted: u64,
+        reserved: &Reserved,
+    ) -> Result<Run, Obstacle> {
         loop {
             let index = self.block_of(self.next);
             if index >= self.table.len() as u64 {
                 return Err(Obstacle::RefcountTableFull);
             }
-            if !self.load(file, index)? {
-                self.add_block(index)?;
+            if !self.load(&store.file, index)? {
+                self.add_block(store, index, reserved)?;
                 continue;
             }
             let end = self.start_of_block(index.saturating_add(1));
@@ -77,13 +87,21 @@ impl Refcounts {
             let Some(block) = self.blocks.get_mut(index) else {
                 continue;
             };
-            let is_free = |cluster: &u64| get(block, order, cluster.saturating_sub(first)) == 0;
+            let released = &self.released;
+            let is_free = |cluster: &u64| {
+                let count = get(block, order, cluster.saturating_sub(first));
+                count == 0 && !is_in(released, *cluster)
+            };
             let Some(cluster) = (self.next..end).find(is_free) else {
                 self.next = end;
                 continue;
             };
             let last = cluster.saturating_add(wanted).min(end);
             let taken = (cluster..last).take_while(is_free).count() as u64;
+            let offset = self.geometry.offset(cluster);
+            if reserved.overlaps(offset, self.geometry.offset(taken)) {
+                return Err(damaged("a table has the reference count 0"));
+            }
             for cluster in cluster..cluster.saturating_add(taken) {
                 set(block, order, cluster.saturating_sub(first), 1);
             }
@@ -99,7 +117,7 @@ impl Refcounts {
     pub(super) fn take_back(&mut self, file: &File, run: Run) -> Result<(), Obstacle> {
         let end = run.cluster.saturating_add(run.count);
         for cluster in run.cluster..end {
-            self.release(file, cluster)?;
+            self.decrement(file, cluster)?;
         }
         if self.next == end {
             self.next = run.cluster;
@@ -107,22 +125,33 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Counts one reference less.
+    /// Counts one reference less, to a cluster that somebody may still be reading.
     pub(super) fn release(&mut self, file: &File, cluster: u64) -> Result<(), Obstacle> {
+        if self.decrement(file, cluster)? == 0 {
+            let bits = self.released.entry(cluster / 64).or_default();
+            *bits |= 1_u64.wrapping_shl((cluster % 64) as u32);
+        }
+        Ok(())
+    }
+
+    /// Counts one reference less. Returns how many are left.
+    fn decrement(&mut self, file: &File, cluster: u64) -> Result<u64, Obstacle> {
         let index = self.block_of(cluster);
         if index >= self.table.len() as u64 || !self.load(file, index)? {
             return Err(damaged("a cluster in use has no reference count"));
         }
-        let first = self.start_of_block(index);
+        let at = cluster.saturating_sub(self.start_of_block(index));
         let order = self.geometry.refcount_order;
-        if let Some(block) = self.blocks.get_mut(index) {
-            let at = cluster.saturating_sub(first);
-            match get(block, order, at).checked_sub(1) {
-                Some(count) => set(block, order, at, count),
-                None => return Err(damaged("a cluster in use has the reference count 0")),
+        let Some(block) = self.blocks.get_mut(index) else {
+            return Err(Obstacle::CacheFull);
+        };
+        match get(block, order, at).checked_sub(1) {
+            Some(count) => {
+                set(block, order, at, count);
+                Ok(count)
             }
+            None => Err(damaged("a cluster in use has the reference count 0")),
         }
-        Ok(())
     }
 
     fn block_of(&self, cluster: u64) -> u64 {
@@ -166,7 +195,12 @@ impl Refcounts {
     }
 
     /// Clusters that have no block yet are all free. The first of them becomes their block, and counts itself.
-    fn add_block(&mut self, index: u64) -> Result<(), Obstacle> {
+    fn add_block(
+        &mut self,
+        store: &Store,
+        index: u64,
+        reserved: &Reserved,
+    ) -> Result<(), Obstacle> {
         if !matches!(self.blocks.make_room(false), Room::Made) {
             return Err(Obstacle::CacheFull);
         }
@@ -175,6 +209,11 @@ impl Refcounts {
         if offset > i64::MAX as u64 {
             return Err(io::Error::from(io::ErrorKind::StorageFull).into());
         }
+        if reserved.overlaps(offset, self.geometry.cluster_size()) {
+            return Err(damaged("a table has no reference count"));
+        }
+        // A block that has no room in the file could never be written.
+        store.reach(offset.saturating_add(self.geometry.cluster_size()))?;
         let bytes = vec![0; self.geometry.cluster_size() as usize];
         let mut block = Table::fresh(offset, bytes.into());
         set(&mut block, self.geometry.refcount_order, 0, 1);
@@ -221,6 +260,11 @@ impl Growth {
         let count = self.table_clusters.saturating_add(self.blocks);
         self.first..self.first.saturating_add(count)
     }
+}
+
+fn is_in(released: &HashMap<u64, u64>, cluster: u64) -> bool {
+    let bits = released.get(&(cluster / 64)).copied().unwrap_or(0);
+    bits & 1_u64.wrapping_shl((cluster % 64) as u32) != 0
 }
 
 /// A count of a refcount block. Narrow ones begin with the least significant bits of a byte.
@@ -316,5 +360,41 @@ mod tests {
             assert_eq!(copy, block.bytes());
             assert_eq!(get(&block, order, count), 0);
         }
+    }
+
+    /// Somebody may have been told before that the bytes are there, and be reading them.
+    #[test]
+    fn a_cluster_that_became_free_is_not_given_away() {
+        let geometry = Geometry {
+            cluster_bits: 9,
+            refcount_order: 4,
+            extended_l2: false,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        let mut bytes = vec![0; 4096];
+        for cluster in [0, 1, 2, 3, 6] {
+            set_in(&mut bytes[512..1024], 4, cluster, 1);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let file = crate::open::open_file(&path, false).unwrap();
+        let store = Store::new(file, geometry, 4096, 1).unwrap();
+        let mut refcounts = Refcounts::new(geometry, 1024, vec![512]);
+        let allocate = |refcounts: &mut Refcounts, wanted| {
+            let reserved = Reserved([0..512, 512..1024, 1024..1536]);
+            let run = refcounts.allocate(&store, wanted, &reserved).unwrap();
+            (run.cluster, run.count)
+        };
+        assert_eq!(allocate(&mut refcounts, 1), (4, 1));
+        refcounts.release(&store.file, 6).unwrap();
+        assert_eq!(allocate(&mut refcounts, 9), (5, 1));
+        assert_eq!(allocate(&mut refcounts, 9), (7, 9));
+        // What nobody was told of may be.
+        let run = Run {
+            cluster: 7,
+            count: 9,
+        };
+        refcounts.take_back(&store.file, run).unwrap();
+        assert_eq!(allocate(&mut refcounts, 2), (7, 2));
     }
 }

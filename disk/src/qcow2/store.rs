@@ -1,35 +1,43 @@
 //! The files that an image consists of.
 
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::damaged;
 use super::geometry::Geometry;
 use crate::Buffers;
+use crate::open::LockedFile;
 use crate::transfer;
 
-/// A file grows in steps of this size, so that most writes need not move its end.
-const GROWTH: u64 = 4 << 20;
+/// An image grows in steps of this size, so that most writes need not move its end.
+pub(super) const GROWTH: u64 = 4 << 20;
 
 /// A file that clusters are in.
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) file: File,
+    pub(super) file: LockedFile,
     geometry: Geometry,
     /// Bytes that it has at least.
     length: AtomicU64,
     /// Whether it can get longer: a block device cannot.
     growable: bool,
+    /// In steps of so many bytes.
+    growth: u64,
 }
 
 impl Store {
-    pub(super) fn new(file: File, geometry: Geometry, length: u64) -> io::Result<Store> {
+    pub(super) fn new(
+        file: LockedFile,
+        geometry: Geometry,
+        length: u64,
+        growth: u64,
+    ) -> io::Result<Store> {
         Ok(Store {
             growable: file.metadata()?.is_file(),
             file,
             geometry,
             length: AtomicU64::new(length),
+            growth,
         })
     }
 
@@ -71,7 +79,7 @@ impl Store {
         if !self.growable {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let mut length = end.next_multiple_of(GROWTH);
+        let mut length = end.next_multiple_of(self.growth);
         if self.file.set_len(length).is_err() {
             length = end;
             self.file.set_len(length)?;

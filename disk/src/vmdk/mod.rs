@@ -32,7 +32,7 @@ pub(crate) use check::check;
 pub(crate) use create::create;
 pub use descriptor::Subformat;
 
-use crate::open::open_file;
+use crate::open::{LockedFile, open_file};
 use crate::raw::Raw;
 use crate::reference::resolve;
 use crate::{Access, Buffers, Cache, DiskError, Format, Image, Info, OpenOptions, Place, SECTOR};
@@ -74,7 +74,7 @@ enum DescriptorFile {
     /// In the one extent, from this byte on.
     Embedded(Arc<Raw>, u64),
     /// In a file of its own, which is kept open because it is locked.
-    Separate(File),
+    Separate(LockedFile),
 }
 
 impl Vmdk {

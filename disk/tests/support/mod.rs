@@ -68,6 +68,12 @@ impl Bench {
         Bench { folder }
     }
 
+    /// One whose file system is memory, where a flush takes no time.
+    pub(crate) fn in_memory() -> Bench {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        Bench { folder }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
