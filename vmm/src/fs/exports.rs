@@ -184,9 +184,10 @@ impl Exports {
             if position <= offset {
                 continue;
             }
-            let entry = export.folder.root_entry()?;
+            // One that cannot be examined does not hide the others: the guest gets the error when it looks it up.
+            let entry = export.folder.root_entry().unwrap_or_default();
             let found = DirEntry {
-                ino: entry.attr.st_ino,
+                ino: entry.attr.st_ino.max(1),
                 offset: position,
                 // The type in a mode is that of an entry, 12 bits higher, see readdir(3).
                 type_: (entry.attr.st_mode & libc::S_IFMT) >> 12,
