@@ -2,8 +2,10 @@
 
 import sys
 
+import disks
 import exit_counts
 import files
+import folders
 import memory
 import streams
 import wall
@@ -15,6 +17,8 @@ MEASUREMENTS = {
     "memory": memory.measure,
     "streams": streams.measure,
     "files": files.measure,
+    "disks": disks.measure,
+    "folders": folders.measure,
 }
 
 

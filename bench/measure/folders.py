@@ -1,0 +1,109 @@
+"""How fast a shared folder is: requests of a file past the guest's page cache, and what people do with a tree of many files."""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from statistics import median
+
+import fio
+import machines
+import peers
+import tree
+from fio import KIB, MIB, Job
+from guests import Guest, booted
+from tables import table
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "1"))
+# Where KVM is emulated, 50,000 files take half an hour.
+FILES = int(os.environ.get("BENCH_FILES", "500" if os.environ.get("KVMHOST") else "50000"))
+SIZE = 64 * MIB
+
+READS = (
+    Job("read 4 KiB, one after another", 4 * KIB, "--rw=randread --ioengine=psync", SECONDS),
+    Job("read 1 MiB, one after another", MIB, "--rw=read --ioengine=psync"),
+)
+# What the guest remembers of the folder.
+FORGET = "sync && echo 3 >/proc/sys/vm/drop_caches"
+# What is timed, and what comes before it.
+TREE: dict[str, tuple[str, str]] = {
+    "tar -x": ("true", "tar -xf /data/tree.tar -C /data && sync"),
+    "find": (FORGET, "find /data/tree -newermt 1990-01-01 | wc -l"),
+    "git status, reads all files": (FORGET, "git -C /data/tree status --short"),
+    "git status": (FORGET, "git -C /data/tree status --short"),
+    "rm -rf": (FORGET, "rm -rf /data/tree"),
+}
+
+# By the row, and in it by the program: a figure of each round.
+Figures = dict[str, dict[str, list[float]]]
+Machine = Callable[[Path, Path], AbstractContextManager[list[str]]]
+
+
+def _msb(_: Path, share: Path) -> AbstractContextManager[list[str]]:
+    return nullcontext(machines.msb([], {"data": share}))
+
+
+def _qemu(folder: Path, share: Path) -> AbstractContextManager[list[str]]:
+    return machines.qemu_with_virtiofsd(folder, "data", share)
+
+
+def _microsandbox(folder: Path, share: Path) -> AbstractContextManager[list[str]]:
+    """Its own kernel and agent. The root of the others is mounted, with the folder in it, and serves the same commands."""
+    mounts = ("-v", f"{share}:/data", "--mount-disk", f"{machines.ROOT}:/guest:format=raw,fstype=ext4,ro")
+    binds = "for name in data dev proc sys; do mount --bind /$name /guest/$name; done; mount -t tmpfs tmpfs /guest/tmp"
+    return nullcontext(
+        peers.microsandbox(folder, "sh", "-c", f"{binds}; exec chroot /guest /bin/serve", options=mounts)
+    )
+
+
+QEMU = "QEMU and virtiofsd"
+PROGRAMS: dict[str, Machine] = {peers.MSB: _msb, QEMU: _qemu}
+if peers.MICROSANDBOX:
+    PROGRAMS[peers.THEIRS] = _microsandbox
+
+
+def measure(folder: Path) -> None:
+    archive = tree.archive(machines.GUEST.parent, FILES)
+    figures: Figures = defaultdict(lambda: defaultdict(list))
+    for _ in range(ROUNDS):
+        for name, machine in PROGRAMS.items():
+            share = folder / "share"
+            share.mkdir()
+            shutil.copy(archive, share / "tree.tar")
+            with machine(folder, share) as command, booted(command) as guest:
+                if name != peers.THEIRS:
+                    guest.run("busybox mount -t virtiofs data /data")
+                _measure_requests(guest, name, figures)
+                _measure_tree(guest, name, figures)
+            shutil.rmtree(share)
+    _print(figures)
+
+
+def _measure_requests(guest: Guest, program: str, figures: Figures) -> None:
+    guest.run(f"dd if=/dev/zero of=/data/file bs=1M count={SIZE // MIB} conv=fsync status=none")
+    for job, done in zip(READS, fio.run(guest, READS, "/data/file", SIZE), strict=True):
+        figures[job.name][program].append(done.rate())
+
+
+def _measure_tree(guest: Guest, program: str, figures: Figures) -> None:
+    guest.run("git --version")
+    for name, (before, command) in TREE.items():
+        guest.run(before)
+        figures[name][program].append(guest.run(command).seconds)
+
+
+def _print(figures: Figures) -> None:
+    rows = []
+    for job in READS:
+        rates = [median(figures[job.name][name]) for name in PROGRAMS]
+        cells = [f"{rate:.0f} MiB/s" if job.in_mib() else f"{1e6 / rate:.0f} us" for rate in rates]
+        rows.append((job.name, cells + [f"{rates[0] / rate:.2f}" for rate in rates[1:]]))
+    for name in TREE:
+        times = [median(figures[name][program]) for program in PROGRAMS]
+        cells = [f"{1000 * taken:.0f} ms" for taken in times]
+        rows.append((name, cells + [f"{taken / times[0]:.2f}" for taken in times[1:]]))
+    heads = [*PROGRAMS, *(f"of {name}" for name in list(PROGRAMS)[1:])]
+    table(f"shared folder, {FILES} files, {ROUNDS} rounds", heads, rows)
