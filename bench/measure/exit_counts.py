@@ -18,7 +18,7 @@ def measure(folder: Path) -> None:
     reasons = sorted({reason for count in counts.values() for reason in count}, key=lambda r: -_most(counts, r))
     rows = [(reason, [str(count.get(reason, 0)) for count in counts.values()]) for reason in reasons]
     rows.append(("all", [str(sum(count.values())) for count in counts.values()]))
-    rows.append(("all but interrupts", [str(sum(count.values()) - interrupts(count)) for count in counts.values()]))
+    rows.append(("all but interrupts", [str(sum(count.values()) - _interrupts(count)) for count in counts.values()]))
     table("KVM exits of one command", list(counts), rows)
 
 
@@ -50,7 +50,7 @@ class Counter:
         self._counting = not self._counting
 
 
-def interrupts(count: dict[str, int]) -> int:
+def _interrupts(count: dict[str, int]) -> int:
     """Most of them are ticks of clocks, and the slower the machine, the more of these a boot takes."""
     return sum(number for reason, number in count.items() if reason in ("interrupt", "vintr"))
 
