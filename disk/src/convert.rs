@@ -37,7 +37,8 @@ pub fn convert(
     }
     let staging = Staging::new(target)?;
     let path = staging.path();
-    create_files(&path, options).map_err(|error| staging.name_target(error))?;
+    create_files(&path, options, &mut || progress(0))
+        .map_err(|error| staging.name_target(error))?;
     let opened = OpenOptions {
         format: options.format(),
         read_only: false,

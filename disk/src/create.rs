@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -68,13 +69,30 @@ impl CreateOptions {
 /// # Errors
 /// When `path` exists, when the format cannot hold such a disk, or when the file cannot be written. Nothing is left then.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
+    create_with(path, options, || ControlFlow::Continue(()))
+}
+
+/// The same, which takes long if all storage is to be written: `go_on` is asked again and again, and may end it.
+///
+/// # Errors
+/// As [`create`]. `go_on` ending it is an error of the kind `Interrupted`.
+pub fn create_with(
+    path: &Path,
+    options: &CreateOptions,
+    mut go_on: impl FnMut() -> ControlFlow<()>,
+) -> Result<(), DiskError> {
     let staging = Staging::new(path)?;
-    create_files(&staging.path(), options).map_err(|error| staging.name_target(error))?;
+    create_files(&staging.path(), options, &mut go_on)
+        .map_err(|error| staging.name_target(error))?;
     staging.publish()
 }
 
 /// Makes the files of an image, which are durable then.
-pub(crate) fn create_files(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
+pub(crate) fn create_files(
+    path: &Path,
+    options: &CreateOptions,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<(), DiskError> {
     let size = options.size();
     if size == 0 || !size.is_multiple_of(SECTOR) || i64::try_from(size).is_err() {
         return Err(DiskError::Unsupported {
@@ -84,19 +102,23 @@ pub(crate) fn create_files(path: &Path, options: &CreateOptions) -> Result<(), D
         });
     }
     match options {
-        CreateOptions::Raw { preallocation, .. } => {
-            create_raw(path, size, *preallocation).map_err(|source| DiskError::Io {
+        CreateOptions::Raw { preallocation, .. } => create_raw(path, size, *preallocation, go_on)
+            .map_err(|source| DiskError::Io {
                 what: "create",
                 path: path.to_owned(),
                 source,
-            })
-        }
+            }),
         CreateOptions::Qcow2(options) => qcow2::create(path, options),
         CreateOptions::Vmdk { subformat, .. } => vmdk::create(path, size, *subformat),
     }
 }
 
-fn create_raw(path: &Path, size: u64, preallocation: Preallocation) -> io::Result<()> {
+fn create_raw(
+    path: &Path,
+    size: u64,
+    preallocation: Preallocation,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> io::Result<()> {
     let file = File::create_new(path)?;
     file.set_len(size)?;
     match preallocation {
@@ -109,6 +131,9 @@ fn create_raw(path: &Path, size: u64, preallocation: Preallocation) -> io::Resul
             let zeros = vec![0; 1 << 20];
             let mut done = 0_u64;
             while done < size {
+                if go_on().is_break() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 let left = size.saturating_sub(done).min(zeros.len() as u64);
                 let piece = zeros.get(..left as usize).unwrap_or_default();
                 file.write_all_at(piece, done)?;

@@ -27,7 +27,7 @@ mod vmdk;
 pub use buffers::Buffers;
 pub use check::{CheckReport, Repair, check};
 pub use convert::convert;
-pub use create::{CreateOptions, Preallocation, create};
+pub use create::{CreateOptions, Preallocation, create, create_with};
 pub use error::DiskError;
 pub use format::{Format, UnknownFormat};
 pub use image::{Access, Cache, Image, Place, SECTOR};

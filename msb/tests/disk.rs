@@ -240,17 +240,31 @@ fn damage_has_its_exit_status() {
 }
 
 #[test]
-fn an_interrupted_copy_leaves_nothing() {
-    use std::os::unix::process::CommandExt;
-
-    use nix::sys::signal::{SigSet, Signal, raise};
+fn what_is_interrupted_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     succeeds(at, &["create", "a.qcow2", "1G"]);
+    for arguments in [
+        &["convert", "a.qcow2", "b.vmdk"][..],
+        &["create", "-o", "preallocation=full", "b.raw", "1G"],
+    ] {
+        let output = interrupted(at, arguments);
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        let names: Vec<_> = fs::read_dir(at)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["a.qcow2"]);
+    }
+}
+
+/// Runs `msb disk` with a signal on its way to it.
+fn interrupted(folder: &Path, arguments: &[&str]) -> Output {
+    use std::os::unix::process::CommandExt;
+
+    use nix::sys::signal::{SigSet, Signal, raise};
     let mut command = Command::new(env!("CARGO_BIN_EXE_msb"));
-    command
-        .args(["disk", "convert", "a.qcow2", "b.vmdk"])
-        .current_dir(at);
+    command.arg("disk").args(arguments).current_dir(folder);
     // A signal that is pending while it is blocked stays so across execve(2): it arrives when `msb` asks for the first one.
     // SAFETY: both calls may be made between fork and exec (signal-safety(7)).
     unsafe {
@@ -259,11 +273,5 @@ fn an_interrupted_copy_leaves_nothing() {
             Ok(raise(Signal::SIGINT)?)
         })
     };
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{output:?}");
-    let names: Vec<_> = fs::read_dir(at)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(names, ["a.qcow2"]);
+    command.output().unwrap()
 }

@@ -8,6 +8,7 @@ use disk::Format;
 
 use super::format::{advise, format_of, options};
 use super::layout::layout;
+use super::progress::Progress;
 use crate::failure::with_hint;
 use crate::options::parse_disk_size;
 
@@ -54,7 +55,7 @@ pub(super) struct Arguments {
     size: Option<u64>,
 }
 
-/// Makes it.
+/// Makes it. Returns the exit status: 128 and the number of the signal that ended it.
 pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let format = format_of(&arguments.file, arguments.format, "-f")?;
     let backing = arguments.backing.clone().zip(arguments.backing_format);
@@ -80,6 +81,11 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         bail!("the name of the image is empty");
     }
     let layout = layout(format, size, &arguments.options, backing)?;
-    disk::create(&arguments.file, &layout).map_err(advise)?;
-    Ok(0)
+    let mut progress = Progress::new(size)?;
+    let created = disk::create_with(&arguments.file, &layout, || progress.go_on());
+    match (progress.finish(), created) {
+        (_, Ok(())) => Ok(0),
+        (Some(signal), Err(_)) => Ok(128 + signal as u8),
+        (None, Err(error)) => Err(advise(error)),
+    }
 }

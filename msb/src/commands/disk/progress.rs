@@ -39,19 +39,24 @@ impl Progress {
         })
     }
 
-    /// `done` bytes are done. Breaks when a signal asked for the end.
-    pub(super) fn advance(&mut self, done: u64) -> ControlFlow<()> {
+    /// Breaks when a signal asked for the end.
+    pub(super) fn go_on(&mut self) -> ControlFlow<()> {
         while let Ok(Some(signal)) = self.signals.next() {
             if signal != Signal::SIGWINCH {
                 self.ended_by = Some(signal);
                 return ControlFlow::Break(());
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    /// `done` bytes are done. Breaks when a signal asked for the end.
+    pub(super) fn advance(&mut self, done: u64) -> ControlFlow<()> {
         if self.bar.is_hidden() && self.start.elapsed() > PATIENCE && io::stderr().is_terminal() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         self.bar.set_position(done);
-        ControlFlow::Continue(())
+        self.go_on()
     }
 
     /// Removes the bar. Returns the signal that asked for the end.
