@@ -2,6 +2,7 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
@@ -252,4 +253,65 @@ fn an_image_that_goes_away_fails_the_guest_and_not_the_machine() {
     let finished = guest.finish();
     assert_eq!(finished.text(), "up\nthe disk fails\nalive\n", "{finished}");
     assert_eq!(finished.code(), 0, "{finished}");
+}
+
+#[test]
+fn an_image_may_be_qcow2_and_refer_to_what_is_allowed() {
+    let home = Home::new();
+    let raw = disk(&home, "base.img");
+    let base_before = sum(&raw);
+    let qcow2 = home.path().join("disk.qcow2");
+    let place = home.folder("elsewhere");
+    let top = place.join("top.qcow2");
+    let convert = ["convert", "-fraw", "-Oqcow2"].map(OsStr::new);
+    program(
+        "qemu-img",
+        convert
+            .into_iter()
+            .chain([raw.as_os_str(), qcow2.as_os_str()]),
+    );
+    let create = ["create", "-q", "-fqcow2", "-Fraw", "-b"].map(OsStr::new);
+    program(
+        "qemu-img",
+        create.into_iter().chain([raw.as_os_str(), top.as_os_str()]),
+    );
+    let write = "echo kept >/file; head -c 3000000 /dev/urandom >/large; sha256sum </large >/sum";
+    let check = "cat /file; [ \"$(sha256sum </large)\" = \"$(cat /sum)\" ] && echo the same";
+    let allow = format!("--allow={}", raw.display());
+    for (image, options) in [(&qcow2, &[][..]), (&top, &[allow.as_str()])] {
+        let run = |script| home.guest(image).with(options).shell(script);
+        assert_eq!(run(write).lines(), [""; 0]);
+        assert_eq!(run(check).lines(), ["kept", "the same"]);
+        program("qemu-img", ["check".as_ref(), image.as_os_str()]);
+        let extracted = home.path().join("extracted.img");
+        program(
+            "qemu-img",
+            [
+                "convert".as_ref(),
+                "-Oraw".as_ref(),
+                image.as_os_str(),
+                extracted.as_ref(),
+            ],
+        );
+        assert_clean(&extracted);
+        assert_eq!(read(&extracted, "/file"), "kept\n");
+        let before = sum(image);
+        let layered = ["--root-overlay=8M"].iter().chain(options);
+        let finished = home
+            .guest(image)
+            .with(layered)
+            .shell("rm /large; cat /file");
+        assert_eq!(finished.lines(), ["kept"]);
+        assert_eq!(sum(image), before);
+    }
+    assert_eq!(sum(&raw), base_before);
+    let refused = home.guest(&top).run(["true"]);
+    refused.assert_error(125, "base.img, which was not allowed");
+    refused.assert_error(125, "--allow");
+    // A raw image in which a guest has written another header is as raw as before.
+    let data = home.path().join("data.img");
+    fs::copy(&top, &data).unwrap();
+    let mount = format!("--mount-disk={}:/data", data.display());
+    let finished = home.busybox().with([mount]).run(["true"]);
+    finished.assert_error(125, "vda holds no known file system");
 }
