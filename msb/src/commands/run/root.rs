@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
 use microsandbox::launch::{HostPath, Root, RootSource};
@@ -12,6 +12,9 @@ use microsandbox::protocol::RootAccess;
 
 use crate::failure::{Hint, with_hint};
 use crate::options::{DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_size};
+
+/// What to do about an image that is none.
+const IMAGE_HINT: &str = "a disk image is a file that exists, or a block device";
 
 /// The root file system of a sandbox, and what becomes of changes to it.
 #[derive(Debug, Args)]
@@ -124,10 +127,13 @@ pub(super) fn disk_image(
     wanted: &DiskArgument,
     option: &str,
 ) -> anyhow::Result<microsandbox::launch::DiskImage> {
-    let path = fs::canonicalize(&wanted.path)?;
-    let kind = fs::metadata(&path)?.file_type();
+    let path = fs::canonicalize(&wanted.path).hint(IMAGE_HINT)?;
+    let kind = fs::metadata(&path).hint(IMAGE_HINT)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        bail!("it is neither a file nor a block device");
+        return Err(with_hint(
+            anyhow!("it is neither a file nor a block device"),
+            IMAGE_HINT,
+        ));
     }
     let Some(format) = wanted
         .format
