@@ -78,6 +78,20 @@ impl Database {
         self.transaction(TransactionBehavior::Immediate, change)
     }
 
+    /// Makes sure that what cannot be read now will never be. A process that dies within a commit may have written all of
+    /// it to the log, but not yet to the index by which others read the log. They do not see that commit, until the
+    /// index is made anew from the log. The next commit, whatever it changes, overwrites it.
+    ///
+    /// # Errors
+    /// When the database cannot be changed.
+    pub(crate) fn settle(&self) -> Result<(), DatabaseError> {
+        self.change(|transaction| {
+            let same =
+                transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+            transaction.pragma_update(None, "user_version", same)
+        })
+    }
+
     fn transaction<T>(
         &self,
         behavior: TransactionBehavior,

@@ -164,3 +164,18 @@ fn a_database_that_cannot_be_written_is_told() {
     assert!(matches!(error, DatabaseError::ReadOnly { .. }), "{error}");
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
 }
+
+#[test]
+fn settling_changes_the_log_and_nothing_else() {
+    let Fixture { home, _root } = fixture();
+    let database = Database::open(&home).unwrap();
+    insert(&database, "a").unwrap();
+    let log = home.database().with_extension("db-wal");
+    let before = fs::metadata(&log).unwrap().len();
+    database.settle().unwrap();
+    assert!(
+        fs::metadata(&log).unwrap().len() > before,
+        "nothing was committed"
+    );
+    assert_eq!(count(&Database::open(&home).unwrap()), 1);
+}

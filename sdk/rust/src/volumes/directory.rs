@@ -125,7 +125,10 @@ impl VolumesDirectory {
         name: &VolumeName,
         _: &Changes,
     ) -> io::Result<()> {
-        self.rename(kept, self.of(name).path)
+        self.rename(kept, self.of(name).path)?;
+        // From here on others may remove it. Unlocked, and not only closed: a process that another thread is just
+        // starting may have the descriptor, too.
+        kept.lock.unlock()
     }
 
     /// Takes away the place of a volume.

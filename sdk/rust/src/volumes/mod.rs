@@ -329,6 +329,7 @@ impl Volumes {
             return Ok(None);
         };
         if made {
+            self.database.settle()?;
             let recorded = self
                 .database
                 .read(|transaction| record::name_of(transaction, &id))?;
