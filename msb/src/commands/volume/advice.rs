@@ -27,7 +27,7 @@ pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
         }
         VolumeError::FilesRemain { path, .. } => format!("remove {} yourself", path.display()),
         VolumeError::NoMke2fs => "install e2fsprogs".to_owned(),
-        VolumeError::Mke2fs { .. } => "4M is large enough for a file system".to_owned(),
+        VolumeError::Mke2fs { .. } => "look at the free room on its file system".to_owned(),
         VolumeError::Directory(_) => {
             "make it a directory of yours that nobody else can write".to_owned()
         }

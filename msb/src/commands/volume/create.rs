@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "dir|disk", default_value = "dir")]
     kind: VolumeKind,
 
-    /// Size of a disk; a bare number counts MiB
+    /// Size of a disk, 8M or more; a bare number counts MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_whole_mebibytes)]
     size: Option<u32>,
 

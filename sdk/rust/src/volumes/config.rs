@@ -54,6 +54,9 @@ impl FromStr for VolumeKind {
     }
 }
 
+/// Size of the smallest disk: in less, mke2fs(8) makes no journal, and a crash could damage the file system.
+const MIN_DISK_MIB: u32 = 8;
+
 /// What a new volume is to be like.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeConfig {
@@ -61,7 +64,7 @@ pub struct VolumeConfig {
     pub kind: VolumeKind,
     /// Most that its files may take up, in MiB; for directories. None and 0 are no limit.
     pub quota_mib: Option<u32>,
-    /// Size of its disk in MiB; for disks, which need one.
+    /// Size of its disk in MiB, 8 at least; for disks, which need one.
     pub size_mib: Option<u32>,
     /// Whatever its user wants to remember.
     pub labels: BTreeMap<String, String>,
@@ -89,6 +92,9 @@ impl VolumeConfig {
             }
             VolumeKind::Disk if self.quota().is_some() => {
                 "a disk has no quota; its size is the limit"
+            }
+            VolumeKind::Disk if self.size().is_some_and(|size| size < MIN_DISK_MIB) => {
+                "a disk has 8 MiB at least, for the journal of its file system"
             }
             _ if self.labels.keys().any(String::is_empty) => "the name of a label is empty",
             _ => return Ok(()),

@@ -124,6 +124,23 @@ fn a_disk_is_sparse_and_has_a_file_system() {
 }
 
 #[test]
+fn the_smallest_disk_has_a_journal() {
+    let Fixture {
+        home: _home,
+        volumes,
+        _root,
+    } = fixture();
+    let volume = volumes.create(&name("disk"), &disk(8)).unwrap();
+    let output = std::process::Command::new("/usr/sbin/dumpe2fs")
+        .arg("-h")
+        .arg(volume.disk_image().unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("has_journal"), "{text}");
+}
+
+#[test]
 fn used_room_is_that_of_the_moment() {
     let volumes = fixture();
     let volume = volumes
@@ -152,7 +169,7 @@ fn what_contradicts_itself_is_not_made() {
         quota_mib: Some(1),
         ..disk(16)
     };
-    for config in [sized, limited] {
+    for config in [sized, limited, disk(7)] {
         let error = volumes.create(&name("data"), &config).unwrap_err();
         assert!(
             matches!(error, VolumeError::InvalidConfig { .. }),
