@@ -111,6 +111,9 @@ impl VolumeFs {
 
     /// Writes a file, which is created with mode 0644 or truncated. Its directory must exist.
     ///
+    /// Machines that use a volume with a quota keep an account of their own, in which this shows when the first of them
+    /// starts after the last has ended.
+    ///
     /// # Errors
     /// [`VolumeFsError::NotFound`], [`VolumeFsError::NotRegular`]; [`VolumeFsError::QuotaExceeded`], for which
     /// everything in a volume with a quota is counted.
