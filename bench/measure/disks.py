@@ -61,9 +61,11 @@ def measure(folder: Path) -> None:
 def _run_jobs(guest: Guest, kind: Kind, program: str, rates: Figures, exits: Figures) -> None:
     disk = guest.run("for disk in /dev/vd?; do busybox grep -q ^$disk /proc/mounts || echo $disk; done").output
     jobs = _order(kind)
-    for job, done in zip(jobs, fio.run(guest, jobs, disk, SIZE), strict=True):
+    counter = exit_counts.Counter()
+    results = fio.run(guest, jobs, disk, SIZE, counter)
+    for job, done, counts in zip(jobs, results, counter.counts, strict=True):
         rates[job.name][program].append(done.rate())
-        caused = sum(number for reason, number in done.exits.items() if reason not in FOREIGN)
+        caused = sum(number for reason, number in counts.items() if reason not in FOREIGN)
         exits[job.name][program].append(1000 * caused / done.requests)
 
 

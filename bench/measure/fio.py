@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import exit_counts
+from exit_counts import Counter
 from guests import Guest, GuestError
 
 KIB = 1024
@@ -31,34 +31,32 @@ class Job:
         """Whether its rate is told in MiB/s; small requests are counted."""
         return self.block >= MIB
 
-    def section(self, number: int) -> str:
-        long = f" --time_based --runtime={self.seconds}" if self.seconds else ""
-        return f"--name=job{number} --stonewall {MARKS} --bs={self.block}{long} {self.arguments}"
+    def section(self, number: int, marks: str) -> str:
+        long = f"--time_based --runtime={self.seconds}" if self.seconds else ""
+        return f"--name=job{number} --stonewall {marks} --bs={self.block} {long} {self.arguments}"
 
 
 @dataclass(frozen=True)
 class Done:
     requests: int
     seconds: float
-    # KVM's, by reason.
-    exits: dict[str, int]
 
     def rate(self) -> float:
         return self.requests / self.seconds
 
 
-def run(guest: Guest, jobs: Sequence[Job], file: str, size: int) -> list[Done]:
-    """Runs one job after the other on the first `size` bytes of the file."""
-    sections = " ".join(job.section(number) for number, job in enumerate(jobs))
-    counter = exit_counts.Counter()
+def run(guest: Guest, jobs: Sequence[Job], file: str, size: int, counter: Counter | None = None) -> list[Done]:
+    """Runs one job after the other on the first `size` bytes of the file. The counter counts in each of them."""
+    marks, toggle = (MARKS, counter.toggle) if counter else ("", None)
+    sections = " ".join(job.section(number, marks) for number, job in enumerate(jobs))
     # In /tmp, because fio writes what the marks print into files.
     command = f"cd /tmp && {GLOBAL} --filename={file} --size={size} {sections} | cut -s -d';' -f{FIELDS}"
-    output = guest.run(command, counter.toggle).output
+    output = guest.run(command, toggle).output
     lines = [line.split(";") for line in output.splitlines()]
     if len(lines) != len(jobs) or any(len(fields) != 5 or fields[0] != "0" for fields in lines):
         raise GuestError(f"`{command}` failed: {output}")
     done = []
-    for job, exits, fields in zip(jobs, counter.counts, lines, strict=True):
+    for job, fields in zip(jobs, lines, strict=True):
         read, read_ms, written, write_ms = (int(field) for field in fields[1:])
-        done.append(Done((read + written) * KIB // job.block, (read_ms + write_ms) / 1000, exits))
+        done.append(Done((read + written) * KIB // job.block, (read_ms + write_ms) / 1000))
     return done
