@@ -1,4 +1,4 @@
-//! What a new process does between fork and exec.
+//! What a new process does after fork: it executes a program, or serves files.
 //!
 //! agentd has one thread, so its child may do whatever a program may: allocate, read files, wait
 //! for a slow file system. All that the guest can delay or break happens here, where it holds up
@@ -8,7 +8,9 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
+use files::{Files, FilesError};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
@@ -21,6 +23,7 @@ use protocol::{Failure, GuestMessage, ResourceLimit, Stage};
 use crate::command::Command;
 use crate::failure::{OrFailed, failure, shown};
 use crate::program::execute;
+use crate::task::Task;
 use crate::users::{self, Identity};
 use crate::{limits, terminal};
 
@@ -40,28 +43,70 @@ pub(crate) struct Streams {
     pub(crate) own_stdin: bool,
 }
 
-/// Turns the calling process, just forked, into what `command` asks for. If that fails, the reason
-/// goes into the pipe `launch` as a `Failed` frame; success closes it.
-pub(crate) fn run(command: &Command, streams: &Streams, launch: OwnedFd) -> ! {
-    let Err(failure) = become_program(command, streams, launch.as_raw_fd());
-    report(failure, launch);
+/// Does what `task` asks for in the calling process, just forked. If it cannot be begun, the reason goes into the pipe
+/// `launch` as a `Failed` frame; else that is closed.
+pub(crate) fn run(task: &Task, streams: &Streams, launch: OwnedFd) -> ! {
+    let begun = set_up(task, streams, launch.as_raw_fd()).and_then(|()| match task {
+        Task::Program(command) => {
+            let Err(failure) = become_program(command, streams);
+            Err(failure)
+        }
+        Task::Files(directory) => open_files(directory),
+    });
+    let code = match begun {
+        Ok(files) => {
+            drop(launch);
+            serve(&files)
+        }
+        Err(failure) => {
+            report(failure, launch);
+            127
+        }
+    };
     // SAFETY: _exit(2) ends the process without running what agentd has registered for its end.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(code) }
 }
 
-/// Each step can be answered to the client, so their order is also the order of the answers.
-fn become_program(
-    command: &Command,
-    streams: &Streams,
-    launch: RawFd,
-) -> Result<Infallible, Failure> {
+fn open_files(directory: &Path) -> Result<Files, Failure> {
+    Files::open(directory).map_err(|error| {
+        let errno = match &error {
+            FilesError::NotFound { .. } => libc::ENOENT,
+            FilesError::Io { source, .. } => source.raw_os_error().unwrap_or(0),
+            _ => 0,
+        };
+        let directory = directory.display();
+        Failure {
+            stage: Stage::WorkingDirectory,
+            errno,
+            message: format!("The directory {directory} cannot be opened"),
+        }
+    })
+}
+
+/// Serves the client, and returns the exit code.
+fn serve(files: &Files) -> i32 {
+    match crate::files::serve(files) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Who does not read it does not want to know.
+            let _ = writeln!(io::stderr(), "{error}");
+            1
+        }
+    }
+}
+
+/// What every task needs. Each step can be answered to the client, so their order is also the order of the answers.
+fn set_up(task: &Task, streams: &Streams, launch: RawFd) -> Result<(), Failure> {
     // First of all let go of the other sessions' descriptors: while this process holds a copy of
     // a pipe, the pipe's reader does not see its end.
     take_streams(streams, launch).or_failed(Stage::Stdio, || {
         "The standard streams cannot be put in their places".into()
     })?;
-    lead_session(command)?;
-    reset_inherited_state().or_failed(Stage::Spawn, || "The process cannot be set up".into())?;
+    lead_session(task)?;
+    reset_inherited_state().or_failed(Stage::Spawn, || "The process cannot be set up".into())
+}
+
+fn become_program(command: &Command, streams: &Streams) -> Result<Infallible, Failure> {
     let identity = find_identity(command)?;
     own_streams(&identity, streams);
     let variables = command.environment(&identity);
@@ -107,11 +152,11 @@ fn take_streams(streams: &Streams, launch: RawFd) -> io::Result<()> {
 }
 
 /// Makes the process the leader of a session and a group, and its terminal the controlling one.
-fn lead_session(command: &Command) -> Result<(), Failure> {
+fn lead_session(task: &Task) -> Result<(), Failure> {
     setsid().or_failed(Stage::Spawn, || {
         "The process cannot have a session of its own".into()
     })?;
-    if command.terminal.is_some() {
+    if task.terminal().is_some() {
         terminal::control_from_stdin().or_failed(Stage::Stdio, || {
             "The terminal cannot become the controlling one".into()
         })?;

@@ -9,10 +9,10 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use protocol::{Failure, Stage, TerminalSize};
 
 use crate::child::{self, Streams};
-use crate::command::Command;
 use crate::devices::Devices;
 use crate::failure::OrFailed;
 use crate::poller::set_nonblocking;
+use crate::task::Task;
 use crate::terminal;
 
 /// A process that is on its way to its program, and agentd's ends of its streams. None of them
@@ -20,7 +20,7 @@ use crate::terminal;
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
-    /// Ends empty when the program is executed, else holds one `Failed` frame.
+    /// Ends empty when the program is executed or files are served, else holds one `Failed` frame.
     pub(crate) launch: File,
     pub(crate) stdin: Option<File>,
     pub(crate) stdout: File,
@@ -38,12 +38,12 @@ struct Ends {
     terminal: Option<File>,
 }
 
-/// Starts `command`. Whether its program can be executed turns out later, through `launch`.
-pub(crate) fn spawn(command: &Command, devices: &Devices) -> Result<Spawned, Failure> {
-    let (ends, streams) = match command.terminal {
+/// Starts a process for `task`. Whether that can be done turns out later, through `launch`.
+pub(crate) fn spawn(task: &Task, devices: &Devices) -> Result<Spawned, Failure> {
+    let (ends, streams) = match task.terminal() {
         Some(size) => open_terminal(devices, size)
             .or_failed(Stage::Stdio, || "A terminal cannot be opened".into())?,
-        None => open_pipes(devices, command.stdin)
+        None => open_pipes(devices, task.has_input())
             .or_failed(Stage::Stdio, || "The pipes cannot be opened".into())?,
     };
     let (launch, child_launch) = output_pipe().or_failed(Stage::Spawn, || {
@@ -53,7 +53,7 @@ pub(crate) fn spawn(command: &Command, devices: &Devices) -> Result<Spawned, Fai
     // whole; it leaves through exec or _exit.
     let fork = unsafe { fork() }.or_failed(Stage::Spawn, || "A process cannot be made".into())?;
     match fork {
-        ForkResult::Child => child::run(command, &streams, child_launch),
+        ForkResult::Child => child::run(task, &streams, child_launch),
         ForkResult::Parent { child } => {
             let Ends {
                 stdin,

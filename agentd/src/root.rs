@@ -73,6 +73,20 @@ fn mount_source(
                 message: format!("The root disk cannot be mounted: {}", refusal.reason),
             })
         }
+        (RootSource::Memory, _) => {
+            let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            flags.set(MsFlags::MS_RDONLY, read_only);
+            nix::mount::mount(
+                Some("tmpfs"),
+                target,
+                Some("tmpfs"),
+                flags,
+                Some("mode=0755"),
+            )
+            .or_failed(Stage::Root, || {
+                "The root in memory cannot be mounted".into()
+            })
+        }
         (RootSource::Disk(_), None) => Ok(()),
     }
 }

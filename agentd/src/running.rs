@@ -11,13 +11,13 @@ use protocol::{
     Exit, ExitStatus, Failure, FrameDecoder, GuestMessage, HostMessage, MAX_DATA, Stage, Started,
 };
 
-use crate::command::Command;
 use crate::devices::Devices;
 use crate::failure::failure;
 use crate::input::{Input, Notice};
 use crate::output::Output;
 use crate::poller::{Poller, Source, Token, Watched};
 use crate::session::violation;
+use crate::task::Task;
 use crate::{children, process, terminal};
 
 /// A process and agentd's side of its streams.
@@ -52,16 +52,16 @@ enum Launch {
 }
 
 impl Running {
-    /// Starts the process that `command` describes, for the session `id`.
+    /// Starts the process for `task`, for the session `id`.
     pub(crate) fn start(
         id: u64,
-        command: &Command,
+        task: &Task,
         devices: &Devices,
         poller: &Poller,
     ) -> Result<Self, Failure> {
-        let spawned = process::spawn(command, devices)?;
-        let deadline = command
-            .timeout
+        let spawned = process::spawn(task, devices)?;
+        let deadline = task
+            .timeout()
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let watched = |file, source| {
             Watched::new(
@@ -188,6 +188,7 @@ impl Running {
             HostMessage::Hello(_)
             | HostMessage::Boot(_)
             | HostMessage::Exec(_)
+            | HostMessage::Files(_)
             | HostMessage::Shutdown(_) => Err(violation(
                 "A running session takes Stdin, StdinEnd, Resize and Signal only",
             )),

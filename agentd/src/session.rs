@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags as Flags;
 use nix::unistd::Pid;
-use protocol::{Exec, ExitStatus, Failure, FrameError, GuestMessage, Hello, HostMessage, Stage};
+use protocol::{ExitStatus, Failure, FrameError, GuestMessage, Hello, HostMessage, Stage};
 
 use crate::BUILD;
-use crate::command::Command;
 use crate::connection::Connection;
 use crate::devices::Devices;
 use crate::failure::failure;
 use crate::poller::{Event, Poller, Source, Token, Watched};
 use crate::running::Running;
+use crate::task::Task;
 
-/// How long a client may take for its `Hello` and its `Exec`.
+/// How long a client may take for its `Hello` and its `Exec` or `Files`.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// How long a process lives on after SIGHUP when its client is gone.
@@ -347,18 +347,21 @@ impl Phase {
                 Ok(())
             }
             (phase @ Self::Handshake { greeted: true, .. }, HostMessage::Exec(exec)) => {
-                *phase = Self::Running(Box::new(start(id, *exec, around)?));
-                Ok(())
+                phase.start(id, &Task::program(*exec)?, around)
+            }
+            (phase @ Self::Handshake { greeted: true, .. }, HostMessage::Files(request)) => {
+                phase.start(id, &Task::files(request)?, around)
             }
             (Self::Running(running), message) => running.handle(message),
-            _ => Err(violation("A session begins with Hello and Exec")),
+            _ => Err(violation("A session begins with Hello, and Exec or Files")),
         }
     }
-}
 
-fn start(id: u64, exec: Exec, around: &mut Surroundings) -> Result<Running, Failure> {
-    let command = Command::new(exec)?;
-    Running::start(id, &command, around.devices, around.poller)
+    fn start(&mut self, id: u64, task: &Task, around: &Surroundings) -> Result<(), Failure> {
+        let running = Running::start(id, task, around.devices, around.poller)?;
+        *self = Self::Running(Box::new(running));
+        Ok(())
+    }
 }
 
 fn bad_frame(error: FrameError) -> Failure {

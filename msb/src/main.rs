@@ -1,10 +1,10 @@
 //! The command line of microsandbox.
 
+mod boot_files;
 mod commands;
 mod crash;
 mod failure;
 mod host;
-mod kernel_files;
 mod logging;
 mod options;
 mod output;

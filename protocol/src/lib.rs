@@ -1,7 +1,8 @@
 //! The frames that the host and `agentd` exchange, and their codec.
 //!
 //! A frame is a length (`u32`, little endian) and so many bytes of postcard: one variant of
-//! [`HostMessage`] or [`GuestMessage`], by direction. `docs/protocol.md` describes every frame
+//! [`HostMessage`] or [`GuestMessage`], by direction; in a session that serves files [`FileRequest`] or
+//! [`FileReply`] within them. `docs/protocol.md` describes every frame
 //! byte for byte, so that a client in another language needs nothing else.
 //!
 //! [`FrameReader`] and [`FrameWriter`] are for blocking streams, [`FrameDecoder`] and [`encode`]
@@ -14,6 +15,7 @@
 mod decoder;
 mod encoder;
 mod error;
+mod files;
 mod hello;
 mod messages;
 mod stream;
@@ -21,6 +23,7 @@ mod stream;
 pub use decoder::FrameDecoder;
 pub use encoder::encode;
 pub use error::{FrameError, HelloError};
+pub use files::*;
 pub use messages::*;
 pub use stream::{FrameReader, FrameWriter};
 

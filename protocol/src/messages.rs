@@ -41,6 +41,8 @@ pub enum HostMessage<'a> {
     Signal(i32),
     /// Control connection: stop every process, unmount, answer `Goodbye`.
     Shutdown(Shutdown),
+    /// Session, once, in the place of `Exec`: serve the files beneath a directory, see [`FileRequest`](crate::FileRequest).
+    Files(FilesRequest),
 }
 
 /// What `agentd` says to the host or to a client.
@@ -109,6 +111,8 @@ pub enum RootSource {
     },
     /// A file system on a disk.
     Disk(Disk),
+    /// Guest memory, empty at first.
+    Memory,
 }
 
 /// What becomes of changes to the root file system.
@@ -201,6 +205,13 @@ pub struct Exec {
     pub stdin: bool,
     /// The process group is killed after so many milliseconds.
     pub timeout_ms: Option<u64>,
+}
+
+/// A directory whose files are to be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesRequest {
+    /// Its absolute path.
+    pub directory: Bytes,
 }
 
 /// Bytes that need not be UTF-8, without NUL.

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
-    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FrameReader, GuestMessage, Hello,
+    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind, FileProblem,
+    FileReply, FileRequest, FileStatus, FilesRequest, FrameReader, GuestMessage, Hello,
     HostMessage, MAGIC, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root, RootAccess,
     RootSource, Shutdown, Stage, Started, TerminalSize, VERSION, encode,
 };
@@ -18,8 +19,10 @@ const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 enum Message {
     Host(HostMessage<'static>),
     Guest(GuestMessage<'static>),
+    Request(FileRequest<'static>),
+    Reply(FileReply<'static>),
 }
-use Message::{Guest, Host};
+use Message::{Guest, Host, Reply, Request};
 
 fn bytes(text: &str) -> Bytes {
     Bytes(text.as_bytes().to_vec())
@@ -212,6 +215,25 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
             Host(HostMessage::Shutdown(Shutdown { grace_ms: 10_000 })),
             "03000000 07 904e",
         ),
+        (
+            "host boot, memory",
+            Host(HostMessage::Boot(Boot {
+                root: Root {
+                    source: RootSource::Memory,
+                    access: RootAccess::Writable,
+                },
+                mounts: vec![],
+                hostname: "box".into(),
+            })),
+            "08000000 01 02 01 00 03 626f78",
+        ),
+        (
+            "host files",
+            Host(HostMessage::Files(FilesRequest {
+                directory: bytes("/srv"),
+            })),
+            "06000000 08 04 2f737276",
+        ),
     ]
 }
 
@@ -278,8 +300,115 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
     ]
 }
 
+fn request_vectors() -> Vec<(&'static str, Message, &'static str)> {
+    let (a, b) = (|| bytes("a"), || bytes("b"));
+    vec![
+        (
+            "request read",
+            Request(FileRequest::Read(a())),
+            "03000000 00 01 61",
+        ),
+        (
+            "request write",
+            Request(FileRequest::Write(a())),
+            "03000000 01 01 61",
+        ),
+        (
+            "request data",
+            Request(FileRequest::Data(b"hi\n")),
+            "05000000 02 03 68690a",
+        ),
+        ("request end", Request(FileRequest::End), "01000000 03"),
+        (
+            "request list",
+            Request(FileRequest::List(a())),
+            "03000000 04 01 61",
+        ),
+        (
+            "request stat",
+            Request(FileRequest::Stat(a())),
+            "03000000 05 01 61",
+        ),
+        (
+            "request make directory",
+            Request(FileRequest::MakeDirectory(a())),
+            "03000000 06 01 61",
+        ),
+        (
+            "request remove",
+            Request(FileRequest::Remove(a())),
+            "03000000 07 01 61",
+        ),
+        (
+            "request remove file",
+            Request(FileRequest::RemoveFile(a())),
+            "03000000 08 01 61",
+        ),
+        (
+            "request remove all",
+            Request(FileRequest::RemoveAll(a())),
+            "03000000 09 01 61",
+        ),
+        (
+            "request copy",
+            Request(FileRequest::Copy(a(), b())),
+            "05000000 0a 01 61 01 62",
+        ),
+        (
+            "request rename",
+            Request(FileRequest::Rename(a(), b())),
+            "05000000 0b 01 61 01 62",
+        ),
+    ]
+}
+
+fn reply_vectors() -> Vec<(&'static str, Message, &'static str)> {
+    let failed = |problem| {
+        Reply(FileReply::Failed(FileFailure {
+            path: bytes("a"),
+            problem,
+        }))
+    };
+    vec![
+        (
+            "reply data",
+            Reply(FileReply::Data(b"hi\n")),
+            "05000000 00 03 68690a",
+        ),
+        (
+            "reply entry",
+            Reply(FileReply::Entry(FileStatus {
+                name: bytes("a"),
+                kind: FileKind::Directory,
+                size: 4096,
+                mode: 0o755,
+                modified_s: -1,
+                modified_ns: 5,
+            })),
+            "0a000000 01 01 61 01 8020 ed03 01 05",
+        ),
+        ("reply done", Reply(FileReply::Done), "01000000 02"),
+        (
+            "reply failed, too many bytes",
+            failed(FileProblem::TooManyBytes(300)),
+            "06000000 03 01 61 05 ac02",
+        ),
+        (
+            "reply failed, errno",
+            failed(FileProblem::Errno(28)),
+            "05000000 03 01 61 00 38",
+        ),
+    ]
+}
+
 fn vectors() -> Vec<(&'static str, Message, &'static str)> {
-    host_vectors().into_iter().chain(guest_vectors()).collect()
+    let all = [
+        host_vectors(),
+        guest_vectors(),
+        request_vectors(),
+        reply_vectors(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// The digits of `text`, without the spaces that group them.
@@ -305,6 +434,8 @@ fn messages_encode_to_their_vectors() {
         match &message {
             Host(message) => encode(message, &mut frame).unwrap(),
             Guest(message) => encode(message, &mut frame).unwrap(),
+            Request(message) => encode(message, &mut frame).unwrap(),
+            Reply(message) => encode(message, &mut frame).unwrap(),
         }
         assert_eq!(hex(&frame), digits(vector), "{name}");
     }
@@ -318,6 +449,8 @@ fn vectors_decode_to_their_messages() {
         match message {
             Host(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
             Guest(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
+            Request(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
+            Reply(message) => assert_eq!(reader.read().unwrap(), Some(message), "{name}"),
         }
         assert_eq!(reader.read::<GuestMessage>().unwrap(), None, "{name}");
     }
@@ -337,6 +470,7 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 HostMessage::Resize(_) => 5,
                 HostMessage::Signal(_) => 6,
                 HostMessage::Shutdown(_) => 7,
+                HostMessage::Files(_) => 8,
             },
         ),
         Guest(message) => (
@@ -354,6 +488,32 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 GuestMessage::Goodbye => 9,
             },
         ),
+        Request(message) => (
+            "request",
+            match message {
+                FileRequest::Read(_) => 0,
+                FileRequest::Write(_) => 1,
+                FileRequest::Data(_) => 2,
+                FileRequest::End => 3,
+                FileRequest::List(_) => 4,
+                FileRequest::Stat(_) => 5,
+                FileRequest::MakeDirectory(_) => 6,
+                FileRequest::Remove(_) => 7,
+                FileRequest::RemoveFile(_) => 8,
+                FileRequest::RemoveAll(_) => 9,
+                FileRequest::Copy(..) => 10,
+                FileRequest::Rename(..) => 11,
+            },
+        ),
+        Reply(message) => (
+            "reply",
+            match message {
+                FileReply::Data(_) => 0,
+                FileReply::Entry(_) => 1,
+                FileReply::Done => 2,
+                FileReply::Failed(_) => 3,
+            },
+        ),
     }
 }
 
@@ -366,9 +526,10 @@ fn every_message_has_a_vector_and_keeps_its_number() {
         assert_eq!(unhex(&digits(vector))[4], number, "{name}");
         seen.insert((direction, number));
     }
-    let expected = (0..8)
-        .map(|n| ("host", n))
-        .chain((0..10).map(|n| ("guest", n)))
+    let counts = [("host", 9), ("guest", 10), ("request", 12), ("reply", 4)];
+    let expected = counts
+        .into_iter()
+        .flat_map(|(direction, count)| (0..count).map(move |n| (direction, n)))
         .collect();
     assert_eq!(seen, expected);
 }

@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use protocol::{
-    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FrameDecoder, FrameError, FrameReader,
+    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind, FileProblem,
+    FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder, FrameError, FrameReader,
     GuestMessage, Hello, HostMessage, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root,
     RootAccess, RootSource, Shutdown, Stage, Started, TerminalSize, encode,
 };
@@ -65,6 +66,7 @@ fn boot() -> impl Strategy<Value = Boot> {
     let source = prop_oneof![
         ".*".prop_map(|tag| RootSource::Shared { tag }),
         disk().prop_map(RootSource::Disk),
+        Just(RootSource::Memory),
     ];
     let access = prop_oneof![
         any::<Option<u64>>().prop_map(|size| RootAccess::Layer { size }),
@@ -119,6 +121,45 @@ fn host_message() -> impl Strategy<Value = HostMessage<'static>> {
         size().prop_map(HostMessage::Resize),
         any::<i32>().prop_map(HostMessage::Signal),
         any::<u32>().prop_map(|grace_ms| HostMessage::Shutdown(Shutdown { grace_ms })),
+        bytes().prop_map(|directory| HostMessage::Files(FilesRequest { directory })),
+    ]
+}
+
+fn file_request() -> impl Strategy<Value = FileRequest<'static>> {
+    prop_oneof![
+        bytes().prop_map(FileRequest::Read),
+        bytes().prop_map(FileRequest::Write),
+        data().prop_map(|data| FileRequest::Data(data.leak())),
+        Just(FileRequest::End),
+        bytes().prop_map(FileRequest::List),
+        (bytes(), bytes()).prop_map(|(from, to)| FileRequest::Copy(from, to)),
+        (bytes(), bytes()).prop_map(|(from, to)| FileRequest::Rename(from, to)),
+    ]
+}
+
+fn file_reply() -> impl Strategy<Value = FileReply<'static>> {
+    let entry = (bytes(), any::<(u64, u32, i64, u32)>()).prop_map(
+        |(name, (size, mode, modified_s, modified_ns))| FileStatus {
+            name,
+            kind: FileKind::Other,
+            size,
+            mode,
+            modified_s,
+            modified_ns,
+        },
+    );
+    let problem = prop_oneof![
+        any::<i32>().prop_map(FileProblem::Errno),
+        Just(FileProblem::Escape),
+        any::<u64>().prop_map(FileProblem::TooManyEntries),
+        any::<u64>().prop_map(FileProblem::TooDeep),
+    ];
+    prop_oneof![
+        data().prop_map(|data| FileReply::Data(data.leak())),
+        entry.prop_map(FileReply::Entry),
+        Just(FileReply::Done),
+        (bytes(), problem)
+            .prop_map(|(path, problem)| FileReply::Failed(FileFailure { path, problem })),
     ]
 }
 
@@ -188,6 +229,19 @@ proptest! {
     }
 
     #[test]
+    fn requests_for_files_and_their_replies_survive_the_wire(
+        request in file_request(),
+        reply in file_reply(),
+    ) {
+        let mut frames = Vec::new();
+        encode(&request, &mut frames).unwrap();
+        encode(&reply, &mut frames).unwrap();
+        let mut reader = FrameReader::new(&frames[..]);
+        prop_assert_eq!(reader.read().unwrap(), Some(request));
+        prop_assert_eq!(reader.read().unwrap(), Some(reply));
+    }
+
+    #[test]
     fn the_pieces_in_which_a_stream_arrives_make_no_difference(
         messages in vec(host_message(), 1..8),
         piece in 1usize..700,
@@ -214,6 +268,8 @@ proptest! {
         frame.extend(body);
         let _ = FrameReader::new(&frame[..]).read::<HostMessage>();
         let _ = FrameReader::new(&frame[..]).read::<GuestMessage>();
+        let _ = FrameReader::new(&frame[..]).read::<FileRequest>();
+        let _ = FrameReader::new(&frame[..]).read::<FileReply>();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! in a guest, and the tests are its clients over Unix sockets. All of this needs root; others
 //! skip it, and hear so.
 
+mod files;
 mod hostile;
 mod launching;
 mod mounting;

@@ -4,13 +4,14 @@ use std::fs;
 
 use clap::Args;
 use microsandbox::home::Home;
+use microsandbox::launch::{BootFile, INITRAMFS, KERNEL};
 use serde::Serialize;
 use vmm::probe::{KvmState, probe};
 
 use super::Format;
+use crate::boot_files;
 use crate::failure::FAILED;
 use crate::host::host_memory;
-use crate::kernel_files::{BootFile, INITRAMFS, KERNEL};
 use crate::options::display_size;
 use crate::output;
 
@@ -137,7 +138,7 @@ fn kvm_checks(state: &KvmState) -> Vec<Check> {
 fn boot_file(name: &'static str, file: &BootFile) -> Check {
     let found = Home::from_environment()
         .map_err(anyhow::Error::from)
-        .and_then(|home| file.find(None, &home))
+        .and_then(|home| boot_files::find(file, None, &home))
         .and_then(|path| Ok((fs::metadata(&path)?.len(), path)));
     match found {
         Ok((size, path)) => fine(name, format!("{} ({} KiB)", path.display(), size >> 10)),

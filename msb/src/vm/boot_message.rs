@@ -12,6 +12,7 @@ pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
             tag: ROOT.to_owned(),
         },
         RootSource::Disk(image) => protocol::RootSource::Disk(disk(ROOT.to_owned(), image)),
+        RootSource::Memory => protocol::RootSource::Memory,
     };
     let mounts = config.mounts.iter().enumerate();
     Boot {

@@ -43,7 +43,7 @@ pub(super) fn make(
     accept: Accept,
     listener: UnixListener,
 ) -> Result<Vec<DeviceDescription>, StartError> {
-    let mut devices = vec![root(config)?];
+    let mut devices: Vec<_> = root(config)?.into_iter().collect();
     devices.extend(mounts(config)?);
     devices.push(vsock_device(VsockConfig {
         guest_cid: GUEST_CID,
@@ -61,9 +61,9 @@ pub(super) fn make(
     Ok(devices)
 }
 
-fn root(config: &LaunchConfig) -> Result<DeviceDescription, StartError> {
+fn root(config: &LaunchConfig) -> Result<Option<DeviceDescription>, StartError> {
     let read_only = config.root.access != RootAccess::Writable;
-    match &config.root.source {
+    let device = match &config.root.source {
         RootSource::Folder(path) => {
             let options = FolderOptions {
                 read_only,
@@ -74,10 +74,12 @@ fn root(config: &LaunchConfig) -> Result<DeviceDescription, StartError> {
                 },
                 ..FolderOptions::DEFAULT
             };
-            Ok(fs_device(ROOT, SharedFolder::open(&path.0, options)?)?)
+            fs_device(ROOT, SharedFolder::open(&path.0, options)?)?
         }
-        RootSource::Disk(image) => disk_device(config, image, ROOT.to_owned(), read_only),
-    }
+        RootSource::Disk(image) => disk_device(config, image, ROOT.to_owned(), read_only)?,
+        RootSource::Memory => return Ok(None),
+    };
+    Ok(Some(device))
 }
 
 fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {

@@ -46,6 +46,11 @@ impl Home {
         &self.path
     }
 
+    /// Directory of the programs.
+    pub fn bin(&self) -> PathBuf {
+        self.path.join("bin")
+    }
+
     /// Directory of the running sandboxes.
     pub fn run(&self) -> PathBuf {
         self.path.join("run")

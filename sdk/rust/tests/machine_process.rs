@@ -10,14 +10,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Ending, Handover, HostPath, LaunchConfig, MachineProcess, Moment, Report, Root,
-    RootSource, Startup, send_report,
+    Command, Ending, Handover, HostPath, LaunchConfig, MachineProcess, Moment, Program, Report,
+    Root, RootSource, Startup, send_report,
 };
 use microsandbox::names::Name;
 use microsandbox::protocol::{FrameReader, Ready, RootAccess};
@@ -151,8 +150,7 @@ fn start(home: &Home, name: &str) -> MachineProcess {
         boot_timeout_ms: 1000,
         log_level: "warn".to_owned(),
     };
-    let program = Path::new("/proc/self/exe");
-    MachineProcess::spawn(program, name, claim, config, Vec::new(), None).unwrap()
+    MachineProcess::spawn(&Program::running(), name, claim, config, Vec::new(), None).unwrap()
 }
 
 fn next(process: &mut MachineProcess) -> Option<Report> {

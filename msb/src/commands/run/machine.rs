@@ -2,21 +2,17 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use microsandbox::home::Home;
-use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Report, Startup};
+use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Program, Report, Startup};
 use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
 use super::mounts::NamedMount;
 use super::{named_volumes, outcome};
 use crate::failure::{Hint, with_hint};
-
-/// The program that is running, even if another release has taken its place meanwhile.
-const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How long processes that the command left behind may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_millis(100);
@@ -47,16 +43,9 @@ pub(super) fn start(
     };
     config.mounts.extend(mounts);
     tracing::debug!(%name, directory = %claim.directory.path().display(), "starting");
-    MachineProcess::spawn(
-        Path::new(THIS_PROGRAM),
-        name,
-        claim,
-        config,
-        volumes,
-        console,
-    )
-    .context("cannot start the machine")
-    .hint("`ulimit -a` shows the limits that apply here")
+    MachineProcess::spawn(&Program::running(), name, claim, config, volumes, console)
+        .context("cannot start the machine")
+        .hint("`ulimit -a` shows the limits that apply here")
 }
 
 /// Takes the name, or finds one that is free.

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use microsandbox::home::Home;
-use microsandbox::launch::LaunchConfig;
+use microsandbox::launch::{BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig};
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
 use microsandbox::session;
@@ -12,15 +12,11 @@ use microsandbox::session;
 use super::Arguments;
 use super::mounts::{Mounts, NamedMount};
 use super::timings::TimingsFormat;
+use crate::boot_files;
 use crate::failure::Hint;
 use crate::host::host_memory;
-use crate::kernel_files::{INITRAMFS, KERNEL};
 use crate::options::{Variable, check_memory};
 use crate::terminal;
-
-/// How long a guest may take to come up. Some hundred times what it takes: where KVM itself is
-/// emulated, and others use the machine, everything is that slow.
-const BOOT_TIMEOUT_MS: u32 = 120_000;
 
 /// What `msb run` is to do.
 pub(super) struct Plan {
@@ -62,8 +58,8 @@ impl Plan {
             name: String::new(),
             vcpus: arguments.cpus,
             memory: arguments.memory,
-            kernel: KERNEL.find(arguments.kernel.as_deref(), home)?,
-            initramfs: INITRAMFS.find(arguments.initramfs.as_deref(), home)?,
+            kernel: boot_files::find(&KERNEL, arguments.kernel.as_deref(), home)?,
+            initramfs: boot_files::find(&INITRAMFS, arguments.initramfs.as_deref(), home)?,
             extra_command_line: arguments.cmdline.unwrap_or_default(),
             root: arguments.root.resolve()?,
             mounts,

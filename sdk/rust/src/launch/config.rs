@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mount, Root};
 
+/// How long a guest may take to come up, in milliseconds. Some hundred times what it takes: where KVM itself is
+/// emulated, and others use the machine, everything is that slow.
+pub const BOOT_TIMEOUT_MS: u32 = 120_000;
+
 /// A machine and what its guest sees, as data. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchConfig {

@@ -5,14 +5,17 @@
 //! in `ps`. It tells how it fares in [`Report`]s on one pipe and takes [`Command`]s from another,
 //! whose end means that its creator is gone.
 
+mod boot_files;
 mod config;
 mod handover;
 mod moment;
 mod mounts;
 mod process;
+mod program;
 mod report;
 
-pub use config::{HostPath, LaunchConfig};
+pub use boot_files::{BootFile, BootFileError, INITRAMFS, KERNEL};
+pub use config::{BOOT_TIMEOUT_MS, HostPath, LaunchConfig};
 pub use handover::{Handover, HandoverError};
 pub use moment::{Moment, Startup};
 pub use mounts::{
@@ -20,6 +23,7 @@ pub use mounts::{
     last_of_each_target,
 };
 pub use process::{LaunchError, MachineProcess};
+pub use program::{NoProgram, Program};
 pub use report::{
     Command, DiskProblem, Ending, Report, ReportError, ReportReader, StartFailure, StartStage,
     send_command, send_report,

@@ -21,6 +21,8 @@ pub enum RootSource {
     Folder(HostPath),
     /// A disk image.
     Disk(DiskImage),
+    /// Guest memory, empty at first.
+    Memory,
 }
 
 /// A mount beneath the root.

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use protocol::FrameError;
 
 use super::config::LaunchConfig;
 use super::handover::Handover;
+use super::program::Program;
 use super::report::{Command, Report, ReportError, ReportReader, send_command};
 use crate::names::Name;
 use crate::run_directory::{Claim, RunDirectory, RunDirectoryError};
@@ -50,7 +50,7 @@ pub struct MachineProcess {
 }
 
 impl MachineProcess {
-    /// Starts `program` (`msb`, or a program with the same hidden `vm` command) for `name`, in a session
+    /// Starts `program` for `name`, in a session
     /// of its own, so that neither the terminal's signals nor its end reach it. Of this process's
     /// descriptors it inherits standard error, `console` (where the guest kernel's log goes) and what
     /// `claim` and `volumes`, which it uses until its end, hold.
@@ -58,7 +58,7 @@ impl MachineProcess {
     /// # Errors
     /// When the process cannot be started; then the run directory is gone. What happens in it comes as [`Report`].
     pub fn spawn(
-        program: &Path,
+        program: &Program,
         name: Name,
         claim: Claim,
         config: LaunchConfig,
@@ -74,7 +74,7 @@ impl MachineProcess {
     }
 
     fn start(
-        program: &Path,
+        program: &Program,
         name: Name,
         claim: Claim,
         config: LaunchConfig,
@@ -102,7 +102,7 @@ impl MachineProcess {
         let mut inherited = handover.descriptors();
         inherited.push(contents.as_raw_fd());
 
-        let mut command = std::process::Command::new(program);
+        let mut command = std::process::Command::new(program.path());
         command
             .arg0("msb")
             .args(["vm", "--launch-fd"])

@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use protocol::{Exec, Exit, Failure, FrameError, Hello, HelloError, HostMessage};
+use protocol::{Exec, Exit, Failure, FilesRequest, FrameError, Hello, HelloError, HostMessage};
 
 use crate::launch::Moment;
 pub use remote::Remote;
@@ -34,6 +34,27 @@ pub struct Streams {
     pub output: File,
     /// Standard error.
     pub error: File,
+}
+
+/// What is asked of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// To run a process.
+    Exec(Box<Exec>),
+    /// To serve files, by requests in standard input and replies in standard output.
+    Files(FilesRequest),
+}
+
+impl From<Exec> for Request {
+    fn from(exec: Exec) -> Request {
+        Request::Exec(Box::new(exec))
+    }
+}
+
+impl From<FilesRequest> for Request {
+    fn from(request: FilesRequest) -> Request {
+        Request::Files(request)
+    }
 }
 
 /// How a session ended.
@@ -94,33 +115,36 @@ pub struct Session {
 /// # Errors
 /// [`SessionError::Request`] when it does not.
 pub fn check(exec: &Exec) -> Result<(), SessionError> {
-    request(exec.clone()).map(drop)
+    frames(exec.clone().into()).map(drop)
 }
 
 /// The frames that open a session.
-fn request(exec: Exec) -> Result<Vec<u8>, SessionError> {
+fn frames(request: Request) -> Result<Vec<u8>, SessionError> {
     let mut frames = Vec::new();
     let hello = HostMessage::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
     protocol::encode(&hello, &mut frames).map_err(SessionError::Request)?;
-    protocol::encode(&HostMessage::Exec(Box::new(exec)), &mut frames)
-        .map_err(SessionError::Request)?;
+    let request = match request {
+        Request::Exec(exec) => HostMessage::Exec(exec),
+        Request::Files(request) => HostMessage::Files(request),
+    };
+    protocol::encode(&request, &mut frames).map_err(SessionError::Request)?;
     Ok(frames)
 }
 
 impl Session {
-    /// Runs a process over a fresh connection and joins it to `streams`. Returns at once; nothing is
+    /// Asks for a process over a fresh connection and joins it to `streams`. Returns at once; nothing is
     /// known of the process until the session has [ended](Self::end).
     ///
-    /// `exec.stdin` should say whether there is an input.
+    /// An [`Exec`] should say by `stdin` whether there is an input.
     ///
     /// # Errors
     /// When the request is too long, or threads cannot be made.
     pub fn attach(
         stream: UnixStream,
-        exec: Exec,
+        request: impl Into<Request>,
         streams: Streams,
     ) -> Result<Session, SessionError> {
-        let request = request(exec)?;
+        let request = frames(request.into())?;
         let remote = Arc::new(Remote::new().map_err(SessionError::Setup)?);
         let (finished, finished_writer) =
             pipe2(OFlag::O_CLOEXEC).map_err(|error| SessionError::Setup(error.into()))?;
@@ -181,6 +205,11 @@ impl Session {
     /// # Errors
     /// When the agent cannot be understood or output cannot be written.
     pub fn end(mut self) -> Result<SessionEnd, SessionError> {
+        self.wait()
+    }
+
+    /// As [`end`](Self::end), once.
+    pub(crate) fn wait(&mut self) -> Result<SessionEnd, SessionError> {
         match self.output.take().map(JoinHandle::join) {
             Some(Ok(end)) => end,
             Some(Err(_)) | None => Err(SessionError::Panicked),

@@ -17,11 +17,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use files::remove_tree;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::error::failed;
 use super::record::Id;
-use super::removal::remove_tree;
 use super::{VolumeError, VolumeName};
 use crate::home::Home;
 use crate::private_directory::make_private_directory;

@@ -12,18 +12,25 @@ use super::directory::VolumeDirectory;
 use super::error::failed;
 use super::fs::VolumeFs;
 use super::record::{Id, Record};
-use super::{VolumeError, VolumeKind, VolumeName, disk_image, usage};
+use super::{VolumeError, VolumeKind, VolumeName, disk_image};
+use crate::home::Home;
 
 /// A volume, as it was when it was looked up. What it says about used room is of the moment of the call.
 #[derive(Debug, Clone)]
 pub struct VolumeHandle {
     record: Record,
     directory: VolumeDirectory,
+    /// Whose volume it is.
+    home: Home,
 }
 
 impl VolumeHandle {
-    pub(super) fn new(record: Record, directory: VolumeDirectory) -> VolumeHandle {
-        VolumeHandle { record, directory }
+    pub(super) fn new(record: Record, directory: VolumeDirectory, home: Home) -> VolumeHandle {
+        VolumeHandle {
+            record,
+            directory,
+            home,
+        }
     }
 
     /// Its name.
@@ -58,6 +65,10 @@ impl VolumeHandle {
     /// Most that its files may take up, in MiB.
     pub fn quota_mib(&self) -> Option<u32> {
         self.record.quota_mib
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        &self.home
     }
 
     pub(super) fn id(&self) -> &Id {
@@ -104,7 +115,7 @@ impl VolumeHandle {
                 .read(true)
                 .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
                 .open(&path)
-                .and_then(|directory| usage::used_bytes(directory.into())),
+                .and_then(|directory| files::used_bytes(directory.into())),
             VolumeKind::Disk => disk_image::allocated(&path),
         };
         used.map_err(|error| match error.kind() {
@@ -113,7 +124,7 @@ impl VolumeHandle {
         })
     }
 
-    /// Its files, to be reached from the host.
+    /// Its files, to be reached from the host; those of a disk while no sandbox uses it.
     pub fn fs(&self) -> VolumeFs {
         VolumeFs::new(self.clone())
     }

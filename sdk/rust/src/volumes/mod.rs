@@ -12,16 +12,13 @@
 mod config;
 mod directory;
 mod disk_image;
-mod entries;
 mod error;
 mod fs;
 mod handle;
 mod name;
 mod record;
-mod removal;
 #[cfg(test)]
 mod tests;
-mod usage;
 mod uses;
 
 use std::io;
@@ -30,7 +27,7 @@ use std::path::Path;
 
 pub use config::{NamedVolume, UnknownKind, VolumeConfig, VolumeKind, VolumeMode};
 pub use error::VolumeError;
-pub use fs::{FsEntry, FsEntryKind, VolumeFs, VolumeFsError};
+pub use fs::{FsEntry, FsEntryKind, VolumeFs, VolumeFsError, VolumeMachineError};
 pub use handle::{VolumeHandle, VolumeUse};
 pub use name::{VolumeName, VolumeNameError};
 
@@ -48,6 +45,7 @@ const MAX_ATTEMPTS: u32 = 16;
 /// The volumes of a home. Any number of threads and processes may use one home at a time.
 #[derive(Debug)]
 pub struct Volumes {
+    home: Home,
     directory: VolumesDirectory,
     database: Database,
 }
@@ -59,6 +57,7 @@ impl Volumes {
     /// When the database or the directory of the volumes cannot be used.
     pub fn open(home: &Home) -> Result<Volumes, VolumeError> {
         let volumes = Volumes {
+            home: home.clone(),
             directory: VolumesDirectory::open(home)?,
             database: Database::open(home)?,
         };
@@ -234,7 +233,7 @@ impl Volumes {
 
     fn handle(&self, record: Record) -> VolumeHandle {
         let directory = self.directory.of(&record.name);
-        VolumeHandle::new(record, directory)
+        VolumeHandle::new(record, directory, self.home.clone())
     }
 
     fn find(&self, name: &VolumeName) -> Result<VolumeHandle, VolumeError> {

@@ -1,9 +1,11 @@
 //! Why something cannot be done with the files of a volume.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::errno::Errno;
+use files::{FilesError, MAX_ENTRIES, MAX_READ};
+
+use super::VolumeMachineError;
 
 /// Something cannot be done with the files of a volume. Paths are as the caller gave them.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,7 @@ pub enum VolumeFsError {
         /// The path.
         path: PathBuf,
         /// How many are possible.
-        limit: usize,
+        limit: u64,
     },
     /// The volume would hold more than its quota.
     #[error("{path:?} needs {needed} bytes, and the quota of {quota} bytes leaves {left}")]
@@ -76,13 +78,21 @@ pub enum VolumeFsError {
         /// Bytes that are left of them.
         left: u64,
     },
-    /// The volume is a disk, whose files only a sandbox can reach.
-    #[error("The files of the volume {name:?} are on a disk{}, and can be reached in a sandbox only", attached(*in_use))]
+    /// The volume is a disk that something else uses: a sandbox, or another call for its files.
+    #[error(
+        "The files of the volume {name:?} are on a disk that is in use, and can be reached there only"
+    )]
     Unsupported {
         /// The name of the volume.
         name: String,
-        /// Whether a sandbox uses it.
-        in_use: bool,
+    },
+    /// The machine that reaches the files of a disk failed.
+    #[error("The disk of the volume {name:?} cannot be reached")]
+    Machine {
+        /// The name of the volume.
+        name: String,
+        /// Why.
+        source: Box<VolumeMachineError>,
     },
     /// A system call failed.
     #[error("Failed to {action} {path:?} in the volume")]
@@ -96,34 +106,36 @@ pub enum VolumeFsError {
     },
 }
 
-fn attached(in_use: bool) -> &'static str {
-    if in_use { " that a sandbox uses" } else { "" }
-}
-
-/// What the failure of a system call means for the entry at `path`.
-pub(super) fn failed(
-    action: &'static str,
-    path: &Path,
-) -> impl Fn(io::Error) -> VolumeFsError + Copy {
-    move |source| match source.raw_os_error() {
-        Some(libc::ENOENT) => VolumeFsError::NotFound {
-            path: path.to_owned(),
-        },
-        _ => VolumeFsError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        },
-    }
-}
-
-/// What the failure of a resolution beneath the volume means for `path`. Only there is `EXDEV` a path that leads out,
-/// see openat2(2).
-pub(super) fn unresolved(action: &'static str, path: &Path, error: Errno) -> VolumeFsError {
-    match error {
-        Errno::EXDEV => VolumeFsError::PathEscape {
-            path: path.to_owned(),
-        },
-        error => failed(action, path)(error.into()),
+impl From<FilesError> for VolumeFsError {
+    fn from(error: FilesError) -> VolumeFsError {
+        match error {
+            FilesError::PathEscape { path } => VolumeFsError::PathEscape { path },
+            FilesError::NotFound { path } => VolumeFsError::NotFound { path },
+            FilesError::NotAnEntry { path } => VolumeFsError::NotAnEntry { path },
+            FilesError::NotRegular { path } => VolumeFsError::NotRegular { path },
+            FilesError::FileTooLarge { path, size } => VolumeFsError::TooLarge {
+                path,
+                size,
+                unit: "bytes",
+                limit: MAX_READ,
+            },
+            FilesError::DirectoryTooLarge { path, count } => VolumeFsError::TooLarge {
+                path,
+                size: count,
+                unit: "entries",
+                limit: MAX_ENTRIES,
+            },
+            FilesError::IntoItself { path } => VolumeFsError::IntoItself { path },
+            FilesError::TooDeep { path, limit } => VolumeFsError::TooDeep { path, limit },
+            FilesError::Io {
+                action,
+                path,
+                source,
+            } => VolumeFsError::Io {
+                action,
+                path,
+                source,
+            },
+        }
     }
 }

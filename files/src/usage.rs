@@ -1,4 +1,4 @@
-//! How much room the files of a volume take up.
+//! How much room files take up.
 
 use std::ffi::CStr;
 use std::io;
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use super::entries::Entries;
+use crate::entries::Entries;
 
 /// How many directories above the current one are kept open. Those between are found again by `..`.
 const KEPT_OPEN: usize = 32;
@@ -23,7 +23,7 @@ const FRACTION: u32 = 32;
 ///
 /// # Errors
 /// As getdents64(2) and fstatat(2).
-pub(super) fn used_bytes(root: OwnedFd) -> io::Result<u64> {
+pub fn used_bytes(root: OwnedFd) -> io::Result<u64> {
     let mut used = share(&fstat(&root)?);
     let mut walk = Walk {
         current: root,
@@ -202,8 +202,7 @@ mod tests {
             directory = open_directory(directory.as_fd(), c"d").unwrap();
         }
         assert_eq!(used(root.path()), du(root.path()));
-        crate::volumes::removal::remove_tree(File::open(root.path()).unwrap().as_fd(), c"d")
-            .unwrap();
+        crate::remove_tree(File::open(root.path()).unwrap().as_fd(), c"d").unwrap();
     }
 
     #[test]

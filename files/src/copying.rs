@@ -1,4 +1,4 @@
-//! Copying files and trees within a volume.
+//! Copying files and trees beneath the root.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -15,8 +15,8 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, Whence, fchown, fchownat, geteuid, lseek, symlinkat};
 
-use super::beneath::{Entry, check_regular, reopen};
-use super::error::{VolumeFsError, failed};
+use crate::beneath::{Entry, check_regular, reopen};
+use crate::error::{FilesError, failed};
 
 /// How many directories within each other are copied; each takes four descriptors.
 const MAX_DEPTH: usize = 128;
@@ -33,8 +33,8 @@ struct Copying<'p> {
 /// holes stay holes.
 ///
 /// # Errors
-/// As the system calls; [`VolumeFsError::NotRegular`] for FIFOs, devices and sockets.
-pub(super) fn copy(source: &Entry, target: &Entry, path: &Path) -> Result<(), VolumeFsError> {
+/// As the system calls; [`FilesError::NotRegular`] for FIFOs, devices and sockets.
+pub(crate) fn copy(source: &Entry, target: &Entry, path: &Path) -> Result<(), FilesError> {
     let mut copying = Copying { path, made: None };
     copying.entry(
         (source.directory.as_fd(), &source.name),
@@ -47,7 +47,7 @@ pub(super) fn copy(source: &Entry, target: &Entry, path: &Path) -> Result<(), Vo
 type Place<'d> = (BorrowedFd<'d>, &'d CStr);
 
 impl Copying<'_> {
-    fn entry(&mut self, from: Place<'_>, to: Place<'_>, depth: usize) -> Result<(), VolumeFsError> {
+    fn entry(&mut self, from: Place<'_>, to: Place<'_>, depth: usize) -> Result<(), FilesError> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let source = self.check(openat(from.0, from.1, flags, Mode::empty()))?;
         let stat = self.check(fstat(&source))?;
@@ -64,16 +64,16 @@ impl Copying<'_> {
         stat: &FileStat,
         to: Place<'_>,
         depth: usize,
-    ) -> Result<(), VolumeFsError> {
+    ) -> Result<(), FilesError> {
         if self.made == Some((stat.st_dev, stat.st_ino)) {
-            return Err(VolumeFsError::IntoItself {
+            return Err(FilesError::IntoItself {
                 path: self.path.to_owned(),
             });
         }
         if depth == MAX_DEPTH {
-            return Err(VolumeFsError::TooDeep {
+            return Err(FilesError::TooDeep {
                 path: self.path.to_owned(),
-                limit: MAX_DEPTH,
+                limit: MAX_DEPTH as u64,
             });
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -93,14 +93,14 @@ impl Copying<'_> {
             }
             match self.entry((source.as_fd(), name), (target.as_fd(), name), depth + 1) {
                 // Removed meanwhile.
-                Err(VolumeFsError::NotFound { .. }) => {}
+                Err(FilesError::NotFound { .. }) => {}
                 result => result?,
             }
         }
         self.check(give(&target, stat))
     }
 
-    fn link(&self, source: &OwnedFd, stat: &FileStat, to: Place<'_>) -> Result<(), VolumeFsError> {
+    fn link(&self, source: &OwnedFd, stat: &FileStat, to: Place<'_>) -> Result<(), FilesError> {
         // readlinkat(2) reads the link itself that an `O_PATH` descriptor refers to.
         let text = self.check(readlinkat(source, c""))?;
         self.check(symlinkat(text.as_os_str(), to.0, to.1))?;
@@ -113,7 +113,7 @@ impl Copying<'_> {
         self.check(utimensat(to.0, to.1, &accessed, &modified, flags))
     }
 
-    fn file(&self, source: &OwnedFd, to: Place<'_>) -> Result<(), VolumeFsError> {
+    fn file(&self, source: &OwnedFd, to: Place<'_>) -> Result<(), FilesError> {
         let stat = check_regular("copy", self.path, source)?;
         let failed = failed("copy", self.path);
         let mut source = reopen(source.as_fd(), OFlag::O_RDONLY).map_err(failed)?;
@@ -134,7 +134,7 @@ impl Copying<'_> {
         self.check(give(&target, &stat))
     }
 
-    fn check<T>(&self, result: Result<T, Errno>) -> Result<T, VolumeFsError> {
+    fn check<T>(&self, result: Result<T, Errno>) -> Result<T, FilesError> {
         result.map_err(|error| failed("copy", self.path)(error.into()))
     }
 }

@@ -7,7 +7,7 @@ use nix::sys::stat::{FileStat, SFlag};
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FsEntryKind {
+pub enum EntryKind {
     /// A regular file.
     File,
     /// A directory.
@@ -20,11 +20,11 @@ pub enum FsEntryKind {
 
 /// What is told about a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FsEntry {
+pub struct FileEntry {
     /// Its name in its directory.
     pub name: OsString,
     /// What it is.
-    pub kind: FsEntryKind,
+    pub kind: EntryKind,
     /// Size in bytes.
     pub size: u64,
     /// Permissions: the lower twelve bits of `st_mode`, see inode(7).
@@ -33,15 +33,15 @@ pub struct FsEntry {
     pub modified: SystemTime,
 }
 
-impl FsEntry {
-    pub(super) fn new(name: OsString, stat: &FileStat) -> FsEntry {
+impl FileEntry {
+    pub(crate) fn new(name: OsString, stat: &FileStat) -> FileEntry {
         let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFREG => FsEntryKind::File,
-            SFlag::S_IFDIR => FsEntryKind::Directory,
-            SFlag::S_IFLNK => FsEntryKind::Symlink,
-            _ => FsEntryKind::Other,
+            SFlag::S_IFREG => EntryKind::File,
+            SFlag::S_IFDIR => EntryKind::Directory,
+            SFlag::S_IFLNK => EntryKind::Symlink,
+            _ => EntryKind::Other,
         };
-        FsEntry {
+        FileEntry {
             name,
             kind,
             size: u64::try_from(stat.st_size).unwrap_or(0),

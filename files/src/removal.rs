@@ -25,7 +25,7 @@ const MAX_ROUNDS: u32 = 16;
 ///
 /// # Errors
 /// As unlink(2) and rmdir(2); `ENOTEMPTY` when others keep adding to it.
-pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR) => {}

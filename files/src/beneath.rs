@@ -1,4 +1,4 @@
-//! Paths that the kernel resolves beneath the root of a volume, and nowhere else.
+//! Paths that the kernel resolves beneath a root, and nowhere else.
 //!
 //! A guest may change directories into symbolic links at any time, so no path is looked at and used afterwards:
 //! openat2(2) resolves it in one step, with `RESOLVE_BENEATH`, and what is done after that is done with the descriptor.
@@ -15,52 +15,52 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
-use super::error::{VolumeFsError, failed, unresolved};
+use crate::error::{FilesError, failed, unresolved};
 
 /// How often a path with `..` is resolved again because somebody renamed something meanwhile (`EAGAIN`).
 const MAX_ATTEMPTS: u32 = 128;
 
-/// A path that a caller gave, relative to the root of a volume.
+/// A path that a caller gave, relative to the root.
 #[derive(Debug, Clone)]
-pub(super) struct VolumePath {
+pub(crate) struct RelativePath {
     given: PathBuf,
     path: CString,
 }
 
-/// A directory of a volume and the name of an entry in it, which may or may not exist.
+/// A directory and the name of an entry in it, which may or may not exist.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) directory: OwnedFd,
-    pub(super) name: CString,
+pub(crate) struct Entry {
+    pub(crate) directory: OwnedFd,
+    pub(crate) name: CString,
 }
 
-impl VolumePath {
+impl RelativePath {
     /// Takes what was given; the empty path is the root.
     ///
     /// # Errors
-    /// [`VolumeFsError::PathEscape`] if it is absolute.
-    pub(super) fn new(path: &Path) -> Result<VolumePath, VolumeFsError> {
+    /// [`FilesError::PathEscape`] if it is absolute.
+    pub(crate) fn new(path: &Path) -> Result<RelativePath, FilesError> {
         let given = path.to_owned();
         if path.is_absolute() {
-            return Err(VolumeFsError::PathEscape { path: given });
+            return Err(FilesError::PathEscape { path: given });
         }
         let bytes = match path.as_os_str().as_bytes() {
             b"" => b".",
             bytes => bytes,
         };
         match CString::new(bytes) {
-            Ok(path) => Ok(VolumePath { given, path }),
+            Ok(path) => Ok(RelativePath { given, path }),
             Err(error) => Err(failed("use", path)(error.into())),
         }
     }
 
     /// As it was given.
-    pub(super) fn given(&self) -> &Path {
+    pub(crate) fn given(&self) -> &Path {
         &self.given
     }
 
     /// Where its components end, one after the other.
-    pub(super) fn prefixes(&self) -> Vec<&[u8]> {
+    pub(crate) fn prefixes(&self) -> Vec<&[u8]> {
         let bytes = self.path.to_bytes();
         let ends = (0..=bytes.len()).filter(|&end| {
             let ends_here = bytes.get(end).is_none_or(|&byte| byte == b'/');
@@ -70,16 +70,16 @@ impl VolumePath {
     }
 }
 
-/// The root of a volume.
+/// The root.
 #[derive(Debug)]
-pub(super) struct Root(OwnedFd);
+pub(crate) struct Root(OwnedFd);
 
 impl Root {
     /// Opens it.
     ///
     /// # Errors
-    /// As open(2), `NotFound` if the volume is gone.
-    pub(super) fn open(path: &Path) -> io::Result<Root> {
+    /// As open(2), `NotFound` if it is gone.
+    pub(crate) fn open(path: &Path) -> io::Result<Root> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(Root(nix::fcntl::open(path, flags, Mode::empty())?))
     }
@@ -88,7 +88,7 @@ impl Root {
     ///
     /// # Errors
     /// As openat2(2): `EXDEV` if it leads out.
-    pub(super) fn resolve(&self, path: &CStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+    pub(crate) fn resolve(&self, path: &CStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
@@ -105,12 +105,12 @@ impl Root {
     /// Refers to what lies at `path`, without opening it: neither a FIFO waits nor a device does anything.
     ///
     /// # Errors
-    /// [`VolumeFsError::PathEscape`], [`VolumeFsError::NotFound`].
-    pub(super) fn find(
+    /// [`FilesError::PathEscape`], [`FilesError::NotFound`].
+    pub(crate) fn find(
         &self,
         action: &'static str,
-        path: &VolumePath,
-    ) -> Result<OwnedFd, VolumeFsError> {
+        path: &RelativePath,
+    ) -> Result<OwnedFd, FilesError> {
         self.resolve(&path.path, OFlag::O_PATH, Mode::empty())
             .map_err(|error| unresolved(action, path.given(), error))
     }
@@ -119,11 +119,11 @@ impl Root {
     ///
     /// # Errors
     /// As [`find`](Self::find); `ENOTDIR`.
-    pub(super) fn directory(
+    pub(crate) fn directory(
         &self,
         action: &'static str,
-        path: &VolumePath,
-    ) -> Result<OwnedFd, VolumeFsError> {
+        path: &RelativePath,
+    ) -> Result<OwnedFd, FilesError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         self.resolve(&path.path, flags, Mode::empty())
             .map_err(|error| unresolved(action, path.given(), error))
@@ -133,12 +133,12 @@ impl Root {
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub(super) fn create(
+    pub(crate) fn create(
         &self,
         action: &'static str,
-        path: &VolumePath,
+        path: &RelativePath,
         mode: Mode,
-    ) -> Result<File, VolumeFsError> {
+    ) -> Result<File, FilesError> {
         // A FIFO that has appeared meanwhile makes nobody wait.
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = self
@@ -150,12 +150,12 @@ impl Root {
     /// Finds the directory in which the last component of `path` is an entry.
     ///
     /// # Errors
-    /// As [`find`](Self::find); [`VolumeFsError::NotAnEntry`].
-    pub(super) fn entry(
+    /// As [`find`](Self::find); [`FilesError::NotAnEntry`].
+    pub(crate) fn entry(
         &self,
         action: &'static str,
-        path: &VolumePath,
-    ) -> Result<Entry, VolumeFsError> {
+        path: &RelativePath,
+    ) -> Result<Entry, FilesError> {
         let bytes = path.path.to_bytes();
         // `a/` is `a`, as for unlink(2) and rename(2) of a directory.
         let end = bytes.iter().rposition(|&byte| byte != b'/');
@@ -168,7 +168,7 @@ impl Root {
         if matches!(name, b"" | b"." | b"..") {
             // It may lead out besides.
             self.find(action, path)?;
-            return Err(VolumeFsError::NotAnEntry {
+            return Err(FilesError::NotAnEntry {
                 path: path.given().to_owned(),
             });
         }
@@ -193,7 +193,7 @@ impl AsFd for Root {
 ///
 /// # Errors
 /// As open(2), if /proc is not mounted for example.
-pub(super) fn reopen(descriptor: BorrowedFd<'_>, flags: OFlag) -> io::Result<File> {
+pub(crate) fn reopen(descriptor: BorrowedFd<'_>, flags: OFlag) -> io::Result<File> {
     let entry = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     Ok(nix::fcntl::open(entry.as_str(), flags, Mode::empty())?.into())
@@ -202,17 +202,17 @@ pub(super) fn reopen(descriptor: BorrowedFd<'_>, flags: OFlag) -> io::Result<Fil
 /// What fstat(2) says, if it is a regular file.
 ///
 /// # Errors
-/// [`VolumeFsError::NotRegular`]; `EISDIR`.
-pub(super) fn check_regular(
+/// [`FilesError::NotRegular`]; `EISDIR`.
+pub(crate) fn check_regular(
     action: &'static str,
     path: &Path,
     descriptor: impl AsFd,
-) -> Result<FileStat, VolumeFsError> {
+) -> Result<FileStat, FilesError> {
     let stat = fstat(descriptor).map_err(|error| failed(action, path)(error.into()))?;
     match stat.st_mode & SFlag::S_IFMT.bits() {
         kind if kind == SFlag::S_IFREG.bits() => Ok(stat),
         kind if kind == SFlag::S_IFDIR.bits() => Err(failed(action, path)(Errno::EISDIR.into())),
-        _ => Err(VolumeFsError::NotRegular {
+        _ => Err(FilesError::NotRegular {
             path: path.to_owned(),
         }),
     }

@@ -1,4 +1,4 @@
-//! A guest exchanges directories for links that lead out, as fast as it can, while the host works with the volume.
+//! A guest exchanges directories for links that lead out, as fast as it can, while the host works beneath it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use proptest::prelude::*;
 
+use std::path::PathBuf;
+
 use super::*;
-use crate::home::Home;
-use crate::volumes::{VolumeConfig, Volumes};
 
 /// How often each operation is tried.
 const ROUNDS: usize = 400;
@@ -40,17 +40,14 @@ fn snapshot(outside: &Path) -> Vec<(PathBuf, Option<Vec<u8>>, u32)> {
 #[test]
 fn nothing_outside_is_read_or_changed_whatever_a_guest_exchanges() {
     let root = tempfile::tempdir().unwrap();
-    let volumes = Volumes::open(&Home::at(root.path().join("home"))).unwrap();
-    let name = "data".parse().unwrap();
-    let fs = volumes
-        .create(&name, &VolumeConfig::default())
-        .unwrap()
-        .fs();
+    let path = root.path().join("a/few/levels/data");
+    fs::create_dir_all(&path).unwrap();
+    let fs = Files::open(&path).unwrap();
     let outside = root.path().join("outside");
     for directory in [
         outside.join("sub"),
-        fs.root().join("a/b/sub"),
-        fs.root().join("source"),
+        path.join("a/b/sub"),
+        path.join("source"),
     ] {
         fs::create_dir_all(directory).unwrap();
     }
@@ -59,8 +56,8 @@ fn nothing_outside_is_read_or_changed_whatever_a_guest_exchanges() {
     }
     let before = snapshot(&outside);
     // `a/b` is a directory and a link in turn, and at no time nothing.
-    symlink("../../../../../outside", fs.root().join("a/link")).unwrap();
-    let (directory, link) = (fs.root().join("a/b"), fs.root().join("a/link"));
+    symlink("../../../../../outside", path.join("a/link")).unwrap();
+    let (directory, link) = (path.join("a/b"), path.join("a/link"));
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -94,13 +91,13 @@ struct Tally {
 }
 
 /// Does one of everything.
-fn work(fs: &VolumeFs, round: usize, tally: &mut [Tally; OPERATIONS]) {
+fn work(fs: &Files, round: usize, tally: &mut [Tally; OPERATIONS]) {
     let mut tally = tally.iter_mut();
-    let mut note = |result: Result<(), VolumeFsError>| {
+    let mut note = |result: Result<(), FilesError>| {
         let tally = tally.next().expect("there are as many");
         match result {
             Ok(()) => tally.succeeded += 1,
-            Err(VolumeFsError::PathEscape { .. }) => tally.escapes += 1,
+            Err(FilesError::PathEscape { .. }) => tally.escapes += 1,
             Err(_) => {}
         }
     };
@@ -146,15 +143,16 @@ proptest! {
         script in prop::collection::vec((0..9_u8, prop::collection::vec(component(), 1..6)), 1..20)
     ) {
         let root = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(&Home::at(root.path().join("home"))).unwrap();
-        let fs = volumes.create(&"data".parse().unwrap(), &VolumeConfig::default()).unwrap().fs();
+        let data = root.path().join("a/few/levels/data");
+        fs::create_dir_all(&data).unwrap();
+        let fs = Files::open(&data).unwrap();
         let outside = root.path().join("outside");
         fs::create_dir_all(outside.join("a/b")).unwrap();
         fs::write(outside.join("file"), SECRET).unwrap();
-        fs::create_dir_all(fs.root().join("a/b")).unwrap();
-        symlink("../..", fs.root().join("a/up")).unwrap();
-        symlink("../../../../outside", fs.root().join("out")).unwrap();
-        symlink(outside.join("new"), fs.root().join("dangling")).unwrap();
+        fs::create_dir_all(data.join("a/b")).unwrap();
+        symlink("../..", data.join("a/up")).unwrap();
+        symlink("../../../../outside", data.join("out")).unwrap();
+        symlink(outside.join("new"), data.join("dangling")).unwrap();
         let before = snapshot(&outside);
         for (operation, components) in script {
             let path = components.join("/");
@@ -174,7 +172,7 @@ proptest! {
         prop_assert_eq!(snapshot(&outside), before);
         let beside: Vec<_> = fs::read_dir(root.path()).unwrap().collect();
         prop_assert_eq!(beside.len(), 2);
-        let beside_data: Vec<_> = fs::read_dir(root.path().join("home/volumes/data")).unwrap().collect();
-        prop_assert_eq!(beside_data.len(), 2);
+        let beside_data: Vec<_> = fs::read_dir(root.path().join("a/few/levels")).unwrap().collect();
+        prop_assert_eq!(beside_data.len(), 1);
     }
 }

@@ -19,7 +19,7 @@ const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 19;
 
 /// Reads the entries of one directory after the other.
-pub(super) struct Entries {
+pub(crate) struct Entries {
     buffer: Vec<u8>,
     /// Where in the buffer the next entry begins, and where the last ends.
     next: usize,
@@ -28,14 +28,14 @@ pub(super) struct Entries {
 
 /// An entry of a directory.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: CString,
+pub(crate) struct Entry {
+    pub(crate) name: CString,
     /// Where reading goes on behind it.
-    pub(super) behind: i64,
+    pub(crate) behind: i64,
 }
 
 impl Entries {
-    pub(super) fn new() -> Entries {
+    pub(crate) fn new() -> Entries {
         Entries {
             buffer: vec![0; BUFFER],
             next: 0,
@@ -48,7 +48,7 @@ impl Entries {
     ///
     /// # Errors
     /// As getdents64(2). A directory that was removed has no entries.
-    pub(super) fn next(&mut self, directory: BorrowedFd<'_>) -> io::Result<Option<Entry>> {
+    pub(crate) fn next(&mut self, directory: BorrowedFd<'_>) -> io::Result<Option<Entry>> {
         loop {
             if self.next == self.end {
                 self.end = self.fill(directory)?;
@@ -68,7 +68,7 @@ impl Entries {
     ///
     /// # Errors
     /// As lseek(2).
-    pub(super) fn resume(&mut self, directory: BorrowedFd<'_>, place: i64) -> io::Result<()> {
+    pub(crate) fn resume(&mut self, directory: BorrowedFd<'_>, place: i64) -> io::Result<()> {
         (self.next, self.end) = (0, 0);
         lseek(directory, place, Whence::SeekSet)?;
         Ok(())
