@@ -27,6 +27,7 @@ pub use guest::Guest;
 pub use home::Home;
 pub use running::{Finished, Running};
 pub use terminal::Terminal;
+pub use transcript::Transcript;
 
 /// How long anything may take. A hundred times what it takes: the machine may be emulated, and busy with other things.
 pub const LIMIT: Duration = Duration::from_secs(180);
