@@ -84,6 +84,26 @@ fn a_single_file_is_the_file_itself() {
 }
 
 #[test]
+fn a_folder_with_a_quota_is_a_small_disk() {
+    let home = Home::new();
+    let folder = home.folder("limited");
+    let script = "
+        left() { df -k /limited | awk 'END { print $2, $4 }'; }
+        left | cut -d' ' -f1; cd /limited
+        dd if=/dev/zero of=full bs=64k 2>/dev/null && echo endless; left
+        [ $(du -sk . | cut -f1) -le 8192 ] && echo within; mkdir d 2>/dev/null || echo full
+        rm full; dd if=/dev/zero of=again bs=1M count=7 2>/dev/null && echo freed";
+    let guest = home
+        .busybox()
+        .with([option("volume", &folder, "/limited:quota=8M")])
+        .start(script);
+    let expected = ["8192", "8192 0", "within", "full", "freed"];
+    assert_eq!(guest.finish().lines(), expected);
+    let written = fs::metadata(folder.join("again")).unwrap();
+    assert_eq!(written.len(), 7 << 20);
+}
+
+#[test]
 fn options_forbid_what_they_say() {
     let home = Home::new();
     let folder = folder_with_file(&home, "folder");
