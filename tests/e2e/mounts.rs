@@ -11,7 +11,7 @@ use msb_tests::disk_images::{
     read, sum,
 };
 use msb_tests::tree::snapshot;
-use msb_tests::{Home, Running, product};
+use msb_tests::{Finished, Home, Running, product};
 
 /// An ext4 with a file called `file` that holds its name.
 fn disk(home: &Home, name: &str) -> PathBuf {
@@ -101,6 +101,81 @@ fn a_folder_with_a_quota_is_a_small_disk() {
     assert_eq!(guest.finish().lines(), expected);
     let written = fs::metadata(folder.join("again")).unwrap();
     assert_eq!(written.len(), 7 << 20);
+}
+
+#[test]
+fn what_the_monitor_holds_stays_held_after_a_remount() {
+    let home = Home::new();
+    let folder = folder_with_file(&home, "folder");
+    fs::copy(product::debian().join("usr/bin/id"), folder.join("id")).unwrap();
+    let set_id = fs::Permissions::from_mode(0o4755);
+    fs::set_permissions(folder.join("id"), set_id).unwrap();
+    fs::write(folder.join("map"), "before").unwrap();
+    let (one, two) = (home.folder("one"), home.folder("two"));
+    fs::write(one.join("file"), "").unwrap();
+    let script = "
+        mount -o remount,bind,exec /noexec && { /noexec/id -u 2>/dev/null || echo no programs; }
+        mount -o remount,bind,suid /nosuid && setpriv --reuid=1000 --clear-groups /nosuid/id -u
+        ln /one/file /two/file 2>/dev/null || echo apart
+        for place in one two; do df -k /$place | awk 'END { print $2 }'; done
+        /uncached/id -u
+        tcc -run - <<'END'
+        #include <fcntl.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        int main() {
+            int file = open(\"/uncached/map\", O_RDWR);
+            char *map = mmap(0, 6, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+            memcpy(map, \"mapped\", 6);
+            return msync(map, 6, MS_SYNC);
+        }
+END
+        cat /uncached/map";
+    let finished = home
+        .debian()
+        .with([
+            option("volume", &folder, "/noexec:noexec"),
+            option("volume", &folder, "/nosuid:nosuid"),
+            option("volume", &one, "/one:quota=4M"),
+            option("volume", &two, "/two:quota=8M"),
+            option("volume", &folder, "/uncached:cache=none"),
+        ])
+        .shell(script);
+    let expected = [
+        "no programs",
+        "1000",
+        "apart",
+        "4096",
+        "8192",
+        "0",
+        "mapped",
+    ];
+    assert_eq!(finished.lines(), expected);
+    let set_id = fs::metadata(folder.join("id")).unwrap().permissions();
+    assert_eq!(set_id.mode() & 0o7777, 0o4755, "the host's bits stay");
+}
+
+#[test]
+fn two_sandboxes_share_the_quota_of_a_volume() {
+    let home = Home::new();
+    let created = home.msb(["volume", "create", "--quota=8M", "shared"]);
+    assert_eq!(created.code(), 0, "{created}");
+    let mount = ["--volume=shared:/data"];
+    let first = home.busybox().with(mount).start(
+        "head -c 5000000 /dev/zero >/data/first; echo written; read wait; rm /data/first; echo freed; read wait",
+    );
+    first.stdout.wait_for("written");
+    let fill =
+        "dd if=/dev/zero of=/data/second bs=64k 2>/dev/null; wc -c </data/second; rm /data/second";
+    let left = |finished: &Finished| finished.lines()[0].parse::<u64>().unwrap();
+    let little = left(&home.busybox().with(mount).shell(fill));
+    assert!((2 << 20..4 << 20).contains(&little), "{little}");
+    let mut first = first;
+    first.send("\n");
+    first.stdout.wait_for("freed");
+    let much = left(&home.busybox().with(mount).shell(fill));
+    assert!((7 << 20..=8 << 20).contains(&much), "{much}");
+    assert_eq!(first.finish().code(), 1);
 }
 
 #[test]
