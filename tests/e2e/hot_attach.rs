@@ -40,8 +40,8 @@ const INIT: &str = r#"#!/bin/busybox sh
     exec 3</shares/late/file
     echo answered
     while [ -e /shares/late ]; do sleep 0.1; done
-    cat /shares/late/file || echo "no folder"
-    stat -L /proc/self/fd/3 >/dev/null || echo stale
+    cat /shares/late/file 2>/dev/null || echo "no folder"
+    stat -L /proc/self/fd/3 >/dev/null 2>&1 || echo stale
     reboot -f
 "#;
 

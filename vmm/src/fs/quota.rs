@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::stat64;
@@ -30,6 +30,10 @@ const QUICK: Duration = Duration::from_millis(10);
 /// After a longer one, or a part of one, no other begins before this many times its duration have passed, lest a guest
 /// at its limit keeps the host walking.
 const REST: u32 = 4;
+
+/// How long after the loss of its last name a file may be waited for, if its bytes are needed. The guest forgets a file
+/// as soon as nobody has it open, but says so through another queue than the one in which it writes the next.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// How old the count may be when statistics are asked for.
 const STATISTICS_AGE: Duration = Duration::from_secs(10);
@@ -70,6 +74,7 @@ pub enum QuotaError {
 pub(super) struct Meter {
     limit: u64,
     ledger: Arc<Ledger>,
+    farewells: Arc<Farewells>,
     root: OwnedFd,
     descriptors: Arc<DescriptorDirectory>,
     walks: Mutex<Walks>,
@@ -114,6 +119,7 @@ impl Meter {
         Ok(Meter {
             limit: quota.limit,
             ledger: Arc::new(ledger),
+            farewells: Arc::default(),
             root,
             descriptors,
             walks: Mutex::new(Walks {
@@ -189,8 +195,12 @@ impl Booking<'_> {
         }
     }
 
-    /// Bytes that are left; if they are less than `needed`, after looking at the folder again.
+    /// Bytes that are left; if they are less than `needed`, after what the guest is about to forget, and after looking
+    /// at the folder again.
     pub(super) fn free_if_walked(&mut self, needed: u64) -> u64 {
+        if self.free() < needed {
+            self.meter.farewells.wait_until(|| self.free() >= needed);
+        }
         if self.free() < needed {
             self.walk();
         }
@@ -242,7 +252,7 @@ impl Booking<'_> {
     pub(super) fn file_changed(&self, before: &stat64, after: &stat64, unlinked: &UnlinkedBytes) {
         self.changed(bytes_of(before), bytes_of(after));
         if after.st_nlink == 0 {
-            unlinked.set(&self.meter.ledger, bytes_of(after));
+            unlinked.set(self.meter, bytes_of(after));
         }
     }
 
@@ -250,33 +260,112 @@ impl Booking<'_> {
     /// frees it when the guest forgets it.
     pub(super) fn unlinked(&self, bytes: u64, unlinked: Option<&UnlinkedBytes>) {
         match unlinked {
-            Some(unlinked) => unlinked.set(&self.meter.ledger, bytes),
+            Some(unlinked) => {
+                unlinked.set(self.meter, bytes);
+                self.meter.farewells.begin();
+            }
             None => self.changed(bytes, 0),
         }
     }
 }
 
+/// The files that have no name any more and that the guest may be about to forget.
+#[derive(Default)]
+struct Farewells {
+    /// When a file lost its last name.
+    begun: Mutex<Option<Instant>>,
+    /// The guest forgot one.
+    over: Condvar,
+}
+
+impl Farewells {
+    fn begin(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        // Under the lock, so that nobody is between looking and waiting.
+        let _begun = self.lock();
+        self.over.notify_all();
+    }
+
+    /// Waits until `enough` was forgotten, but not longer than [`FAREWELL`] after the last file lost its name: the guest
+    /// may as well have it open.
+    fn wait_until(&self, enough: impl Fn() -> bool) {
+        let begun = self.lock();
+        let age = begun.map_or(FAREWELL, |begun| begun.elapsed());
+        let left = FAREWELL.saturating_sub(age);
+        if !left.is_zero() {
+            let _ = self.over.wait_timeout_while(begun, left, |_| !enough());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a file without a name uses while the guest knows it. Given back on drop.
 #[derive(Default)]
-pub(super) struct UnlinkedBytes(Mutex<Option<(Arc<Ledger>, u64)>>);
+pub(super) struct UnlinkedBytes(Mutex<Option<Unlinked>>);
+
+struct Unlinked {
+    bytes: u64,
+    ledger: Arc<Ledger>,
+    farewells: Arc<Farewells>,
+}
 
 impl UnlinkedBytes {
-    fn set(&self, ledger: &Arc<Ledger>, bytes: u64) {
+    fn set(&self, meter: &Meter, bytes: u64) {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = counted.as_ref().map_or(0, |(_, bytes)| *bytes);
-        ledger.change_unlinked(before, bytes);
-        *counted = Some((Arc::clone(ledger), bytes));
+        let before = counted.as_ref().map_or(0, |counted| counted.bytes);
+        meter.ledger.change_unlinked(before, bytes);
+        *counted = Some(Unlinked {
+            bytes,
+            ledger: Arc::clone(&meter.ledger),
+            farewells: Arc::clone(&meter.farewells),
+        });
     }
 }
 
 impl Drop for UnlinkedBytes {
     fn drop(&mut self) {
         let counted = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some((ledger, bytes)) = counted.take() {
+        if let Some(Unlinked {
+            bytes,
+            ledger,
+            farewells,
+        }) = counted.take()
+        {
             // In this order a walk that ends in between counts too much, not too little. It is not kept from that: this
             // may run while a change is being made.
             ledger.change_used(bytes, 0);
             ledger.change_unlinked(bytes, 0);
+            farewells.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_to_be_forgotten_is_waited_for_and_nothing_else() {
+        let farewells = Farewells::default();
+        farewells.wait_until(|| panic!("nothing has lost its name"));
+        farewells.begin();
+        let gone = Mutex::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                *gone.lock().unwrap() = true;
+                farewells.end();
+            });
+            farewells.wait_until(|| *gone.lock().unwrap());
+        });
+        // One that stays open is not waited for for ever.
+        farewells.begin();
+        farewells.wait_until(|| false);
+        farewells.wait_until(|| panic!("it was waited for before"));
     }
 }
