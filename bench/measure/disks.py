@@ -34,8 +34,9 @@ WRITES = (
     Job("sequential write 1 MiB", MIB, f"--rw=write {LIBAIO}=4"),
 )
 
-# Exits that are no request's: ticks of the host's clock, and the serial console that the marks go over. KVM's names for AMD, Intel.
-FOREIGN = ("interrupt", "io", "EXTERNAL_INTERRUPT", "IO_INSTRUCTION")
+# Exits that are no request's: ticks of the host's clock, and the marks' programs, which start and use the serial console. In KVM's
+# words for AMD and Intel.
+FOREIGN = ("interrupt", "io", "cpuid", "EXTERNAL_INTERRUPT", "IO_INSTRUCTION", "CPUID")
 
 # By the job, and in it by the program: a figure of each round.
 Figures = dict[str, dict[str, list[float]]]
