@@ -69,7 +69,9 @@ def qemu_with_virtiofsd(folder: Path, tag: str, share: Path) -> Iterator[list[st
         listener.listen(1)
         server = [VIRTIOFSD, f"--fd={listener.fileno()}", "-o", f"source={share}", "-o", "cache=auto"]
         server += ["-o", "xattr", "-o", "log_level=err"]
-        process = subprocess.Popen(server, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
+        # It complains when its client ends; what is worse makes QEMU fail.
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(server, pass_fds=[listener.fileno()], stdin=quiet, stderr=quiet)
     try:
         yield [
             *qemu([]),
