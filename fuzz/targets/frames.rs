@@ -1,73 +1,81 @@
-//! Bytes as a stream of frames in either direction, in pieces; what is decoded survives the way back.
+//! Bytes as a stream of frames of each kind, in pieces; what is decoded survives the way back.
 #![no_main]
 
 use std::fmt::Debug;
 
-use protocol::{FrameDecoder, FrameReader, GuestMessage, HostMessage, encode};
+use protocol::{
+    FileReply, FileRequest, FrameDecoder, FrameError, GuestMessage, HostMessage, encode,
+};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&piece, stream)) = input.split_first() else {
         return;
     };
     let piece = usize::from(piece) + 1;
-    for (text, frame) in host_messages(stream, piece) {
-        let mut reader = FrameReader::new(&frame[..]);
-        let message: HostMessage = reader.read().expect("our own frame").expect("a message");
-        assert_eq!(format!("{message:?}"), text);
-    }
-    for (text, frame) in guest_messages(stream, piece) {
-        let mut reader = FrameReader::new(&frame[..]);
-        let message: GuestMessage = reader.read().expect("our own frame").expect("a message");
-        assert_eq!(format!("{message:?}"), text);
+    let kinds: [Next; 4] = [host_message, guest_message, file_request, file_reply];
+    for next in kinds {
+        for Seen { text, frame } in messages(stream, piece, next) {
+            let again = messages(&frame, frame.len(), next);
+            assert_eq!(again.len(), 1);
+            assert_eq!(again[0].text, text);
+        }
     }
 });
 
 /// A message as text, and as a frame of ours.
-type Seen = (String, Vec<u8>);
-
-/// What a host message decoder takes from the stream up to the first error.
-fn host_messages(stream: &[u8], piece: usize) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    in_pieces(stream, piece, |decoder| {
-        while let Some(message) = decoder.next_frame::<HostMessage>().ok()? {
-            if let HostMessage::Hello(hello) = &message {
-                let _ = hello.check();
-            }
-            seen.push(again(&message));
-        }
-        Some(())
-    });
-    seen
+struct Seen {
+    text: String,
+    frame: Vec<u8>,
 }
 
-/// The same for the other direction.
-fn guest_messages(stream: &[u8], piece: usize) -> Vec<Seen> {
-    let mut seen = Vec::new();
-    in_pieces(stream, piece, |decoder| {
-        while let Some(message) = decoder.next_frame::<GuestMessage>().ok()? {
-            seen.push(again(&message));
-        }
-        Some(())
-    });
-    seen
+/// Takes the next message of one kind.
+type Next = fn(&mut FrameDecoder) -> Result<Option<Seen>, FrameError>;
+
+fn host_message(decoder: &mut FrameDecoder) -> Result<Option<Seen>, FrameError> {
+    let message = decoder.next_frame::<HostMessage>()?;
+    if let Some(HostMessage::Hello(hello)) = &message {
+        let _ = hello.check();
+    }
+    Ok(message.map(seen))
 }
 
-/// Gives a decoder the stream in pieces, and calls `take` after each read until it returns nothing.
-fn in_pieces(stream: &[u8], piece: usize, mut take: impl FnMut(&mut FrameDecoder) -> Option<()>) {
+fn guest_message(decoder: &mut FrameDecoder) -> Result<Option<Seen>, FrameError> {
+    Ok(decoder.next_frame::<GuestMessage>()?.map(seen))
+}
+
+fn file_request(decoder: &mut FrameDecoder) -> Result<Option<Seen>, FrameError> {
+    Ok(decoder.next_frame::<FileRequest>()?.map(seen))
+}
+
+fn file_reply(decoder: &mut FrameDecoder) -> Result<Option<Seen>, FrameError> {
+    Ok(decoder.next_frame::<FileReply>()?.map(seen))
+}
+
+/// What a decoder that is given the stream in pieces takes from it, up to the first error.
+fn messages(stream: &[u8], piece: usize, next: Next) -> Vec<Seen> {
     let mut decoder = FrameDecoder::new();
+    let mut seen = Vec::new();
     for mut piece in stream.chunks(piece) {
         while !piece.is_empty() {
             decoder.read_from(&mut piece).expect("room for a piece");
-            if take(&mut decoder).is_none() {
-                return;
+            loop {
+                match next(&mut decoder) {
+                    Ok(Some(message)) => seen.push(message),
+                    Ok(None) => break,
+                    Err(_) => return seen,
+                }
             }
         }
     }
     let _ = decoder.finish();
+    seen
 }
 
-fn again(message: &(impl Debug + serde::Serialize)) -> Seen {
+fn seen(message: impl Debug + serde::Serialize) -> Seen {
     let mut frame = Vec::new();
-    encode(message, &mut frame).expect("what was a frame fits into one");
-    (format!("{message:?}"), frame)
+    encode(&message, &mut frame).expect("what was a frame fits into one");
+    Seen {
+        text: format!("{message:?}"),
+        frame,
+    }
 }
