@@ -2,6 +2,7 @@
 //! passing unseen.
 
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 
@@ -32,4 +33,42 @@ pub(crate) fn spawn(
                 ending.failed(format!("thread {name:?} panicked"));
             }
         })
+}
+
+/// Lets the thread wait for its turn when it is woken, instead of taking the processor from whoever woke it (SCHED_BATCH, sched(7)).
+pub(crate) fn wake_without_preempting(thread: &JoinHandle<()>) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the thread has not been joined, and the parameters are read during the call only.
+    // Where a host forbids it, requests are carried out as before, in smaller groups.
+    unsafe {
+        libc::pthread_setschedparam(
+            thread.as_pthread_t(),
+            libc::SCHED_BATCH,
+            &raw const parameters,
+        )
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_preempt_is_a_batch_thread() {
+        let (go, gone) = channel::<()>();
+        let (tell, told) = channel();
+        let thread = Builder::new()
+            .spawn(move || {
+                gone.recv().unwrap();
+                // SAFETY: it reads the policy of the calling thread.
+                tell.send(unsafe { libc::sched_getscheduler(0) }).unwrap();
+            })
+            .unwrap();
+        wake_without_preempting(&thread);
+        go.send(()).unwrap();
+        assert_eq!(told.recv().unwrap(), libc::SCHED_BATCH);
+        thread.join().unwrap();
+    }
 }

@@ -88,6 +88,7 @@ impl Rig {
                 count: 0,
                 done: sender,
             }),
+            gathers: false,
             helpers: Vec::new(),
         };
         let worker = Worker::spawn(

@@ -39,6 +39,9 @@ pub struct WorkerDescription {
     pub system_calls: &'static [i64],
     /// Carries out the requests.
     pub executor: Box<dyn Executor>,
+    /// Whether the thread leaves the processor to a vCPU that kicks it, where they share one: the driver then submits everything before
+    /// the first request is carried out, and gets one interrupt for all. Others want their answers at once.
+    pub gathers: bool,
     /// Threads that work for the executor.
     pub helpers: Vec<HelperDescription>,
 }

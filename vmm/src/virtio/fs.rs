@@ -98,6 +98,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
             session: Arc::clone(&session),
             resets,
         }),
+        gathers: false,
         helpers: Vec::new(),
     };
     Ok(DeviceDescription {

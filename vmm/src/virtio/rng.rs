@@ -25,6 +25,7 @@ pub fn rng_device() -> DeviceDescription {
             queue_sizes: vec![QUEUE_SIZE],
             system_calls: &[],
             executor: Box::new(Rng),
+            gathers: false,
             helpers: Vec::new(),
         }],
     }

@@ -74,7 +74,7 @@ impl Worker {
             .map(start)
             .collect::<io::Result<_>>()?;
         let ending_for_body = ending.clone();
-        worker.thread = Some(threads::spawn(
+        let thread = threads::spawn(
             &description.name,
             description.system_calls,
             ending,
@@ -83,7 +83,11 @@ impl Worker {
                     ending_for_body.failed(format!("a device's event loop failed: {error}"));
                 }
             },
-        )?);
+        )?;
+        if description.gathers {
+            threads::wake_without_preempting(&thread);
+        }
+        worker.thread = Some(thread);
         Ok(worker)
     }
 

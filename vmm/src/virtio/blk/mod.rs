@@ -179,6 +179,7 @@ fn worker(index: u16, disk: &Disk, engine: Engine) -> io::Result<WorkerDescripti
         queue_sizes: vec![config::QUEUE_SIZE],
         system_calls: SYSTEM_CALLS,
         executor: Box::new(BlkExecutor::new(disk.clone(), ring, helper)),
+        gathers: true,
         helpers: vec![HelperDescription {
             name: format!("blk-helper{index}"),
             system_calls: SYSTEM_CALLS,

@@ -159,6 +159,7 @@ pub fn vsock_device(config: VsockConfig) -> Result<DeviceDescription, VsockError
             queue_sizes: vec![QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE],
             system_calls: SYSTEM_CALLS,
             executor: Box::new(executor),
+            gathers: false,
             helpers: Vec::new(),
         }],
     })
