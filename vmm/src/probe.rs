@@ -103,19 +103,24 @@ fn judge(ending: Result<Ending, RecvTimeoutError>) -> KvmState {
 }
 
 /// 64-bit code, entered at its first byte. It ends by a pulse on the reset line, because a `hlt` never leaves KVM with the interrupt
-/// controller in the kernel. The 16 bytes at offset 0x100 are zero.
-const GUEST: [u8; 32] = [
+/// controller in the kernel. The 16 bytes at offset 0x100 are zero. Kernels use cmpxchg16b where the processor has it (CPUID.1:ECX
+/// bit 13).
+const GUEST: [u8; 45] = [
+    0xb8, 0x01, 0x00, 0x00, 0x00, //                    mov eax, 1
+    0x0f, 0xa2, //                                      cpuid
+    0x0f, 0xba, 0xe1, 0x0d, //                          bt ecx, 13
+    0x73, 0x16, //                                      jnc without
     0x31, 0xc0, //                                      xor eax, eax
     0x31, 0xd2, //                                      xor edx, edx
     0xbb, 0x01, 0x00, 0x00, 0x00, //                    mov ebx, 1
     0x31, 0xc9, //                                      xor ecx, ecx
-    0xf0, 0x48, 0x0f, 0xc7, 0x0d, 0xec, 0x00, 0x00, 0x00, // lock cmpxchg16b [rip + 0xec]
+    0xf0, 0x48, 0x0f, 0xc7, 0x0d, 0xdf, 0x00, 0x00, 0x00, // lock cmpxchg16b [rip + 0xdf]
     0x75, 0x08, //                                      jnz bad
-    0xdb, 0xe2, //                                      fnclex
+    0xdb, 0xe2, //                             without: fnclex
     0xb0, 0xfe, //                                      mov al, 0xfe
     0xe6, 0x64, //                                      out 0x64, al
-    0xeb, 0xfe, //                                 halt: jmp halt
-    0x0f, 0x0b, //                                  bad: ud2
+    0xeb, 0xfe, //                                halt: jmp halt
+    0x0f, 0x0b, //                                 bad: ud2
 ];
 
 /// Name, or else number, of the group of /dev/kvm. None for the group of root: who may open the device is not decided

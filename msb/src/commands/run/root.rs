@@ -102,7 +102,7 @@ impl RootArguments {
                 format!("leave {option} out, or name a disk image"),
             ));
         }
-        fs::read_dir(path)?;
+        fs::read_dir(path).hint("the user who runs msb must be able to read ROOT")?;
         Ok(Root {
             source: RootSource::Folder(HostPath(path.to_owned())),
             access: self.access(RootAccess::Layer { size: None }),
