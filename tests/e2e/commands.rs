@@ -76,12 +76,12 @@ fn completion_is_a_script_of_the_shell() {
     // One of them can be tried anywhere.
     let script = home.path().join("msb.bash");
     fs::write(&script, home.msb(["completion", "bash"]).stdout).unwrap();
-    let check = "source \"$0\" && COMP_WORDS=(msb run --roo) COMP_CWORD=2 && _msb msb --roo run && echo ${COMPREPLY[@]}";
+    let check = "source \"$0\" && COMP_WORDS=(msb run --root-o) COMP_CWORD=2 && _msb msb --root-o run && echo ${COMPREPLY[@]}";
     let mut bash = Command::new("bash");
     bash.args(["-c", check]).arg(script);
     assert_eq!(
         Running::start(piped(&mut bash)).finish().lines(),
-        ["--root-rw"]
+        ["--root-overlay"]
     );
 }
 

@@ -86,7 +86,9 @@ fn mount(image: &Path) -> OsString {
 /// Runs the load until something was announced, and then a little longer; returns the last record that was.
 fn crash(home: &Home, image: &Path) -> u64 {
     let guest = home.busybox().with([mount(image)]).start(LOAD);
-    guest.stdout.wait_for_lines(1 + random_below(8) as usize);
+    if !guest.stdout.lines_come(1 + random_below(8) as usize) {
+        panic!("it was not even begun: {}", guest.finish());
+    }
     thread::sleep(Duration::from_micros(random_below(200_000)));
     kill(home.machine(), Signal::SIGKILL).unwrap();
     let finished = guest.finish();

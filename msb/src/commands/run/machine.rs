@@ -1,7 +1,7 @@
 //! The sandbox of `msb run`, from its name to its end.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -71,13 +71,16 @@ fn claim(name: Option<Name>, home: &Home) -> anyhow::Result<(Name, Claim)> {
 }
 
 fn home_failed(error: RunDirectoryError) -> anyhow::Error {
-    let is_full = match &error {
-        RunDirectoryError::Io { source, .. } => matches!(
-            source.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-        ),
-        _ => false,
-    };
+    let error = anyhow::Error::from(error);
+    let is_full = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| {
+            matches!(
+                cause.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            )
+        });
     let hint = if is_full {
         "make room there, or set MSB_HOME to a directory on another file system"
     } else {
