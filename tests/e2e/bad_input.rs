@@ -340,7 +340,11 @@ fn frames_that_make_no_sense_end_their_own_session_only() {
             frame(&stranger),
             "does not speak the msb protocol",
         ),
-        ("no greeting", request.clone(), "begins with Hello and Exec"),
+        (
+            "no greeting",
+            request.clone(),
+            "begins with Hello, and Exec or Files",
+        ),
         (
             "two requests",
             [&greeting[..], &request, &request].concat(),
@@ -348,7 +352,7 @@ fn frames_that_make_no_sense_end_their_own_session_only() {
         ),
         (
             "a boot message",
-            [&greeting[..], &framed(4, &[1, 0, 0, 0])].concat(),
+            [&greeting[..], &framed(7, &[1, 0, 0, 0, 0, 0, 0])].concat(),
             "",
         ),
     ] {
