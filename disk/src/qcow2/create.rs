@@ -1,7 +1,7 @@
 //! Making an image.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -52,59 +52,23 @@ impl CreateOptions {
     }
 }
 
-/// Makes a new image at `path`, where nothing may be. It appears there when it is complete and durable.
+/// Writes a new image to `path`, where nothing may be. It is durable when this returns. After an error a part of it may
+/// lie there: [`crate::create`] makes images that appear when they are complete.
 ///
 /// # Errors
 /// When the options make no sense, there is something at `path` already, or the file cannot be written.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
     let beginning = beginning(path, options)?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     let write = |source| failed("create", path, source);
-    // It vanishes if this process ends before it has its name.
-    let temporary = Temporary::new(path);
-    let mut file = File::create_new(&temporary.path).map_err(write)?;
+    let mut file = File::create_new(path).map_err(write)?;
     file.write_all(&beginning).map_err(write)?;
     if options.preallocation == Preallocation::Metadata {
+        // It is locked while it is open as an image.
         drop(file);
-        preallocate(&temporary.path, options.size)?;
-        file = File::open(&temporary.path).map_err(write)?;
+        preallocate(path, options.size)?;
+        file = File::open(path).map_err(write)?;
     }
-    file.sync_all().map_err(write)?;
-    // Unlike rename(2), this does not replace anything.
-    fs::hard_link(&temporary.path, path).map_err(write)?;
-    drop(temporary);
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(write)
-}
-
-/// A file that is removed again.
-struct Temporary {
-    path: PathBuf,
-}
-
-impl Temporary {
-    fn new(path: &Path) -> Temporary {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.new", std::process::id()));
-        Temporary {
-            path: path.with_file_name(name),
-        }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} could not be removed: {error}", self.path.display());
-        }
-    }
+    file.sync_all().map_err(write)
 }
 
 /// Gives every cluster of the disk a place.
