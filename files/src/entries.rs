@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 /// Bytes that are read at a time.
@@ -24,6 +25,8 @@ pub(crate) struct Entries {
     /// Where in the buffer the next entry begins, and where the last ends.
     next: usize,
     end: usize,
+    /// Whether the kernel knows no such place in the directory any more.
+    lost: bool,
 }
 
 /// An entry of a directory.
@@ -40,6 +43,7 @@ impl Entries {
             buffer: vec![0; BUFFER],
             next: 0,
             end: 0,
+            lost: false,
         }
     }
 
@@ -49,6 +53,9 @@ impl Entries {
     /// # Errors
     /// As getdents64(2). A directory that was removed has no entries.
     pub(crate) fn next(&mut self, directory: BorrowedFd<'_>) -> io::Result<Option<Entry>> {
+        if self.lost {
+            return Ok(None);
+        }
         loop {
             if self.next == self.end {
                 self.end = self.fill(directory)?;
@@ -67,11 +74,17 @@ impl Entries {
     /// Goes on with `directory` at `place`: 0 or that behind an entry of it.
     ///
     /// # Errors
-    /// As lseek(2).
+    /// As lseek(2), but a place that is none any more has no entries behind it: ext4 says so of a directory that was
+    /// removed after it was opened.
     pub(crate) fn resume(&mut self, directory: BorrowedFd<'_>, place: i64) -> io::Result<()> {
         (self.next, self.end) = (0, 0);
-        lseek(directory, place, Whence::SeekSet)?;
-        Ok(())
+        let sought = lseek(directory, place, Whence::SeekSet);
+        self.lost = sought == Err(Errno::EINVAL);
+        if self.lost {
+            Ok(())
+        } else {
+            Ok(sought.map(drop)?)
+        }
     }
 
     fn fill(&mut self, directory: BorrowedFd<'_>) -> io::Result<usize> {
@@ -102,5 +115,30 @@ impl Entries {
         let name = CStr::from_bytes_until_nul(name).ok()?.to_owned();
         self.next += usize::from(length);
         Some(Entry { name, behind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_removed_has_no_entries() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("removed");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("a"), "").unwrap();
+        fs::write(path.join("b"), "").unwrap();
+        let directory = File::open(&path).unwrap();
+        let mut entries = Entries::new();
+        let entry = entries.next(directory.as_fd()).unwrap().unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        for place in [entry.behind, 0] {
+            entries.resume(directory.as_fd(), place).unwrap();
+            assert!(entries.next(directory.as_fd()).unwrap().is_none());
+        }
     }
 }
