@@ -22,7 +22,7 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     check_hostname(&boot.hostname)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let staging = enter_root(&boot.root, &plan)?;
-    mounts::mount_system(boot.root.access)?;
+    mounts::mount_system(&boot.root.access)?;
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()

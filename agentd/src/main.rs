@@ -115,7 +115,7 @@ fn hear_boot(control: &mut Connection) -> Result<Boot, Box<dyn Error>> {
         _ => return Err("The host did not say Hello".into()),
     }
     match control.wait_for_message()? {
-        Some(HostMessage::Boot(boot)) => Ok(boot),
+        Some(HostMessage::Boot(boot)) => Ok(*boot),
         _ => Err("The host did not send its boot message".into()),
     }
 }

@@ -26,7 +26,7 @@ struct System {
 
 /// Mounts the kernel's file systems where programs expect them, and links `/dev/fd` and its
 /// kind. The calling process is already in the new root.
-pub(crate) fn mount_system(root: RootAccess) -> Result<(), Failure> {
+pub(crate) fn mount_system(root: &RootAccess) -> Result<(), Failure> {
     for system in systems(root) {
         let System {
             kind,
@@ -58,7 +58,7 @@ pub(crate) fn mount_system(root: RootAccess) -> Result<(), Failure> {
 }
 
 /// Parents before children.
-fn systems(root: RootAccess) -> Vec<System> {
+fn systems(root: &RootAccess) -> Vec<System> {
     let system = |kind, target, flags, data: &str| System {
         kind,
         target,
@@ -85,7 +85,7 @@ fn systems(root: RootAccess) -> Vec<System> {
         },
     ];
     // Under a layer /run is fresh already, and what an image keeps there stays in sight.
-    if !matches!(root, RootAccess::Layer { .. }) {
+    if !matches!(root, RootAccess::Layer { .. } | RootAccess::DiskLayer(_)) {
         systems.push(system("tmpfs", "/run", no_devices, "mode=0755"));
     }
     systems
@@ -155,8 +155,8 @@ mod tests {
             let systems = systems(access);
             systems.iter().any(|system| system.target == "/run")
         };
-        assert!(!has_run(RootAccess::Layer { size: None }));
-        assert!(has_run(RootAccess::Writable));
-        assert!(has_run(RootAccess::ReadOnly));
+        assert!(!has_run(&RootAccess::Layer { size: None }));
+        assert!(has_run(&RootAccess::Writable));
+        assert!(has_run(&RootAccess::ReadOnly));
     }
 }

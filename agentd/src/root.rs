@@ -5,12 +5,13 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{chdir, chroot};
 use protocol::{Failure, Root, RootAccess, RootSource, Stage};
 
 use crate::disks::BlockDevices;
-use crate::failure::OrFailed;
+use crate::failure::{OrFailed, failure};
 
 /// Where the new root is put together, in the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -21,8 +22,8 @@ const PRIVATE: &str = "/private";
 
 /// Mounts the root file system. `devices` is there if it is on a disk.
 pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<(), Failure> {
-    match root.access {
-        RootAccess::Layer { size } => {
+    match &root.access {
+        &RootAccess::Layer { size } => {
             mount_source(&root.source, devices, Path::new(LOWER), true)?;
             mount_overlay(
                 Path::new(LOWER),
@@ -36,6 +37,13 @@ pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<(), F
         }
         RootAccess::Writable => mount_source(&root.source, devices, Path::new(NEW_ROOT), false)?,
         RootAccess::ReadOnly => mount_source(&root.source, devices, Path::new(NEW_ROOT), true)?,
+        RootAccess::DiskLayer(_) => {
+            return Err(failure(
+                Stage::Root,
+                Errno::ENOSYS,
+                "There are no layers on disks yet",
+            ));
+        }
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ use crate::{children, process, terminal};
 /// A process and agentd's side of its streams.
 #[derive(Debug)]
 pub(crate) struct Running {
+    /// Number of its session.
+    id: u64,
     pid: Pid,
     launch: Launch,
     input: Option<Input>,
@@ -75,6 +77,7 @@ impl Running {
         };
         let is_terminal = spawned.terminal.is_some();
         Ok(Self {
+            id,
             pid: spawned.pid,
             launch: Launch::Pending(watched(spawned.launch, Source::Launch)),
             input: spawned
@@ -189,7 +192,10 @@ impl Running {
             | HostMessage::Boot(_)
             | HostMessage::Exec(_)
             | HostMessage::Files(_)
-            | HostMessage::Shutdown(_) => Err(violation(
+            | HostMessage::Shutdown(_)
+            | HostMessage::Drain
+            | HostMessage::Measure
+            | HostMessage::SetClock(_) => Err(violation(
                 "A running session takes Stdin, StdinEnd, Resize and Signal only",
             )),
         }
@@ -211,7 +217,11 @@ impl Running {
             }
             Launch::Done => {
                 let pid = self.pid.as_raw().cast_unsigned();
-                return Some(GuestMessage::Started(Started { pid }));
+                return Some(GuestMessage::Started(Started {
+                    pid,
+                    session: self.id,
+                    terminal: self.terminal.is_some(),
+                }));
             }
             Launch::Failed(failure) => return Some(GuestMessage::Failed(failure)),
             Launch::Told => {}

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A peer with another version is refused, never guessed at.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
 pub const MAGIC: [u8; 4] = *b"msb\0";
@@ -28,7 +28,7 @@ pub enum HostMessage<'a> {
     /// First frame of every connection.
     Hello(Hello),
     /// Control connection, once: what to mount and how to name the guest.
-    Boot(Boot),
+    Boot(Box<Boot>),
     /// Session, once: the process to run.
     Exec(Box<Exec>),
     /// Session: bytes for the process's standard input, at most [`MAX_DATA`] and within the credit.
@@ -43,6 +43,12 @@ pub enum HostMessage<'a> {
     Shutdown(Shutdown),
     /// Session, once, in the place of `Exec`: serve the files beneath a directory, see [`FileRequest`](crate::FileRequest).
     Files(FilesRequest),
+    /// Control connection: refuse new sessions, answer `Drained` when those that there are have ended.
+    Drain,
+    /// Control connection: answer `Measured`.
+    Measure,
+    /// Control connection: set the wall clock (CLOCK_REALTIME) to this.
+    SetClock(ClockTime),
 }
 
 /// What `agentd` says to the host or to a client.
@@ -68,6 +74,12 @@ pub enum GuestMessage<'a> {
     Exited(Exit),
     /// Control connection, last frame: everything is stopped, synced and unmounted.
     Goodbye,
+    /// Control connection: `Shutdown` was heard and is being carried out. A guest that does not say so hangs.
+    Stopping,
+    /// Control connection: after `Drain`, the last session has ended.
+    Drained,
+    /// Control connection: the answer to `Measure`.
+    Measured(Measurement),
 }
 
 /// Opening of a connection, the same in both directions.
@@ -90,6 +102,37 @@ pub struct Boot {
     pub mounts: Vec<Mount>,
     /// Host name of the guest.
     pub hostname: String,
+    /// Programs to be made in `/.msb/scripts`, which is then first in the default `PATH`.
+    pub scripts: Vec<Script>,
+    /// Whether sessions' processes can neither gain privileges nor mount, and user mounts are `nosuid` and `nodev`.
+    pub restricted: bool,
+    /// The program that becomes PID 1 in the place of `agentd`, which goes on as another process.
+    pub init: Option<Init>,
+}
+
+/// A program made from text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// Its file name.
+    pub name: String,
+    /// Its contents.
+    pub body: Bytes,
+}
+
+/// The program that becomes PID 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Init {
+    /// The first of the usual ones that the root file system has: `/sbin/init`, `/lib/systemd/systemd` and others.
+    Auto,
+    /// This one.
+    Program {
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// Arguments after the name of the program itself.
+        args: Vec<Bytes>,
+        /// Environment besides `PATH` and `HOME`.
+        env: Vec<(Bytes, Bytes)>,
+    },
 }
 
 /// The root file system.
@@ -116,7 +159,7 @@ pub enum RootSource {
 }
 
 /// What becomes of changes to the root file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootAccess {
     /// They are kept in a layer in guest memory.
     Layer {
@@ -127,6 +170,8 @@ pub enum RootAccess {
     Writable,
     /// There are none.
     ReadOnly,
+    /// They are kept in a layer on a disk, which the next guest with the same disk finds again.
+    DiskLayer(Disk),
 }
 
 /// A file system on a disk.
@@ -246,6 +291,26 @@ pub struct Shutdown {
     pub grace_ms: u32,
 }
 
+/// A moment of the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockTime {
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub seconds: i64,
+    /// Nanoseconds to be added, less than a second.
+    pub nanoseconds: u32,
+}
+
+/// What the guest says of its resources: hints, since a guest can say anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Bytes of memory that the guest's kernel has: `MemTotal` of proc_meminfo(5).
+    pub memory_total: u64,
+    /// Bytes that could be used without swapping: `MemAvailable`.
+    pub memory_available: u64,
+    /// Bytes in use and free in the file system of the root's private layer, if it is on a disk.
+    pub upper: Option<(u64, u64)>,
+}
+
 /// The guest is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
@@ -260,6 +325,10 @@ pub struct Ready {
 pub struct Started {
     /// Its process id in the guest.
     pub pid: u32,
+    /// Number of the session in this guest, from 1; none is given twice.
+    pub session: u64,
+    /// Whether the process has a terminal, so that `Stdout` carries all that it shows.
+    pub terminal: bool,
 }
 
 /// Why something could not be done.
@@ -300,6 +369,12 @@ pub enum Stage {
     Spawn,
     /// Bringing up the loopback interface.
     Network,
+    /// No new session is accepted, because the guest drains or shuts down.
+    Draining,
+    /// Making the scripts.
+    Scripts,
+    /// Handing PID 1 over.
+    Init,
 }
 
 /// How a process ended.

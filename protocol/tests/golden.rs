@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
-    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind, FileProblem,
-    FileReply, FileRequest, FileStatus, FilesRequest, FrameReader, GuestMessage, Hello,
-    HostMessage, MAGIC, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root, RootAccess,
-    RootSource, Shutdown, Stage, Started, TerminalSize, VERSION, encode,
+    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind,
+    FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameReader, GuestMessage,
+    Hello, HostMessage, Init, MAGIC, Measurement, Mount, MountOptions, MountSource, Ready,
+    ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started, TerminalSize,
+    VERSION, encode,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -102,23 +103,26 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "host hello",
             Host(HostMessage::Hello(hello())),
-            "0c000000 00 6d736200 02 05 302e312e30",
+            "0c000000 00 6d736200 03 05 302e312e30",
         ),
         (
             "host boot, layer",
-            Host(HostMessage::Boot(Boot {
+            Host(HostMessage::Boot(Box::new(Boot {
                 root: Root {
                     source: RootSource::Shared { tag: "root".into() },
                     access: RootAccess::Layer { size: None },
                 },
                 mounts: vec![],
                 hostname: "box".into(),
-            })),
-            "0e000000 01 00 04 726f6f74 00 00 00 03 626f78",
+                scripts: vec![],
+                restricted: false,
+                init: None,
+            }))),
+            "11000000 01 00 04 726f6f74 00 00 00 03 626f78 00 00 00",
         ),
         (
             "host boot, layer on a disk",
-            Host(HostMessage::Boot(Boot {
+            Host(HostMessage::Boot(Box::new(Boot {
                 root: Root {
                     source: RootSource::Disk(Disk {
                         serial: "root".into(),
@@ -131,38 +135,47 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 },
                 mounts: vec![],
                 hostname: "box".into(),
-            })),
-            "14000000 01 01 04 726f6f74 01 02 00 00 01 808040 00 03 626f78",
+                scripts: vec![],
+                restricted: false,
+                init: None,
+            }))),
+            "17000000 01 01 04 726f6f74 01 02 00 00 01 808040 00 03 626f78 00 00 00",
         ),
         (
             "host boot, mounts",
-            Host(HostMessage::Boot(Boot {
+            Host(HostMessage::Boot(Box::new(Boot {
                 root: Root {
                     source: RootSource::Disk(disk("root", None)),
                     access: RootAccess::ReadOnly,
                 },
                 mounts: mounts(),
                 hostname: "box".into(),
-            })),
-            "62000000 01 01 04 726f6f74 00 00 02 05 \
+                scripts: vec![],
+                restricted: false,
+                init: None,
+            }))),
+            "65000000 01 01 04 726f6f74 00 00 02 05 \
              05 2f64617461 00 05 7368617265 01 01 30 01 00 00 00 \
              02 2f66 00 05 7368617265 00 00 01 01 01 \
              04 2f746d70 01 01 808040 ff07 00 00 01 01 \
              02 2f78 01 00 ed03 00 00 00 00 \
              02 2f64 02 06 6469736b2d31 00 01 03 786673 00 00 00 00 \
-             03 626f78",
+             03 626f78 00 00 00",
         ),
         (
             "host boot, writable",
-            Host(HostMessage::Boot(Boot {
+            Host(HostMessage::Boot(Box::new(Boot {
                 root: Root {
                     source: RootSource::Shared { tag: "root".into() },
                     access: RootAccess::Writable,
                 },
                 mounts: vec![],
                 hostname: "box".into(),
-            })),
-            "0d000000 01 00 04 726f6f74 01 00 03 626f78",
+                scripts: vec![],
+                restricted: false,
+                init: None,
+            }))),
+            "10000000 01 00 04 726f6f74 01 00 03 626f78 00 00 00",
         ),
         (
             "host exec, smallest",
@@ -217,15 +230,18 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         ),
         (
             "host boot, memory",
-            Host(HostMessage::Boot(Boot {
+            Host(HostMessage::Boot(Box::new(Boot {
                 root: Root {
                     source: RootSource::Memory,
                     access: RootAccess::Writable,
                 },
                 mounts: vec![],
                 hostname: "box".into(),
-            })),
-            "08000000 01 02 01 00 03 626f78",
+                scripts: vec![],
+                restricted: false,
+                init: None,
+            }))),
+            "0b000000 01 02 01 00 03 626f78 00 00 00",
         ),
         (
             "host files",
@@ -233,6 +249,39 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 directory: bytes("/srv"),
             })),
             "06000000 08 04 2f737276",
+        ),
+        (
+            "host boot, scripts and init",
+            Host(HostMessage::Boot(Box::new(Boot {
+                root: Root {
+                    source: RootSource::Shared { tag: "root".into() },
+                    access: RootAccess::DiskLayer(disk("upper", None)),
+                },
+                mounts: vec![],
+                hostname: "box".into(),
+                scripts: vec![Script {
+                    name: "go".into(),
+                    body: bytes("ls"),
+                }],
+                restricted: true,
+                init: Some(Init::Program {
+                    path: bytes("/init"),
+                    args: vec![bytes("-v")],
+                    env: vec![(bytes("A"), bytes("1"))],
+                }),
+            }))),
+            "2e000000 01 00 04 726f6f74 03 05 7570706572 00 00 00 03 626f78 \
+             01 02 676f 02 6c73 01 01 01 05 2f696e6974 01 02 2d76 01 01 41 01 31",
+        ),
+        ("host drain", Host(HostMessage::Drain), "01000000 09"),
+        ("host measure", Host(HostMessage::Measure), "01000000 0a"),
+        (
+            "host set clock",
+            Host(HostMessage::SetClock(ClockTime {
+                seconds: -1,
+                nanoseconds: 300,
+            })),
+            "04000000 0b 01 ac02",
         ),
     ]
 }
@@ -242,7 +291,7 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "guest hello",
             Guest(GuestMessage::Hello(hello())),
-            "0c000000 00 6d736200 02 05 302e312e30",
+            "0c000000 00 6d736200 03 05 302e312e30",
         ),
         (
             "guest ready",
@@ -263,8 +312,12 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
         ),
         (
             "guest started",
-            Guest(GuestMessage::Started(Started { pid: 300 })),
-            "03000000 03 ac02",
+            Guest(GuestMessage::Started(Started {
+                pid: 300,
+                session: 2,
+                terminal: true,
+            })),
+            "05000000 03 ac02 02 01",
         ),
         (
             "guest stdout",
@@ -297,6 +350,21 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
             "04000000 08 01 09 01",
         ),
         ("guest goodbye", Guest(GuestMessage::Goodbye), "01000000 09"),
+        (
+            "guest stopping",
+            Guest(GuestMessage::Stopping),
+            "01000000 0a",
+        ),
+        ("guest drained", Guest(GuestMessage::Drained), "01000000 0b"),
+        (
+            "guest measured",
+            Guest(GuestMessage::Measured(Measurement {
+                memory_total: 300,
+                memory_available: 200,
+                upper: Some((1, 2)),
+            })),
+            "08000000 0c ac02 c801 01 01 02",
+        ),
     ]
 }
 
@@ -471,6 +539,9 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 HostMessage::Signal(_) => 6,
                 HostMessage::Shutdown(_) => 7,
                 HostMessage::Files(_) => 8,
+                HostMessage::Drain => 9,
+                HostMessage::Measure => 10,
+                HostMessage::SetClock(_) => 11,
             },
         ),
         Guest(message) => (
@@ -486,6 +557,9 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 GuestMessage::StdinClosed => 7,
                 GuestMessage::Exited(_) => 8,
                 GuestMessage::Goodbye => 9,
+                GuestMessage::Stopping => 10,
+                GuestMessage::Drained => 11,
+                GuestMessage::Measured(_) => 12,
             },
         ),
         Request(message) => (
@@ -526,7 +600,7 @@ fn every_message_has_a_vector_and_keeps_its_number() {
         assert_eq!(unhex(&digits(vector))[4], number, "{name}");
         seen.insert((direction, number));
     }
-    let counts = [("host", 9), ("guest", 10), ("request", 12), ("reply", 4)];
+    let counts = [("host", 12), ("guest", 13), ("request", 12), ("reply", 4)];
     let expected = counts
         .into_iter()
         .flat_map(|(direction, count)| (0..count).map(move |n| (direction, n)))
@@ -573,6 +647,9 @@ fn the_document_numbers_the_stages_as_the_code_does() {
         ProgramNotExecutable,
         Spawn,
         Network,
+        Draining,
+        Scripts,
+        Init,
     ];
     for (number, stage) in stages.iter().enumerate() {
         assert_eq!(number, *stage as usize);

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use protocol::{
     Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind, FileProblem,
     FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder, FrameError, FrameReader,
-    GuestMessage, Hello, HostMessage, Mount, MountOptions, MountSource, Ready, ResourceLimit, Root,
-    RootAccess, RootSource, Shutdown, Stage, Started, TerminalSize, encode,
+    GuestMessage, Hello, HostMessage, Init, Measurement, Mount, MountOptions, MountSource, Ready,
+    ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started, TerminalSize,
+    encode,
 };
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -72,12 +73,32 @@ fn boot() -> impl Strategy<Value = Boot> {
         any::<Option<u64>>().prop_map(|size| RootAccess::Layer { size }),
         Just(RootAccess::Writable),
         Just(RootAccess::ReadOnly),
+        disk().prop_map(RootAccess::DiskLayer),
     ];
-    (source, access, vec(mount(), 0..5), ".*").prop_map(|(source, access, mounts, hostname)| Boot {
-        root: Root { source, access },
-        mounts,
-        hostname,
-    })
+    let script = (".*", bytes()).prop_map(|(name, body)| Script { name, body });
+    let init = prop_oneof![
+        Just(Init::Auto),
+        (bytes(), vec(bytes(), 0..3), vec((bytes(), bytes()), 0..3))
+            .prop_map(|(path, args, env)| Init::Program { path, args, env }),
+    ];
+    (
+        (source, access),
+        vec(mount(), 0..5),
+        ".*",
+        vec(script, 0..3),
+        any::<bool>(),
+        of(init),
+    )
+        .prop_map(
+            |((source, access), mounts, hostname, scripts, restricted, init)| Boot {
+                root: Root { source, access },
+                mounts,
+                hostname,
+                scripts,
+                restricted,
+                init,
+            },
+        )
 }
 
 fn exec() -> impl Strategy<Value = Exec> {
@@ -114,7 +135,7 @@ fn exec() -> impl Strategy<Value = Exec> {
 fn host_message() -> impl Strategy<Value = HostMessage<'static>> {
     prop_oneof![
         hello().prop_map(HostMessage::Hello),
-        boot().prop_map(HostMessage::Boot),
+        boot().prop_map(|boot| HostMessage::Boot(Box::new(boot))),
         exec().prop_map(|exec| HostMessage::Exec(Box::new(exec))),
         data().prop_map(|data| HostMessage::Stdin(data.leak())),
         Just(HostMessage::StdinEnd),
@@ -184,7 +205,22 @@ fn guest_message() -> impl Strategy<Value = GuestMessage<'static>> {
             agent_ns
         })),
         failure.prop_map(GuestMessage::Failed),
-        any::<u32>().prop_map(|pid| GuestMessage::Started(Started { pid })),
+        any::<(u32, u64, bool)>().prop_map(|(pid, session, terminal)| GuestMessage::Started(
+            Started {
+                pid,
+                session,
+                terminal
+            }
+        )),
+        Just(GuestMessage::Stopping),
+        Just(GuestMessage::Drained),
+        any::<(u64, u64, Option<(u64, u64)>)>().prop_map(
+            |(memory_total, memory_available, upper)| GuestMessage::Measured(Measurement {
+                memory_total,
+                memory_available,
+                upper,
+            })
+        ),
         data().prop_map(|data| GuestMessage::Stdout(data.leak())),
         data().prop_map(|data| GuestMessage::Stderr(data.leak())),
         any::<u32>().prop_map(GuestMessage::StdinCredit),

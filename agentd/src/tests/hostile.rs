@@ -24,11 +24,14 @@ fn frames_out_of_order_are_refused() {
         access: RootAccess::Writable,
     };
     let boot = || {
-        HostMessage::Boot(Boot {
+        HostMessage::Boot(Box::new(Boot {
             root: root.clone(),
             mounts: vec![],
             hostname: "".into(),
-        })
+            scripts: vec![],
+            restricted: false,
+            init: None,
+        }))
     };
     let hello = || HostMessage::Hello(Hello::current("test"));
     let program = || HostMessage::Exec(Box::new(shell("sleep 60")));

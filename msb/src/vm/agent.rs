@@ -111,7 +111,7 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
     writer.write(&HostMessage::Hello(Hello::current(env!(
         "CARGO_PKG_VERSION"
     ))))?;
-    writer.write(&HostMessage::Boot(boot))?;
+    writer.write(&HostMessage::Boot(Box::new(boot)))?;
     let mut reader = FrameReader::new(stream);
     match read(&mut reader)? {
         GuestMessage::Hello(hello) => hello.check()?,
@@ -152,6 +152,9 @@ mod tests {
             },
             mounts: Vec::new(),
             hostname: "box".into(),
+            scripts: Vec::new(),
+            restricted: false,
+            init: None,
         }
     }
 
@@ -169,7 +172,10 @@ mod tests {
         let mut reader = FrameReader::new(&device);
         let hello = reader.read::<HostMessage>().unwrap();
         assert!(matches!(hello, Some(HostMessage::Hello(_))), "{hello:?}");
-        assert_eq!(reader.read().unwrap(), Some(HostMessage::Boot(boot())));
+        assert_eq!(
+            reader.read().unwrap(),
+            Some(HostMessage::Boot(Box::new(boot())))
+        );
         for answer in answers {
             writer.write(answer).unwrap();
         }

@@ -1,9 +1,9 @@
 //! What the agent is told: the file systems of the machine, by tags, entries and serial numbers.
 
-use microsandbox::launch::{DiskImage, LaunchConfig, MountSource, RootSource};
+use microsandbox::launch::{DiskImage, LaunchConfig, MountSource, RootAccess, RootSource};
 use microsandbox::protocol::{self, Boot, Disk, Root};
 
-use super::devices::{ROOT, SHARE, entry, serial};
+use super::devices::{ROOT, SHARE, UPPER, entry, serial};
 
 /// The boot message for a machine with the devices of `config`.
 pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
@@ -18,7 +18,7 @@ pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
     Boot {
         root: Root {
             source,
-            access: config.root.access,
+            access: access(&config.root.access),
         },
         mounts: mounts
             .map(|(index, mount)| protocol::Mount {
@@ -28,6 +28,20 @@ pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
             })
             .collect(),
         hostname: config.hostname.clone(),
+        scripts: config.scripts.clone(),
+        restricted: config.restricted,
+        init: config.init.clone(),
+    }
+}
+
+fn access(access: &RootAccess) -> protocol::RootAccess {
+    match access {
+        &RootAccess::Layer { size } => protocol::RootAccess::Layer { size },
+        RootAccess::DiskLayer(image) => {
+            protocol::RootAccess::DiskLayer(disk(UPPER.to_owned(), image))
+        }
+        RootAccess::Writable => protocol::RootAccess::Writable,
+        RootAccess::ReadOnly => protocol::RootAccess::ReadOnly,
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use disk::OpenOptions;
 use microsandbox::launch::{
-    self, DiskImage, HostPath, LaunchConfig, MountSource, RootSource, SharedCache, Sharing,
+    self, DiskImage, HostPath, LaunchConfig, MountSource, RootAccess, RootSource, SharedCache,
+    Sharing,
 };
-use microsandbox::protocol::{CONTROL_PORT, MountOptions, RootAccess, SESSION_PORT};
+use microsandbox::protocol::{CONTROL_PORT, MountOptions, SESSION_PORT};
 use vmm::fs::{CachePolicy, Exports, FolderOptions, Quota, SharedFolder};
 use vmm::virtio::vsock::{Accept, Route, VsockConfig, vsock_device};
 use vmm::virtio::{BlkConfig, DeviceDescription, blk_device, exports_device, fs_device};
@@ -20,6 +21,9 @@ const GUEST_CID: u64 = 3;
 
 /// Tag or serial number of the root file system.
 pub(super) const ROOT: &str = "root";
+
+/// Serial number of the disk with the root's private layer.
+pub(super) const UPPER: &str = "upper";
 
 /// Tag of the file system of which all shared folders and files are entries.
 pub(super) const SHARE: &str = "share";
@@ -44,6 +48,9 @@ pub(super) fn make(
     listener: UnixListener,
 ) -> Result<Vec<DeviceDescription>, StartError> {
     let mut devices: Vec<_> = root(config)?.into_iter().collect();
+    if let RootAccess::DiskLayer(image) = &config.root.access {
+        devices.push(disk_device(config, image, UPPER.to_owned(), false)?);
+    }
     devices.extend(mounts(config)?);
     devices.push(vsock_device(VsockConfig {
         guest_cid: GUEST_CID,

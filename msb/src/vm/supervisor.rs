@@ -114,6 +114,7 @@ impl Supervisor {
             }
             Event::CreatorGone => self.stop(Verdict::Ended(Ending::Forced), now),
             Event::Creator(Command::Shutdown { grace_ms }) => self.on_shutdown(grace_ms, now),
+            Event::Creator(Command::Release) => Action::Wait,
             Event::Agent(event) => self.on_agent(event, now),
         }
     }

@@ -4,6 +4,7 @@
 //! the place where it can be found ([`run_directory`]) and talks to the agent in its guest
 //! ([`session`]). What outlives sandboxes is kept in [`volumes`], and recorded in the [`database`].
 
+pub mod control;
 pub mod database;
 pub mod home;
 pub mod launch;

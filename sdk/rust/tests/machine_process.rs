@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Ending, Handover, HostPath, LaunchConfig, MachineProcess, Moment, Program, Report,
-    Root, RootSource, Startup, send_report,
+    Command, Ending, Handover, HostPath, LaunchConfig, Lifetime, MachineProcess, Moment, Program,
+    Report, Root, RootAccess, RootSource, Startup, send_report,
 };
 use microsandbox::names::Name;
-use microsandbox::protocol::{FrameReader, Ready, RootAccess};
+use microsandbox::protocol::{FrameReader, Ready};
 use microsandbox::run_directory::{RunDirectory, RunDirectoryError};
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -149,6 +149,13 @@ fn start(home: &Home, name: &str) -> MachineProcess {
         hostname: "box".to_owned(),
         boot_timeout_ms: 1000,
         log_level: "warn".to_owned(),
+        scripts: Vec::new(),
+        restricted: false,
+        init: None,
+        lifetime: Lifetime::default(),
+        main: None,
+        state: None,
+        log: None,
     };
     MachineProcess::spawn(&Program::running(), name, claim, config, Vec::new(), None).unwrap()
 }

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use microsandbox::home::Home;
-use microsandbox::launch::{BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig};
+use microsandbox::launch::{BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime};
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
 use microsandbox::session;
@@ -67,6 +67,13 @@ impl Plan {
             hostname: arguments.hostname.unwrap_or_default(),
             boot_timeout_ms: BOOT_TIMEOUT_MS,
             log_level,
+            scripts: Vec::new(),
+            restricted: false,
+            init: None,
+            lifetime: Lifetime::default(),
+            main: None,
+            state: None,
+            log: None,
         };
         let exec = Exec {
             args: arguments

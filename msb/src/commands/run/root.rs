@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
-use microsandbox::launch::{HostPath, Root, RootSource};
-use microsandbox::protocol::RootAccess;
+use microsandbox::launch::{HostPath, Root, RootAccess, RootSource};
 
 use crate::failure::{Hint, with_hint};
 use crate::options::{DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_size};

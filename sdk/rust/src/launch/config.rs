@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use protocol::{Exec, Init, Script};
 use serde::{Deserialize, Serialize};
 
 use super::{Mount, Root};
@@ -40,6 +41,43 @@ pub struct LaunchConfig {
     pub boot_timeout_ms: u32,
     /// Least severe log lines that the machine's process prints: `error` to `trace`.
     pub log_level: String,
+    /// Programs that are made in the guest's `/.msb/scripts`.
+    pub scripts: Vec<Script>,
+    /// Whether processes in the guest can neither gain privileges nor mount.
+    pub restricted: bool,
+    /// The program that becomes PID 1 in the guest, if not its agent.
+    pub init: Option<Init>,
+    /// When the machine ends by itself.
+    pub lifetime: Lifetime,
+    /// The sandbox's own process: it is started first, whoever started it may go and others come back to it, and
+    /// with its end the sandbox ends.
+    pub main: Option<Box<Exec>>,
+    /// Where the machine's process leaves how it ended: the sandbox's own directory. `None` for machines that are no
+    /// sandbox.
+    pub state: Option<HostPath>,
+    /// Where what processes write is logged.
+    pub log: Option<LogTarget>,
+}
+
+/// When a machine ends without being asked to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// Whether it outlives its creator. Otherwise it ends with it, until the creator sends
+    /// [`Command::Release`](super::Command::Release).
+    pub detached: bool,
+    /// After so many milliseconds it drains, and ends.
+    pub max_duration_ms: Option<u64>,
+    /// After so many milliseconds without a session it ends.
+    pub idle_timeout_ms: Option<u64>,
+}
+
+/// Where what processes write is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// The directory, which exists.
+    pub directory: HostPath,
+    /// Most bytes that it may take up.
+    pub limit: u64,
 }
 
 /// A path on this machine: bytes, not text.
@@ -75,10 +113,12 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
-    use protocol::{Bytes, MountOptions, RootAccess};
+    use protocol::{Bytes, Init, MountOptions, Script};
 
     use super::*;
-    use crate::launch::{DiskImage, MountSource, Quota, RootSource, SharedCache, Sharing};
+    use crate::launch::{
+        DiskImage, MountSource, Quota, RootAccess, RootSource, SharedCache, Sharing,
+    };
 
     #[test]
     fn arrives_as_it_was_sent() {
@@ -130,6 +170,23 @@ mod tests {
             hostname: "box".to_owned(),
             boot_timeout_ms: 1000,
             log_level: "debug".to_owned(),
+            scripts: vec![Script {
+                name: "build".to_owned(),
+                body: Bytes(b"#!/bin/sh\n\xff".to_vec()),
+            }],
+            restricted: true,
+            init: Some(Init::Auto),
+            lifetime: Lifetime {
+                detached: true,
+                max_duration_ms: Some(1),
+                idle_timeout_ms: None,
+            },
+            main: None,
+            state: Some(HostPath("/state".into())),
+            log: Some(LogTarget {
+                directory: HostPath("/state/logs".into()),
+                limit: 1 << 20,
+            }),
         };
         let mut frame = Vec::new();
         protocol::encode(&config, &mut frame).unwrap();

@@ -15,11 +15,11 @@ mod program;
 mod report;
 
 pub use boot_files::{BootFile, BootFileError, INITRAMFS, KERNEL};
-pub use config::{BOOT_TIMEOUT_MS, HostPath, LaunchConfig};
+pub use config::{BOOT_TIMEOUT_MS, HostPath, LaunchConfig, Lifetime, LogTarget};
 pub use handover::{Handover, HandoverError};
 pub use moment::{Moment, Startup};
 pub use mounts::{
-    DiskImage, Mount, MountSource, Quota, Root, RootSource, SharedCache, Sharing,
+    DiskImage, Mount, MountSource, Quota, Root, RootAccess, RootSource, SharedCache, Sharing,
     last_of_each_target,
 };
 pub use process::{LaunchError, MachineProcess};

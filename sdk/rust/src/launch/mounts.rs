@@ -1,6 +1,6 @@
 //! The file systems that a guest sees.
 
-use protocol::{Bytes, MountOptions, RootAccess};
+use protocol::{Bytes, MountOptions};
 use serde::{Deserialize, Serialize};
 
 use super::HostPath;
@@ -23,6 +23,22 @@ pub enum RootSource {
     Disk(DiskImage),
     /// Guest memory, empty at first.
     Memory,
+}
+
+/// What becomes of changes to the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootAccess {
+    /// They are kept in a layer in guest memory, and gone with the machine.
+    Layer {
+        /// Limit of the layer in bytes; `None` is half of the memory.
+        size: Option<u64>,
+    },
+    /// They are kept in a layer on this disk, where the next machine finds them.
+    DiskLayer(DiskImage),
+    /// They are written through.
+    Writable,
+    /// There are none.
+    ReadOnly,
 }
 
 /// A mount beneath the root.

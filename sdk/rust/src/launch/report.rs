@@ -109,6 +109,8 @@ pub enum Command {
         /// Milliseconds between SIGTERM and SIGKILL for the guest's processes.
         grace_ms: u32,
     },
+    /// To outlive its creator from now on.
+    Release,
 }
 
 /// Why no report could be had.

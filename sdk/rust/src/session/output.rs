@@ -118,6 +118,9 @@ fn unexpected(message: &GuestMessage<'_>) -> SessionError {
         GuestMessage::StdinCredit(_) | GuestMessage::StdinClosed => "flow control",
         GuestMessage::Exited(_) => "Exited",
         GuestMessage::Failed(_) => "Failed",
+        GuestMessage::Stopping => "Stopping",
+        GuestMessage::Drained => "Drained",
+        GuestMessage::Measured(_) => "Measured",
     };
     SessionError::Unexpected { message }
 }

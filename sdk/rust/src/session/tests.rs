@@ -190,7 +190,11 @@ fn output_and_errors_stay_apart() {
     let (mut output, output_writer) = pipe();
     let (mut error, error_writer) = pipe();
     let session = session(None, output_writer, error_writer, |mut agent| {
-        agent.say(GuestMessage::Started(Started { pid: 2 }));
+        agent.say(GuestMessage::Started(Started {
+            pid: 2,
+            session: 1,
+            terminal: false,
+        }));
         agent.say(GuestMessage::Stdout(b"out"));
         agent.say(GuestMessage::Stderr(b"err"));
         agent.exit(0);

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{Bytes, MountOptions, RootAccess};
+use protocol::{Bytes, MountOptions};
 
 use super::VolumeFsError;
 use super::remote::{Remote, RemoteError};
 use crate::launch::{
     BOOT_TIMEOUT_MS, BootFileError, DiskImage, DiskProblem, Ending, HostPath, INITRAMFS, KERNEL,
-    LaunchConfig, LaunchError, MachineProcess, Mount, MountSource, NoProgram, Program, Report,
-    ReportError, Root, RootSource, StartStage,
+    LaunchConfig, LaunchError, Lifetime, MachineProcess, Mount, MountSource, NoProgram, Program,
+    Report, ReportError, Root, RootAccess, RootSource, StartStage,
 };
 use crate::names::{Name, NameError};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
@@ -231,6 +231,13 @@ fn launch(
         hostname: name.to_hostname(),
         boot_timeout_ms: BOOT_TIMEOUT_MS,
         log_level: "error".to_owned(),
+        scripts: Vec::new(),
+        restricted: false,
+        init: None,
+        lifetime: Lifetime::default(),
+        main: None,
+        state: None,
+        log: None,
     };
     let claim = RunDirectory::claim(home, &name)?;
     Ok(MachineProcess::spawn(
