@@ -62,6 +62,7 @@ pub(super) fn make(
             Route::ToGuest {
                 listener,
                 port: SESSION_PORT,
+                observer: None,
             },
         ],
     })?);

@@ -81,6 +81,7 @@ impl Scene {
             Route::ToGuest {
                 listener,
                 port: PORT,
+                observer: None,
             },
         ];
         let config = VsockConfig {

@@ -8,6 +8,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::buffers::Buffers;
 use super::credit::{ReceiveCredit, SendCredit};
 use super::host_end::{HostEnd, Received};
+use super::observer::Tap;
 use super::packet::{HOST_CID, Header, Op, Shutdown, TYPE_STREAM};
 
 /// The two ports of a connection. There is one guest and one host, so they name it.
@@ -80,32 +81,27 @@ impl Connection {
             host: request.dst_port,
             guest: request.src_port,
         };
-        let mut connection =
-            Connection::new(request.src_cid, ports, Phase::Accepted, socket, window);
+        let host = HostEnd::new(socket, None);
+        let mut connection = Connection::new(request.src_cid, ports, Phase::Accepted, host, window);
         connection
             .to_guest
             .update(request.buf_alloc, request.fwd_cnt);
         connection
     }
 
-    /// A connection that a host program opened, and that the guest has not heard of yet.
+    /// A connection that a host program opened, and that the guest has not heard of yet. `tap` sees what the guest sends.
     pub(super) fn wanted(
         guest_cid: u64,
         ports: Ports,
         socket: UnixStream,
+        tap: Option<Box<dyn Tap>>,
         window: u32,
     ) -> Connection {
-        Connection::new(guest_cid, ports, Phase::Wanted, socket, window)
+        let host = HostEnd::new(socket, tap);
+        Connection::new(guest_cid, ports, Phase::Wanted, host, window)
     }
 
-    fn new(
-        guest_cid: u64,
-        ports: Ports,
-        phase: Phase,
-        socket: UnixStream,
-        window: u32,
-    ) -> Connection {
-        let host = HostEnd::new(socket);
+    fn new(guest_cid: u64, ports: Ports, phase: Phase, host: HostEnd, window: u32) -> Connection {
         let watched = host.interest();
         Connection {
             guest_cid,
@@ -194,6 +190,16 @@ impl Connection {
     pub(super) fn on_ready(&mut self, ready: EventSet) -> Fate {
         self.hung_up |= ready.intersects(EventSet::HANG_UP | EventSet::ERROR);
         self.host.on_ready(ready);
+        self.after_flush()
+    }
+
+    /// The tap, which stalled the connection, may be asked again.
+    pub(super) fn on_resumption(&mut self) -> Fate {
+        self.host.resume();
+        self.after_flush()
+    }
+
+    fn after_flush(&mut self) -> Fate {
         self.from_guest.forward(self.host.take_released());
         if self.phase == Phase::Lingering && self.host.backlog_len() == 0 {
             return Fate::Ended;

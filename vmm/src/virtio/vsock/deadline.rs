@@ -29,7 +29,11 @@ impl Timer {
 
     /// The timer is ready at `deadline`, if not earlier.
     pub(super) fn not_later_than(&mut self, deadline: Option<Instant>) {
-        if self.earliest.is_none() {
+        if deadline.is_some()
+            && self
+                .earliest
+                .is_none_or(|earliest| deadline < Some(earliest))
+        {
             self.restart(deadline);
         }
     }

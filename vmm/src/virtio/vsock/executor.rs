@@ -10,6 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::buffers::Buffers;
 use super::connection::{Connection, Ports};
+use super::observer::Observer;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Op, TYPE_STREAM};
 use super::switchboard::Switchboard;
 use super::token::Token;
@@ -17,12 +18,34 @@ use super::{Accept, QUEUE_RX, QUEUE_TX};
 use crate::virtio::{Chain, Completion, DeviceFailure, Events, Executor, GuestMemory};
 
 /// A nonblocking Unix listener whose connections go to a port of the guest.
-#[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: UnixListener,
     pub(super) port: u32,
     /// There may be connections in its backlog.
     pub(super) pending: bool,
+    /// Who watches the connections.
+    pub(super) observer: Option<Box<dyn Observer>>,
+}
+
+impl Listener {
+    fn watch(&self, index: u16, events: &Events) -> io::Result<()> {
+        let interest = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let token = Token::Listener(index).encode();
+        events.add(self.socket.as_fd(), token, interest)?;
+        if let Some(observer) = &self.observer {
+            let token = Token::Observer(index).encode();
+            events.add(observer.resumption(), token, interest)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is left to be done for what was not watched.
+    fn unwatch(&self, events: &Events) {
+        let _ = events.remove(self.socket.as_fd());
+        if let Some(observer) = &self.observer {
+            let _ = events.remove(observer.resumption());
+        }
+    }
 }
 
 /// The executor of the device.
@@ -117,7 +140,8 @@ impl VsockExecutor {
                     Ok((socket, _)) => {
                         let ports = self.switchboard.choose_port(listener.port);
                         let window = self.switchboard.window();
-                        let wanted = Connection::wanted(self.guest_cid, ports, socket, window);
+                        let tap = listener.observer.as_mut().map(|it| it.connected());
+                        let wanted = Connection::wanted(self.guest_cid, ports, socket, tap, window);
                         // When that fails, the host program finds its socket closed.
                         self.switchboard.open(wanted);
                     }
@@ -166,16 +190,11 @@ impl Executor for VsockExecutor {
     ) -> Result<(), DeviceFailure> {
         self.switchboard.start(events)?;
         for (index, listener) in (0..=u16::MAX).zip(&self.listeners) {
-            let token = Token::Listener(index).encode();
-            let interest = EventSet::IN | EventSet::EDGE_TRIGGERED;
-            events
-                .add(listener.socket.as_fd(), token, interest)
-                .map_err(|error| {
-                    let port = listener.port;
-                    let reason =
-                        format!("Cannot watch the listener for vsock port {port}: {error}");
-                    DeviceFailure { reason }
-                })?;
+            listener.watch(index, events).map_err(|error| {
+                let port = listener.port;
+                let reason = format!("Cannot watch the listener for vsock port {port}: {error}");
+                DeviceFailure { reason }
+            })?;
         }
         Ok(())
     }
@@ -225,6 +244,7 @@ impl Executor for VsockExecutor {
                     self.accept_pending();
                 }
             }
+            Token::Observer(_) => self.switchboard.on_resumption(),
         }
         if self.switchboard.take_vacated() {
             self.accept_pending();
@@ -238,8 +258,7 @@ impl Executor for VsockExecutor {
         };
         for listener in &mut self.listeners {
             listener.pending = false;
-            // Nothing is left to be done when it was not watched.
-            let _ = events.remove(listener.socket.as_fd());
+            listener.unwatch(&events);
         }
     }
 }

@@ -5,10 +5,12 @@ use std::io;
 use std::net::Shutdown as Direction;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use vmm_sys_util::epoll::EventSet;
 
 use super::buffers::Buffers;
+use super::observer::{Observation, Tap};
 use super::socket;
 
 /// What the host had to say.
@@ -31,6 +33,8 @@ pub(super) enum Received {
 pub(super) struct HostEnd {
     socket: UnixStream,
     backlog: VecDeque<u8>,
+    /// Who sees the bytes of the guest before the host does. All of them pass through the backlog then.
+    observation: Option<Observation>,
     /// Bytes of the guest that need no room any more: the host took them, or nobody ever will.
     released: usize,
     /// There may be something to read.
@@ -46,11 +50,12 @@ pub(super) struct HostEnd {
 }
 
 impl HostEnd {
-    /// The end of a connection that nothing was sent on yet.
-    pub(super) fn new(socket: UnixStream) -> HostEnd {
+    /// The end of a connection that nothing was sent on yet. `tap` sees what the guest sends.
+    pub(super) fn new(socket: UnixStream, tap: Option<Box<dyn Tap>>) -> HostEnd {
         HostEnd {
             socket,
             backlog: VecDeque::new(),
+            observation: tap.map(Observation::new),
             released: 0,
             readable: false,
             finishing: false,
@@ -68,7 +73,7 @@ impl HostEnd {
     /// What the socket has to be watched for.
     pub(super) fn interest(&self) -> EventSet {
         let reading = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        if self.backlog.is_empty() {
+        if self.sendable() == 0 {
             reading
         } else {
             reading | EventSet::OUT
@@ -78,6 +83,19 @@ impl HostEnd {
     /// Bytes of the guest that the host did not take yet.
     pub(super) fn backlog_len(&self) -> usize {
         self.backlog.len()
+    }
+
+    /// When the tap, which stalled the connection, is asked again at the latest.
+    pub(super) fn stalled_until(&self) -> Option<Instant> {
+        self.observation.as_ref()?.stalled_until()
+    }
+
+    /// Asks the tap again.
+    pub(super) fn resume(&mut self) {
+        if let Some(observation) = &mut self.observation {
+            observation.resume();
+            self.flush();
+        }
     }
 
     /// Bytes of the guest that need no room any more, since the last call.
@@ -118,6 +136,10 @@ impl HostEnd {
 
     /// Gives data of the guest to the host; what its socket does not take is kept.
     pub(super) fn deliver(&mut self, mut data: Buffers<'_>) {
+        if self.observation.is_some() && !self.deaf {
+            self.keep(data);
+            return self.flush();
+        }
         while self.backlog.is_empty() && !self.deaf && !data.is_empty() {
             match socket::send(self.fd(), &data) {
                 Ok(sent) => {
@@ -195,15 +217,31 @@ impl HostEnd {
     fn lose(&mut self) {
         self.deaf = true;
         let backlog = std::mem::take(&mut self.backlog);
+        if let Some(observation) = &mut self.observation {
+            observation.clear();
+        }
         self.release(backlog.len());
     }
 
-    /// Writes as much of the backlog as the socket takes.
+    /// Bytes at the front of the backlog that may go to the host.
+    fn sendable(&self) -> usize {
+        self.observation
+            .as_ref()
+            .map_or(self.backlog.len(), Observation::passed)
+    }
+
+    /// Writes as much of the backlog as the tap lets pass and the socket takes.
     fn flush(&mut self) {
-        while !self.backlog.is_empty() {
-            match socket::send_bytes(self.fd(), &self.backlog) {
+        if let Some(observation) = &mut self.observation {
+            observation.show(&self.backlog);
+        }
+        while self.sendable() > 0 {
+            match socket::send_bytes(self.fd(), &self.backlog, self.sendable()) {
                 Ok(sent) => {
                     self.backlog.drain(..sent.min(self.backlog.len()));
+                    if let Some(observation) = &mut self.observation {
+                        observation.consume(sent);
+                    }
                     self.release(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -211,13 +249,16 @@ impl HostEnd {
                 Err(_) => return self.lose(),
             }
         }
-        // The memory of a backlog is needed rarely; a thousand idle connections must not keep it.
-        self.backlog = VecDeque::new();
-        self.finish_if_due();
+        if self.backlog.is_empty() {
+            // The memory of a backlog is needed rarely; a thousand idle connections must not keep it.
+            self.backlog = VecDeque::new();
+            self.finish_if_due();
+        }
     }
 
-    /// Appends `data` to the backlog, in pieces through the stack: this path is for slow readers only.
+    /// Appends `data` to the backlog, in pieces through the stack: this path is for slow readers and taps only.
     fn keep(&mut self, mut data: Buffers<'_>) {
+        self.backlog.reserve(data.len());
         while !data.is_empty() {
             let mut piece = [0; 4096];
             let front = data.take_front(piece.len());

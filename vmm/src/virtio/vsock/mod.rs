@@ -15,6 +15,7 @@
 //!  conversation  connection; host_end is its half towards the host
 //!  all of them   connections (table, ports, turns), switchboard (their events, deadlines and resets)
 //!  bytes         buffers (guest memory), socket (system calls on it)
+//!  who watches   observer
 //! ```
 #![deny(
     clippy::unwrap_used,
@@ -29,6 +30,7 @@ mod credit;
 mod deadline;
 mod executor;
 mod host_end;
+mod observer;
 mod packet;
 mod socket;
 mod switchboard;
@@ -42,6 +44,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use self::deadline::Timer;
 use self::executor::{Listener, VsockExecutor};
+pub use self::observer::{Flow, MAX_SHOWN, Observer, Tap};
 use self::switchboard::{Limits, Switchboard};
 use super::{DeviceDescription, WorkerDescription};
 
@@ -106,6 +109,9 @@ pub enum Route {
         listener: UnixListener,
         /// Port of the guest.
         port: u32,
+        /// Who is told of the connections and sees what the guest sends on them. Costs a copy of those bytes; nothing
+        /// where there is none.
+        observer: Option<Box<dyn Observer>>,
     },
 }
 
@@ -189,6 +195,7 @@ fn executor(config: VsockConfig, limits: Limits) -> Result<VsockExecutor, VsockE
             Route::ToGuest {
                 listener: socket,
                 port,
+                observer,
             } => {
                 socket
                     .set_nonblocking(true)
@@ -197,6 +204,7 @@ fn executor(config: VsockConfig, limits: Limits) -> Result<VsockExecutor, VsockE
                     socket,
                     port,
                     pending: false,
+                    observer,
                 });
             }
         }

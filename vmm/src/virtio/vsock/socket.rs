@@ -56,12 +56,17 @@ pub(super) fn receive(
     Ok(received)
 }
 
-/// Sends the start of `bytes`; returns how many bytes the socket took.
+/// Sends the start of `bytes`, at most `limit` of them; returns how many bytes the socket took.
 ///
 /// # Errors
 /// As send(2), `WouldBlock` when the socket is full.
-pub(super) fn send_bytes(socket: BorrowedFd<'_>, bytes: &VecDeque<u8>) -> io::Result<usize> {
+pub(super) fn send_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &VecDeque<u8>,
+    limit: usize,
+) -> io::Result<usize> {
     let (front, _) = bytes.as_slices();
+    let front = front.get(..limit).unwrap_or(front);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(nix::sys::socket::send(socket.as_raw_fd(), front, flags)?)
 }

@@ -182,7 +182,28 @@ impl Switchboard {
         }
     }
 
-    /// The timer is ready: ends the connections whose deadline is over.
+    /// An observer has room again: asks all taps that stalled their connections.
+    pub(super) fn on_resumption(&mut self) {
+        self.resume(|_| true);
+    }
+
+    /// Asks the taps again whose time to be asked is `due`.
+    fn resume(&mut self, due: impl Fn(Instant) -> bool) {
+        let stalled: Vec<u16> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.host().stalled_until().is_some_and(&due))
+            .map(|(place, _)| place)
+            .collect();
+        for place in stalled {
+            if let Some(connection) = self.connections.get_mut(place) {
+                let fate = connection.on_resumption();
+                self.settle(place, fate);
+            }
+        }
+    }
+
+    /// The timer is ready: ends the connections whose deadline is over, and asks taps that need not wait any longer.
     pub(super) fn on_timer(&mut self) {
         let now = Instant::now();
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
@@ -195,10 +216,11 @@ impl Switchboard {
         for (place, fate) in over {
             self.settle(place, fate);
         }
-        let next = self
-            .connections
-            .iter()
-            .filter_map(|(_, connection)| connection.deadline());
+        self.resume(|until| until <= now);
+        let next = self.connections.iter().flat_map(|(_, connection)| {
+            let stalled = connection.host().stalled_until();
+            connection.deadline().into_iter().chain(stalled)
+        });
         self.timer.restart(next.min());
     }
 
@@ -291,6 +313,7 @@ impl Switchboard {
             let deadline = connection.set_deadline(self.limits.closing);
             self.timer.not_later_than(deadline);
         }
+        self.timer.not_later_than(connection.host().stalled_until());
         if connection.has_output() {
             self.connections.enqueue(place);
         }

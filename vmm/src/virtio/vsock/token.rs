@@ -7,6 +7,8 @@ pub(super) enum Token {
     Timer,
     /// The listener with this index.
     Listener(u16),
+    /// The observer of the listener with this index lets its taps go on.
+    Observer(u16),
     /// The connection at a place of the table.
     Connection(Occupant),
 }
@@ -25,7 +27,7 @@ pub(super) struct Occupant {
 pub(super) const GENERATIONS: u16 = 1 << 15;
 
 impl Token {
-    // The upper half of a token: 0 for the timer, 1 for listeners, this bit and the generation for connections.
+    // The upper half of a token: 0 for the timer, 1 for listeners, 2 for their observers, this bit and the generation for connections.
     const CONNECTION: u16 = GENERATIONS;
 
     /// The token as a number.
@@ -33,6 +35,7 @@ impl Token {
         let (upper, lower) = match self {
             Token::Timer => (0, 0),
             Token::Listener(index) => (1, index),
+            Token::Observer(index) => (2, index),
             Token::Connection(Occupant { place, generation }) => {
                 (Token::CONNECTION | generation, place)
             }
@@ -48,6 +51,7 @@ impl Token {
         match upper {
             0 => Token::Timer,
             1 => Token::Listener(lower),
+            2 => Token::Observer(lower),
             upper => Token::Connection(Occupant {
                 place: lower,
                 generation: upper & !Token::CONNECTION,

@@ -313,5 +313,12 @@ pub(super) fn from_guest(port: u32) -> (Route, Receiver<UnixStream>) {
 pub(super) fn to_guest(directory: &tempfile::TempDir, port: u32) -> (Route, std::path::PathBuf) {
     let path = directory.path().join(format!("{port}.sock"));
     let listener = UnixListener::bind(&path).unwrap();
-    (Route::ToGuest { listener, port }, path)
+    (
+        Route::ToGuest {
+            listener,
+            port,
+            observer: None,
+        },
+        path,
+    )
 }

@@ -110,7 +110,7 @@ fn tokens_survive_the_event_loop() {
 }
 
 fn connection(ports: Ports) -> Connection {
-    Connection::wanted(3, ports, UnixStream::pair().unwrap().0, 1000)
+    Connection::wanted(3, ports, UnixStream::pair().unwrap().0, None, 1000)
 }
 
 #[test]
