@@ -155,6 +155,15 @@ fn wrong_values_are_named_before_anything_starts() {
         ("--initramfs", "/no/such/initramfs", "/no/such/initramfs"),
         ("--console", "/no/such/folder/log", "/no/such/folder/log"),
         ("--log-level", "loud", "loud"),
+        ("--init", "sbin/init", "sbin/init"),
+        ("--init-arg", "x", "--init"),
+        ("--script", "no-body", "NAME=BODY"),
+        ("--script", "a/b=true", "a/b"),
+        ("--script-path", "x:/no/such/script", "/no/such/script"),
+        ("--shell", "bash", "bash"),
+        ("--security", "loose", "loose"),
+        ("--max-duration", "0", "duration"),
+        ("--idle-timeout", "soon", "soon"),
         ("--no-such-option", "", "no-such-option"),
     ] {
         let finished = home

@@ -4,6 +4,7 @@ mod completion;
 mod disk;
 mod doctor;
 mod run;
+mod sandbox;
 mod version;
 mod vm;
 mod volume;

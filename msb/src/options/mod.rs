@@ -4,22 +4,26 @@ mod disk_size;
 mod duration;
 mod environment;
 mod guest_path;
+mod label;
 mod memory;
 mod mount;
 mod mount_options;
 mod rlimit;
+mod script;
 mod size;
 
 pub(crate) use disk_size::{NewSize, parse_disk_size, parse_new_size};
 pub(crate) use duration::parse_duration;
 pub(crate) use environment::Variable;
-pub(crate) use guest_path::GuestPath;
+pub(crate) use guest_path::{GuestPath, GuestPathError};
+pub(crate) use label::Label;
 pub(crate) use memory::check_memory;
 pub(crate) use mount::{
     DiskArgument, MountArgument, MountSourceArgument, NamedArgument, parse_disk_cache,
     parse_fstype, parse_partition,
 };
 pub(crate) use rlimit::parse_rlimit;
+pub(crate) use script::{ScriptArgument, ScriptSource};
 pub(crate) use size::{display_rounded_size, display_size, parse_size, parse_whole_mebibytes};
 
 use std::ffi::OsStr;

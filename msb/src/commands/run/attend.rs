@@ -53,15 +53,13 @@ impl Attendance {
         timings: Timings,
     ) -> anyhow::Result<Attendance> {
         let Plan {
-            name,
-            config,
-            named,
+            sandbox,
             exec,
             timeout,
             program,
             timings_format,
         } = plan;
-        let process = machine::start(name, config, named, home, console)?;
+        let process = machine::start(sandbox, home, console)?;
         Ok(Attendance {
             signals,
             process,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use microsandbox::home::Home;
-use microsandbox::launch::{Ending, LaunchConfig, MachineProcess, Program, Report, Startup};
+use microsandbox::launch::{Ending, MachineProcess, Program, Report, Startup};
 use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
-use super::mounts::NamedMount;
-use super::{named_volumes, outcome};
+use super::outcome;
+use crate::commands::sandbox::{self, SandboxPlan};
 use crate::failure::{Hint, with_hint};
 
 /// How long processes that the command left behind may take to end after SIGTERM.
@@ -22,18 +22,21 @@ const GRACE: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the name is taken, or the process cannot be started.
 pub(super) fn start(
-    name: Option<Name>,
-    mut config: LaunchConfig,
-    named: Vec<NamedMount>,
+    sandbox: SandboxPlan,
     home: &Home,
     console: Option<File>,
 ) -> anyhow::Result<MachineProcess> {
+    let SandboxPlan {
+        name,
+        mut config,
+        named,
+    } = sandbox;
     let (name, claim) = claim(name, home)?;
     config.name = name.to_string();
     if config.hostname.is_empty() {
         config.hostname = name.to_hostname();
     }
-    let (mounts, volumes) = match named_volumes::acquire(named, &name, home) {
+    let (mounts, volumes) = match sandbox::acquire(named, &name, home) {
         Ok(acquired) => acquired,
         Err(error) => {
             // What cannot be removed, the next command removes.

@@ -4,8 +4,8 @@ use clap::Args;
 use microsandbox::volumes::{VolumeConfig, VolumeKind, VolumeName, Volumes};
 
 use super::advice::advise;
-use super::label::Label;
-use crate::options::parse_whole_mebibytes;
+
+use crate::options::{Label, parse_whole_mebibytes};
 use crate::output;
 
 /// Makes a volume and prints its name

@@ -4,9 +4,10 @@ use clap::Args;
 use microsandbox::volumes::{VolumeHandle, Volumes};
 
 use super::advice::advise;
-use super::label::Label;
+
 use super::view::{View, table};
 use crate::commands::ListFormat;
+use crate::options::Label;
 use crate::output;
 
 /// Lists the volumes

@@ -4,7 +4,6 @@ pub(super) mod advice;
 mod create;
 mod du;
 mod inspect;
-mod label;
 mod ls;
 mod rm;
 mod view;

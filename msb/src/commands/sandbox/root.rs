@@ -17,7 +17,7 @@ const IMAGE_HINT: &str = "a disk image is a file that exists, or a block device"
 
 /// The root file system of a sandbox, and what becomes of changes to it.
 #[derive(Debug, Args)]
-pub(super) struct RootArguments {
+pub(in crate::commands) struct RootArguments {
     /// Folder, disk image or block device with the root file system
     #[arg(value_name = "ROOT")]
     root: PathBuf,
@@ -63,7 +63,7 @@ impl RootArguments {
     ///
     /// # Errors
     /// When there is no such root, or an option that does not suit it.
-    pub(super) fn resolve(self) -> anyhow::Result<Root> {
+    pub(in crate::commands) fn resolve(self) -> anyhow::Result<Root> {
         let path = fs::canonicalize(&self.root).map_err(anyhow::Error::from);
         let kind = path.and_then(|path| Ok((fs::metadata(&path)?, path)));
         let cannot = || format!("cannot use {} as root", self.root.display());
@@ -122,7 +122,7 @@ impl RootArguments {
 ///
 /// # Errors
 /// When there is none, or nothing tells its format.
-pub(super) fn disk_image(
+pub(in crate::commands) fn disk_image(
     wanted: &DiskArgument,
     option: &str,
 ) -> anyhow::Result<microsandbox::launch::DiskImage> {

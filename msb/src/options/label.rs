@@ -1,21 +1,22 @@
 //! Labels on the command line: `KEY[=VALUE]`.
 
-/// A label as it is given to a volume or looked for.
+/// A label as it is given to a volume or a sandbox, or looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Label {
-    pub(super) key: String,
+pub(crate) struct Label {
+    /// Its name.
+    pub(crate) key: String,
     /// None is no value when it is given, and any value when it is looked for.
-    pub(super) value: Option<String>,
+    pub(crate) value: Option<String>,
 }
 
 /// The name is missing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a label is KEY=VALUE or KEY, and KEY is not empty")]
-pub(super) struct LabelError;
+pub(crate) struct LabelError;
 
 impl Label {
     /// Reads what stands behind `--label`.
-    pub(super) fn parse(text: &str) -> Result<Label, LabelError> {
+    pub(crate) fn parse(text: &str) -> Result<Label, LabelError> {
         let (key, value) = match text.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
             None => (text, None),

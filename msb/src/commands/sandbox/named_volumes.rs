@@ -19,7 +19,7 @@ use crate::options::NamedArgument;
 ///
 /// # Errors
 /// When a volume is not as it is asked for, or cannot be made.
-pub(super) fn acquire(
+pub(in crate::commands) fn acquire(
     wanted: Vec<NamedMount>,
     sandbox: &Name,
     home: &Home,

@@ -22,7 +22,7 @@ const MAX_DISKS: usize = 40;
 
 /// What is mounted in a sandbox.
 #[derive(Debug, Args)]
-pub(super) struct MountArguments {
+pub(in crate::commands) struct MountArguments {
     /// Folder or file of the host, which begins with /, ./ or ../, or else a named volume, which is made if it does not
     /// exist. OPTIONS of all mounts: ro, rw, noexec, nosuid, nodev; of folders and files also cache=none|auto|always
     /// and timeout=DURATION, how long the guest may miss changes of others; of folders also quota=SIZE
@@ -58,24 +58,24 @@ pub(super) struct MountArguments {
 
 /// A named volume and where it is mounted: it is looked up when the sandbox has its name.
 #[derive(Debug)]
-pub(super) struct NamedMount {
+pub(in crate::commands) struct NamedMount {
     /// The volume.
-    pub(super) volume: NamedArgument,
+    pub(in crate::commands) volume: NamedArgument,
     /// Where the guest sees it.
-    pub(super) target: Bytes,
+    pub(in crate::commands) target: Bytes,
     /// What is forbidden there.
-    pub(super) options: MountOptions,
+    pub(in crate::commands) options: MountOptions,
 }
 
 /// What the arguments mean here.
 #[derive(Debug)]
-pub(super) struct Mounts {
+pub(in crate::commands) struct Mounts {
     /// All but named volumes.
-    pub(super) mounts: Vec<Mount>,
+    pub(in crate::commands) mounts: Vec<Mount>,
     /// Named volumes.
-    pub(super) named: Vec<NamedMount>,
+    pub(in crate::commands) named: Vec<NamedMount>,
     /// What disk images may refer to.
-    pub(super) allowed: Vec<HostPath>,
+    pub(in crate::commands) allowed: Vec<HostPath>,
 }
 
 impl MountArguments {
@@ -83,7 +83,7 @@ impl MountArguments {
     ///
     /// # Errors
     /// When there are too many, two have one target, or one has no source.
-    pub(super) fn resolve(self) -> anyhow::Result<Mounts> {
+    pub(in crate::commands) fn resolve(self) -> anyhow::Result<Mounts> {
         let allowed = self.allow.iter().map(|path| {
             let path = fs::canonicalize(path)
                 .with_context(|| format!("cannot allow {}", path.display()))
