@@ -18,6 +18,7 @@ mod echo;
 mod fs;
 mod kernel;
 mod queue;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod vsock;

@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::choices::Choices;
 use super::driver::{BUFFERS, Driver, Promises};
+use super::taps::{Taps, watcher};
 use super::witness::Executed;
 use crate::virtio::vsock::{Route, VsockConfig, vsock_device};
 
@@ -49,6 +50,11 @@ pub fn vsock(script: &[u8]) {
         }
     }
     scene.driver.start(QUEUE_SIZE, event_idx);
+    assert_eq!(
+        scene.taps.count(),
+        0,
+        "a connection is over, its tap is not"
+    );
     scene.assert_alive();
 }
 
@@ -58,6 +64,8 @@ struct Scene {
     accepted: Receiver<UnixStream>,
     listener: SocketAddr,
     hosts: Vec<UnixStream>,
+    /// They watch the connections of the listener.
+    taps: Taps,
     /// Where the next packet and receive buffer go.
     next: u64,
 }
@@ -76,12 +84,13 @@ impl Scene {
         let name = format!("msb-vsock-{}-{count}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
+        let (watcher, taps) = watcher().unwrap();
         let routes = vec![
             Route::FromGuest { port: PORT, accept },
             Route::ToGuest {
                 listener,
                 port: PORT,
-                observer: None,
+                observer: Some(Box::new(watcher)),
             },
         ];
         let config = VsockConfig {
@@ -98,6 +107,7 @@ impl Scene {
             accepted,
             listener: address,
             hosts: Vec::new(),
+            taps,
             next: 0,
         }
     }
@@ -187,6 +197,9 @@ impl Scene {
     /// A host program does something.
     fn host(&mut self, choices: &mut Choices<'_>) {
         let deed = choices.byte();
+        if deed.is_multiple_of(7) {
+            self.taps.resume();
+        }
         if deed.is_multiple_of(5) && self.hosts.len() < 8 {
             let host = UnixStream::connect_addr(&self.listener);
             // It fails when the backlog is full.

@@ -9,4 +9,5 @@ mod guest;
 mod hostile;
 mod load;
 mod machine;
+mod observed;
 mod parts;
