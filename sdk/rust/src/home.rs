@@ -61,6 +61,16 @@ impl Home {
         self.path.join("db").join("msb.db")
     }
 
+    /// Directory of what sandboxes keep, each in a directory of its own.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.path.join("sandboxes")
+    }
+
+    /// Directory of what can be made anew at any time.
+    pub fn cache(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
     /// Directory of the named volumes.
     pub fn volumes(&self) -> PathBuf {
         self.path.join("volumes")
