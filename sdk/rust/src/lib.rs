@@ -12,6 +12,7 @@ pub mod database;
 mod error;
 pub mod home;
 pub mod launch;
+pub mod logs;
 pub mod names;
 pub mod private_directory;
 pub mod run_directory;

@@ -1,0 +1,353 @@
+//! Logs that are written, read, cut and spoilt.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::logs::segment;
+
+const LIMIT: u64 = 1 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Written {
+    source: LogSource,
+    session: u64,
+    time: SystemTime,
+    data: Vec<u8>,
+}
+
+fn written(second: u64, source: LogSource, data: &[u8]) -> Written {
+    Written {
+        source,
+        session: 1,
+        time: UNIX_EPOCH + Duration::from_secs(second),
+        data: data.to_vec(),
+    }
+}
+
+/// What an entry says, without its place.
+fn told(entry: &LogEntry) -> Written {
+    Written {
+        source: entry.source,
+        session: entry.session_id.unwrap_or_default(),
+        time: entry.timestamp,
+        data: entry.data.clone(),
+    }
+}
+
+fn write(writer: &mut LogWriter, entries: &[Written]) {
+    let mut batch = LogBatch::new();
+    for entry in entries {
+        batch.push(entry.source, entry.session, entry.time, &entry.data);
+    }
+    writer.write(&mut batch).unwrap();
+}
+
+fn everything() -> LogOptions {
+    LogOptions {
+        sources: LogSource::ALL.to_vec(),
+        ..LogOptions::default()
+    }
+}
+
+fn read(directory: &Path, options: &LogOptions) -> Vec<Written> {
+    let entries = read_logs(directory, options).unwrap();
+    entries.iter().map(told).collect()
+}
+
+/// What a stream yields until its end.
+fn drain(mut stream: LogStream) -> Vec<LogEntry> {
+    std::iter::from_fn(|| stream.blocking_recv().unwrap()).collect()
+}
+
+fn log_of(entries: &[Written]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    write(
+        &mut LogWriter::open(directory.path(), LIMIT).unwrap(),
+        entries,
+    );
+    directory
+}
+
+fn bytes_in(directory: &Path) -> u64 {
+    let lengths = segment::list(directory).unwrap().into_iter().map(|number| {
+        fs::metadata(segment::path(directory, number))
+            .unwrap()
+            .len()
+    });
+    lengths.sum()
+}
+
+fn last_segment(directory: &Path) -> std::path::PathBuf {
+    segment::path(
+        directory,
+        *segment::list(directory).unwrap().last().unwrap(),
+    )
+}
+
+fn any_entry() -> impl Strategy<Value = Written> {
+    let source = prop::sample::select(LogSource::ALL.to_vec());
+    let data = prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..100),
+        (1..60_000_usize).prop_map(|length| vec![0xfe; length]),
+    ];
+    (source, any::<u64>(), any::<u64>(), data).prop_map(|(source, session, nanos, data)| Written {
+        source,
+        session: if source == LogSource::System {
+            0
+        } else {
+            session
+        },
+        time: UNIX_EPOCH + Duration::from_nanos(nanos),
+        data,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_written_is_read(batches in prop::collection::vec(prop::collection::vec(any_entry(), 0..8), 0..6)) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut all = Vec::new();
+        for batch in batches {
+            // A writer each: it goes on where the last one ended.
+            let mut writer = LogWriter::open(directory.path(), 64 << 20).unwrap();
+            write(&mut writer, &batch);
+            all.extend(batch);
+        }
+        prop_assert_eq!(read(directory.path(), &everything()), all);
+    }
+
+    #[test]
+    fn a_torn_end_costs_what_was_torn(
+        entries in prop::collection::vec(any_entry(), 1..12),
+        cut in any::<prop::sample::Index>(),
+        garbage in prop::collection::vec(any::<u8>(), 0..60),
+        more in prop::collection::vec(any_entry(), 1..4),
+    ) {
+        let directory = log_of(&entries);
+        let path = last_segment(directory.path());
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let length = cut.index(file.metadata().unwrap().len() as usize + 1) as u64;
+        file.set_len(length).unwrap();
+        file.write_all_at(&garbage, length).unwrap();
+        let mut left = read(directory.path(), &everything());
+        prop_assert_eq!(&left[..], &entries[..left.len()]);
+        write(&mut LogWriter::open(directory.path(), LIMIT).unwrap(), &more);
+        left.extend(more);
+        prop_assert_eq!(read(directory.path(), &everything()), left);
+    }
+
+    #[test]
+    fn spoilt_bytes_are_never_told_as_entries(
+        entries in prop::collection::vec(any_entry(), 1..12),
+        spoilt in prop::collection::vec((any::<prop::sample::Index>(), 1..=u8::MAX), 1..4),
+    ) {
+        let directory = log_of(&entries);
+        let path = last_segment(directory.path());
+        let mut bytes = fs::read(&path).unwrap();
+        for (place, change) in spoilt {
+            let place = place.index(bytes.len());
+            bytes[place] ^= change;
+        }
+        fs::write(&path, bytes).unwrap();
+        let found = read(directory.path(), &everything());
+        prop_assert_eq!(&found[..], &entries[..found.len()]);
+    }
+
+    #[test]
+    fn reading_goes_on_strictly_after_any_entry(entries in prop::collection::vec(any_entry(), 1..40)) {
+        let directory = log_of(&entries);
+        let all = read_logs(directory.path(), &everything()).unwrap();
+        for (index, entry) in all.iter().enumerate() {
+            let cursor = entry.cursor.to_string().parse().unwrap();
+            let options = LogStreamOptions {
+                sources: LogSource::ALL.to_vec(),
+                from_cursor: Some(cursor),
+                ..LogStreamOptions::default()
+            };
+            let rest = drain(LogStream::open(directory.path(), options).unwrap());
+            prop_assert_eq!(&rest[..], &all[index + 1..]);
+        }
+    }
+
+    #[test]
+    fn the_end_is_what_all_ends_with(entries in prop::collection::vec(any_entry(), 0..40), count in 0..50_usize) {
+        let directory = log_of(&entries);
+        let all = read(directory.path(), &everything());
+        let tail = read(directory.path(), &LogOptions { tail: Some(count), ..everything() });
+        prop_assert_eq!(&tail[..], &all[all.len().saturating_sub(count)..]);
+    }
+
+    #[test]
+    fn no_text_but_a_cursor_is_one(text in ".*") {
+        if let Ok(cursor) = text.parse::<LogCursor>() {
+            prop_assert_eq!(cursor.to_string().parse::<LogCursor>().unwrap(), cursor);
+        }
+    }
+}
+
+#[test]
+fn sources_and_moments_are_chosen() {
+    let directory = log_of(&[
+        written(10, LogSource::Stdout, b"one"),
+        written(20, LogSource::Stderr, b"two"),
+        written(30, LogSource::Output, b"three"),
+        written(40, LogSource::Stdout, b"\xffour\0"),
+    ]);
+    let moment = |second| Some(UNIX_EPOCH + Duration::from_secs(second));
+    let data = |options: LogOptions| -> Vec<Vec<u8>> {
+        let entries = read_logs(directory.path(), &options).unwrap();
+        entries.into_iter().map(|entry| entry.data).collect()
+    };
+    let default = data(LogOptions::default());
+    assert_eq!(default, [&b"one"[..], b"two", b"\xffour\0"]);
+    // From a moment on, up to another and without it.
+    let between = data(LogOptions {
+        since: moment(20),
+        until: moment(40),
+        ..everything()
+    });
+    assert_eq!(between, [&b"two"[..], b"three"]);
+    let stream = |options| {
+        let entries = drain(LogStream::open(directory.path(), options).unwrap());
+        entries.into_iter().map(|entry| entry.data).collect()
+    };
+    let streamed: Vec<_> = stream(LogStreamOptions {
+        since: moment(15),
+        until: moment(40),
+        ..LogStreamOptions::default()
+    });
+    assert_eq!(streamed, [&b"two"[..], b"three"]);
+}
+
+#[test]
+fn a_log_does_not_outgrow_its_bound_and_keeps_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let mut all = Vec::new();
+    for second in 0..400 {
+        let entry = written(second, LogSource::Stdout, &vec![second as u8; 9_999]);
+        write(&mut writer, std::slice::from_ref(&entry));
+        all.push(entry);
+        assert!(bytes_in(directory.path()) <= LIMIT);
+    }
+    let kept = read(directory.path(), &everything());
+    assert!(kept.len() * 9_999 > LIMIT as usize * 3 / 4);
+    assert_eq!(kept[..], all[all.len() - kept.len()..]);
+    // A smaller bound counts from the next segment on.
+    drop(writer);
+    let mut writer = LogWriter::open(directory.path(), LIMIT / 2 + 200_000).unwrap();
+    for second in 400..430 {
+        write(
+            &mut writer,
+            &[written(second, LogSource::Stdout, &[7; 9_999])],
+        );
+    }
+    assert!(bytes_in(directory.path()) <= LIMIT / 2 + 200_000);
+}
+
+#[test]
+fn readers_follow_a_writer_that_rotates() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let options = || LogStreamOptions {
+        follow: true,
+        ..LogStreamOptions::default()
+    };
+    let mut streams: Vec<_> = (0..3)
+        .map(|_| LogStream::open(directory.path(), options()).unwrap())
+        .collect();
+    const ENTRIES: u64 = 2_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for second in 0..ENTRIES {
+                write(
+                    &mut writer,
+                    &[written(second, LogSource::Stdout, &[3; 4_000])],
+                );
+            }
+        });
+        for stream in &mut streams {
+            scope.spawn(|| {
+                let mut last = None;
+                while last != Some(ENTRIES - 1) {
+                    let entry = stream.blocking_recv().unwrap().unwrap();
+                    let time = entry
+                        .timestamp
+                        .duration_since(UNIX_EPOCH)
+                        .unwrap()
+                        .as_secs();
+                    // A reader that is slow misses entries; it gets none twice and none out of order.
+                    assert!(last.is_none_or(|last| time > last), "{time} after {last:?}");
+                    assert_eq!(entry.data, [3; 4_000]);
+                    last = Some(time);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_log_has_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let error = LogWriter::open(directory.path(), LIMIT).unwrap_err();
+    assert!(matches!(error, LogError::InUse { .. }), "{error}");
+    drop(writer);
+    LogWriter::open(directory.path(), LIMIT).unwrap();
+}
+
+#[test]
+fn what_nobody_writes_is_followed_to_its_end() {
+    let directory = log_of(&[written(1, LogSource::Stdout, b"last words")]);
+    let options = LogStreamOptions {
+        follow: true,
+        ..LogStreamOptions::default()
+    };
+    assert_eq!(
+        drain(LogStream::open(directory.path(), options.clone()).unwrap()).len(),
+        1
+    );
+    let nowhere = directory.path().join("nowhere");
+    assert_eq!(drain(LogStream::open(&nowhere, options).unwrap()), []);
+    assert_eq!(read(&nowhere, &everything()), []);
+}
+
+#[test]
+fn a_cursor_of_another_log_is_refused() {
+    let entry = [written(1, LogSource::Stdout, b"x")];
+    let (one, other) = (log_of(&entry), log_of(&entry));
+    let cursor = read_logs(one.path(), &everything()).unwrap()[0].cursor;
+    let options = LogStreamOptions {
+        from_cursor: Some(cursor),
+        ..LogStreamOptions::default()
+    };
+    let error = LogStream::open(other.path(), options.clone()).unwrap_err();
+    assert!(matches!(error, LogError::ForeignCursor { .. }), "{error}");
+    let both = LogStreamOptions {
+        since: Some(UNIX_EPOCH),
+        ..options
+    };
+    let error = LogStream::open(one.path(), both).unwrap_err();
+    assert!(matches!(error, LogError::TwoStarts), "{error}");
+}
+
+#[test]
+fn a_stream_that_is_closed_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let _writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let options = LogStreamOptions {
+        follow: true,
+        ..LogStreamOptions::default()
+    };
+    let mut stream = LogStream::open(directory.path(), options).unwrap();
+    stream.close();
+    assert_eq!(stream.blocking_recv().unwrap(), None);
+}
