@@ -23,8 +23,8 @@ use crate::{children, process, terminal};
 /// A process and agentd's side of its streams.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Number of its session.
-    id: u64,
+    /// Number of its session for clients; 0 for one that serves files.
+    number: u64,
     pid: Pid,
     launch: Launch,
     input: Option<Input>,
@@ -77,7 +77,7 @@ impl Running {
         };
         let is_terminal = spawned.terminal.is_some();
         Ok(Self {
-            id,
+            number: if task.has_number() { id } else { 0 },
             pid: spawned.pid,
             launch: Launch::Pending(watched(spawned.launch, Source::Launch)),
             input: spawned
@@ -219,7 +219,7 @@ impl Running {
                 let pid = self.pid.as_raw().cast_unsigned();
                 return Some(GuestMessage::Started(Started {
                     pid,
-                    session: self.id,
+                    session: self.number,
                     terminal: self.terminal.is_some(),
                 }));
             }

@@ -44,6 +44,11 @@ impl Task {
         }
     }
 
+    /// Whether it is a process that others can come back to, and whose output is logged.
+    pub(crate) fn has_number(&self) -> bool {
+        matches!(self, Task::Program(_))
+    }
+
     /// Whether standard input comes from the client.
     pub(crate) fn has_input(&self) -> bool {
         match self {

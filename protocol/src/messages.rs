@@ -325,7 +325,8 @@ pub struct Ready {
 pub struct Started {
     /// Its process id in the guest.
     pub pid: u32,
-    /// Number of the session in this guest, from 1; none is given twice.
+    /// Number of the session in this guest, from 1; none is given twice. 0 in a session that serves files: nobody comes back to
+    /// it, and what it sends is nobody's output.
     pub session: u64,
     /// Whether the process has a terminal, so that `Stdout` carries all that it shows.
     pub terminal: bool,

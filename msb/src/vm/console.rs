@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::log::{KernelLines, LogLines};
+
 /// Bytes that are kept. They travel in one report through a pipe, which holds 64 KiB.
 const CAPACITY: usize = 32 * 1024;
 
@@ -47,12 +49,18 @@ impl LastLines {
 pub(super) struct ConsoleLog {
     last_lines: LastLines,
     file: Option<File>,
+    /// Warnings, into the sandbox's log: without a file the kernel is quiet, so that all of it is warnings.
+    warnings: KernelLines,
 }
 
 impl ConsoleLog {
-    /// A log that keeps its end in `last_lines` and goes to `file` as well.
-    pub(super) fn new(last_lines: LastLines, file: Option<File>) -> ConsoleLog {
-        ConsoleLog { last_lines, file }
+    /// A log that keeps its end in `last_lines` and goes to `file` as well, or without one to `lines`.
+    pub(super) fn new(last_lines: LastLines, file: Option<File>, lines: LogLines) -> ConsoleLog {
+        ConsoleLog {
+            last_lines,
+            file,
+            warnings: KernelLines::new(lines),
+        }
     }
 
     /// Whether somebody reads all of it.
@@ -64,11 +72,14 @@ impl ConsoleLog {
 impl Write for ConsoleLog {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.last_lines.push(data);
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(data)
-        {
-            tracing::warn!("the log of the guest's kernel is no longer written: {error}");
-            self.file = None;
+        match &mut self.file {
+            None => self.warnings.write(data),
+            Some(file) => {
+                if let Err(error) = file.write_all(data) {
+                    tracing::warn!("the log of the guest's kernel is no longer written: {error}");
+                    self.file = None;
+                }
+            }
         }
         Ok(data.len())
     }
@@ -85,7 +96,7 @@ mod tests {
     #[test]
     fn the_last_lines_are_whole_lines() {
         let last_lines = LastLines::default();
-        let mut log = ConsoleLog::new(last_lines.clone(), None);
+        let mut log = ConsoleLog::new(last_lines.clone(), None, LogLines::default());
         log.write_all(b"one\ntwo").unwrap();
         assert_eq!(last_lines.get(), b"one\ntwo");
         for line in 0..10_000 {
@@ -101,7 +112,7 @@ mod tests {
         let last_lines = LastLines::default();
         let mut data = vec![b'x'; 3 * CAPACITY];
         data.extend_from_slice(b"\nend");
-        ConsoleLog::new(last_lines.clone(), None)
+        ConsoleLog::new(last_lines.clone(), None, LogLines::default())
             .write_all(&data)
             .unwrap();
         assert_eq!(last_lines.get(), b"end");
@@ -110,7 +121,11 @@ mod tests {
     #[test]
     fn the_file_gets_everything() {
         let mut file = tempfile::tempfile().unwrap();
-        let mut log = ConsoleLog::new(LastLines::default(), Some(file.try_clone().unwrap()));
+        let mut log = ConsoleLog::new(
+            LastLines::default(),
+            Some(file.try_clone().unwrap()),
+            LogLines::default(),
+        );
         let data = vec![b'x'; 2 * CAPACITY];
         log.write_all(&data).unwrap();
         let mut written = Vec::new();

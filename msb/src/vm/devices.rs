@@ -11,7 +11,7 @@ use microsandbox::launch::{
 };
 use microsandbox::protocol::{CONTROL_PORT, MountOptions, SESSION_PORT};
 use vmm::fs::{CachePolicy, Exports, FolderOptions, Quota, SharedFolder};
-use vmm::virtio::vsock::{Accept, Route, VsockConfig, vsock_device};
+use vmm::virtio::vsock::{Accept, Observer, Route, VsockConfig, vsock_device};
 use vmm::virtio::{BlkConfig, DeviceDescription, blk_device, exports_device, fs_device};
 
 use super::start::StartError;
@@ -46,6 +46,7 @@ pub(super) fn make(
     config: &LaunchConfig,
     accept: Accept,
     listener: UnixListener,
+    observer: Option<Box<dyn Observer>>,
 ) -> Result<Vec<DeviceDescription>, StartError> {
     let mut devices: Vec<_> = root(config)?.into_iter().collect();
     if let RootAccess::DiskLayer(image) = &config.root.access {
@@ -62,7 +63,7 @@ pub(super) fn make(
             Route::ToGuest {
                 listener,
                 port: SESSION_PORT,
-                observer: None,
+                observer,
             },
         ],
     })?);

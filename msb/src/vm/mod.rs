@@ -9,6 +9,7 @@ mod console;
 mod creator;
 mod devices;
 mod foreground;
+mod log;
 mod sandbox;
 mod start;
 mod supervisor;

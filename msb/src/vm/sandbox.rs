@@ -11,16 +11,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use microsandbox::launch::{Handover, LaunchConfig, Moment, Report, Startup, send_report};
+use microsandbox::launch::{
+    Handover, LaunchConfig, LogTarget, Moment, Report, Startup, send_report,
+};
 use microsandbox::protocol::Ready;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use vmm::fs::raise_descriptor_limit;
 use vmm::machine::{self, Stopper};
+use vmm::virtio::vsock::Observer;
 
 use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
+use super::log::{Log, LogLines};
 use super::start::StartError;
 use super::supervisor::{Action, Event, Supervisor, Verdict};
 use super::{agent, creator, devices};
@@ -73,9 +77,21 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         "booting"
     );
     let last_lines = LastLines::default();
-    let log = ConsoleLog::new(last_lines.clone(), console);
-    let verdict = run(process, &config, listener, commands, &reports, log)
+    let log = config.log.clone().and_then(open_log);
+    let lines = log.as_ref().map(Log::lines).unwrap_or_default();
+    lines.write("the machine starts");
+    let console = ConsoleLog::new(last_lines.clone(), console, lines.clone());
+    let output = Output {
+        console,
+        log,
+        lines: lines.clone(),
+    };
+    let verdict = run(process, &config, listener, commands, &reports, output)
         .unwrap_or_else(Verdict::NotStarted);
+    lines.finish(match &verdict {
+        Verdict::NotStarted(_) => "the machine did not start",
+        Verdict::Ended(_) => "the machine has ended",
+    });
     // Before the report: who has read it finds the volumes and the name free.
     drop(volumes);
     if let Err(error) = directory.remove(lock) {
@@ -99,6 +115,20 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     Ok(status)
 }
 
+/// Where what comes from the guest goes.
+struct Output {
+    console: ConsoleLog,
+    log: Option<Log>,
+    lines: LogLines,
+}
+
+/// Opens the sandbox's log. Without one there is still a sandbox.
+fn open_log(target: LogTarget) -> Option<Log> {
+    Log::start(target)
+        .inspect_err(|error| tracing::warn!("what the sandbox writes is not logged: {error}"))
+        .ok()
+}
+
 /// Makes this process what the monitor and its shared folders expect.
 fn prepare_process() -> anyhow::Result<()> {
     prctl::set_name(c"msb-vm").context("cannot set the name of the process")?;
@@ -118,7 +148,7 @@ fn run(
     listener: UnixListener,
     commands: File,
     reports: &File,
-    log: ConsoleLog,
+    output: Output,
 ) -> Result<Verdict, StartError> {
     let (events, received) = channel();
     creator::listen(commands, events.clone()).map_err(StartError::Thread)?;
@@ -129,12 +159,17 @@ fn run(
         memory: config.memory,
         kernel: open(&config.kernel)?,
         initramfs: Some(open(&config.initramfs)?),
-        command_line: command_line(config, log.has_reader()),
+        command_line: command_line(config, output.console.has_reader()),
         console: machine::Console {
-            output: Some(Box::new(log)),
+            output: Some(Box::new(output.console)),
             input: None,
         },
-        devices: devices::make(config, accept, listener)?,
+        devices: devices::make(
+            config,
+            accept,
+            listener,
+            output.log.map(|log| Box::new(log) as Box<dyn Observer>),
+        )?,
     })?;
     let kernel_entry = Moment::now();
     let stopper = machine.stopper();
@@ -146,11 +181,14 @@ fn run(
         Supervisor::new(Instant::now(), boot_timeout),
         &received,
         &stopper,
-        |agent| Startup {
-            process,
-            kernel_entry,
-            ready: Moment::now(),
-            agent,
+        |agent| {
+            output.lines.write("the guest is ready");
+            Startup {
+                process,
+                kernel_entry,
+                ready: Moment::now(),
+                agent,
+            }
         },
         reports,
     ))
