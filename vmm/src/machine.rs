@@ -20,9 +20,11 @@ use crate::kernel::{self, KernelError};
 use crate::layout;
 use crate::memory::{self, MemoryError};
 pub use crate::memory::{MAX_MEMORY, MIN_MEMORY};
+pub use crate::meter::Meter;
+pub use crate::pause::{PauseError, Pauser};
 pub use crate::platform::Console;
 use crate::platform::{ConsoleInput, ConsoleLog, ConsoleState, IoApic, MmioBus, Ports, VirtioSlot};
-use crate::vcpu::{Vcpu, VcpuContext};
+use crate::vcpu::{Gate, Vcpu, VcpuContext};
 use crate::virtio::{
     DeviceDescription, GuestMemory, Interrupt, MmioTransport, Parts, QUEUE_NOTIFY, Worker,
 };
@@ -102,6 +104,11 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     let memory = Arc::new(memory::create(config.memory)?);
     memory::register(&vm, &memory)?;
 
+    let traffic = config
+        .devices
+        .iter()
+        .map(|device| device.traffic.clone())
+        .collect();
     let (devices, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
     let lines = interrupt_lines(&slots);
     let pins = lines.last().map_or(0, |line| line + 1);
@@ -132,6 +139,7 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
         ports: ports.clone(),
         bus,
         ending: ending.clone(),
+        gate: Arc::new(Gate::new(config.vcpus)),
     };
     let vcpus = (0u8..)
         .zip(vcpus)
@@ -141,12 +149,14 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     let input = start_console_input(config.console.input, ports, &ending)?;
 
     Ok(Machine {
-        vcpus,
+        pauser: Pauser::new(Arc::clone(&context.gate), &vm),
+        meter: Meter::new(Arc::clone(&context.gate), &memory, traffic),
+        _vcpus: vcpus,
         _input: input,
         console,
         ending,
         endings,
-        _context: context,
+        context,
         _vm: vm,
         _memory: memory,
     })
@@ -155,12 +165,14 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
 /// A running machine. Dropping it stops it.
 // Fields are dropped in this order: the processors first, then what they use.
 pub struct Machine {
-    vcpus: Vec<Vcpu>,
+    _vcpus: Vec<Vcpu>,
     _input: Option<ConsoleInput>,
     console: Arc<ConsoleState>,
     ending: EndingReporter,
     endings: Receiver<Ending>,
-    _context: VcpuContext,
+    context: VcpuContext,
+    pauser: Pauser,
+    meter: Meter,
     _vm: Arc<VmFd>,
     _memory: Arc<GuestMemory>,
 }
@@ -173,15 +185,22 @@ impl Machine {
         }
     }
 
+    /// A handle that pauses the machine and resumes it from another thread.
+    pub fn pauser(&self) -> Pauser {
+        self.pauser.clone()
+    }
+
+    /// A handle that reads from another thread what the machine uses.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Waits until the machine ends, by itself or by a [`Stopper`], and takes it apart.
     pub fn wait(self) -> Ending {
         // The machine holds a reporter itself, so the channel cannot be closed.
         let ending = self.endings.recv().unwrap_or(Ending::Stopped);
         self.console.close();
-        for vcpu in &self.vcpus {
-            // All at once, so that dropping them does not wait for one after the other.
-            vcpu.kick();
-        }
+        self.context.gate.end();
         match (ending, self.console.panic()) {
             // A kernel that panics says so and resets the machine.
             (Ending::Reset | Ending::TripleFault, Some(message)) => Ending::Panicked { message },

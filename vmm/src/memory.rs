@@ -96,7 +96,7 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemory) -> Result<(), MemoryErro
             memory_size: region.len(),
             userspace_addr: address as u64,
         };
-        // SAFETY: the mapping belongs to `memory`, which the machine keeps for longer than its VM.
+        // SAFETY: the mapping belongs to `memory`, which the machine keeps for longer than its processors, and nobody else reaches it through the VM.
         unsafe { vm.set_user_memory_region(slot) }
             .map_err(|error| MemoryError::Register(start, error))?;
     }

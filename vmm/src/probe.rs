@@ -19,7 +19,7 @@ use crate::layout;
 use crate::machine::{self, BootError};
 use crate::memory;
 use crate::platform::{ConsoleLog, IoApic, MmioBus, Ports};
-use crate::vcpu::{Vcpu, VcpuContext};
+use crate::vcpu::{Gate, Vcpu, VcpuContext};
 
 const DEVICE: &str = "/dev/kvm";
 /// Inputs of an I/O APIC that the guest does not touch.
@@ -84,6 +84,7 @@ fn run(kvm: &Kvm) -> Result<KvmState, BootError> {
         ports,
         bus: Arc::new(MmioBus::new(io_apic, Vec::new())),
         ending,
+        gate: Arc::new(Gate::new(1)),
     };
     let _vcpu = Vcpu::spawn(0, vcpu, context).map_err(resource)?;
     Ok(judge(endings.recv_timeout(TIME_LIMIT)))

@@ -5,6 +5,7 @@ mod local_apic;
 mod mp_table;
 mod msrs;
 mod registers;
+mod tsc;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use crate::virtio::GuestMemory;
 
 pub(crate) use mp_table::write_mp_table;
 pub(crate) use registers::write_entry_tables;
+pub(crate) use tsc::rewind;
 
 /// Most virtual processors of a machine: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;

@@ -15,6 +15,7 @@ use fuse_backend_rs::api::filesystem::{DirEntry, Entry};
 use super::attributes::DeviceNumbers;
 use super::inodes::COUNTING_BITS;
 use super::{Served, SharedFolder, errno};
+use crate::traffic::Traffic;
 
 /// Longest name of an export, in bytes: the longest name of a directory entry.
 const MAX_NAME: usize = 255;
@@ -51,6 +52,7 @@ pub enum ExportError {
 pub struct Exports {
     table: Arc<RwLock<Table>>,
     devices: DeviceNumbers,
+    traffic: Traffic,
 }
 
 #[derive(Default)]
@@ -94,7 +96,7 @@ impl Exports {
             return Err(ExportError::Exists { name });
         }
         let number = table.last.checked_add(1).ok_or(ExportError::Exhausted)?;
-        let folder = Arc::new(folder.into_export(number, &self.devices));
+        let folder = Arc::new(folder.into_export(number, &self.devices, &self.traffic));
         table.last = number;
         table.exports.insert(number, Export { name, folder });
         Ok(())
@@ -207,6 +209,10 @@ impl Served for Exports {
         for export in table.exports.values() {
             export.folder.reset();
         }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 }
 

@@ -170,7 +170,9 @@ impl SharedFolder {
     ) -> io::Result<usize> {
         let size = usize::try_from(size).unwrap_or(MAX_TRANSFER);
         let size = size.min(MAX_TRANSFER).min(buffers.available_bytes());
-        buffers.write_from(&mut Transfer::new(file.as_fd()), size, offset)
+        let read = buffers.write_from(&mut Transfer::new(file.as_fd()), size, offset)?;
+        self.traffic.count_read(count(read));
+        Ok(read)
     }
 
     /// Writes straight from the guest's buffers to `file`.
@@ -191,13 +193,15 @@ impl SharedFolder {
             Transfer::new(file.as_fd())
         };
         let size = size.min(MAX_TRANSFER);
-        match &self.meter {
+        let written = match &self.meter {
             None => buffers.read_to(&mut transfer, size, write.offset),
             Some(meter) => {
                 let range = (size, write.offset);
                 SharedFolder::write_within(meter, file, &mut transfer, buffers, range)
             }
-        }
+        }?;
+        self.traffic.count_written(count(written));
+        Ok(written)
     }
 
     /// Takes the set-user-ID and set-group-ID bits from the file behind `descriptor`, as the host does when a process
@@ -285,6 +289,11 @@ fn options_of_shared(inode: &Inode, status: &stat64) -> OpenOptions {
     } else {
         OpenOptions::empty()
     }
+}
+
+/// Bytes as they are counted.
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Flags for the host of a guest's open(2) flags. Access mode, truncation and synchronous writing are the host's

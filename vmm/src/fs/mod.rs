@@ -75,6 +75,8 @@ use inodes::Inodes;
 use kernel_interfaces::is_kernel_interface;
 use quota::Meter;
 
+use crate::traffic::Traffic;
+
 /// A folder could not be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -134,6 +136,7 @@ pub struct SharedFolder {
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
     meter: Option<Meter>,
+    traffic: Traffic,
 }
 
 #[derive(Default)]
@@ -241,6 +244,7 @@ impl SharedFolder {
             numbers: InodeNumbers::of_root(&status),
             openless: Openless::default(),
             meter: None,
+            traffic: Traffic::default(),
         })
     }
 
@@ -264,8 +268,15 @@ impl SharedFolder {
         self.inodes.root().is_directory()
     }
 
-    /// As export `number` of a device: with node IDs and inode numbers that none of the others has.
-    fn into_export(mut self, number: u16, devices: &DeviceNumbers) -> SharedFolder {
+    /// As export `number` of a device: with node IDs and inode numbers that none of the others has, and counting
+    /// `traffic` together with them.
+    fn into_export(
+        mut self,
+        number: u16,
+        devices: &DeviceNumbers,
+        traffic: &Traffic,
+    ) -> SharedFolder {
+        self.traffic = traffic.clone();
         self.inodes.become_export(number);
         self.numbers.become_export(number, devices);
         self
@@ -291,6 +302,10 @@ impl Served for SharedFolder {
         self.inodes.clear();
         self.openless.files.store(false, Ordering::Relaxed);
         self.openless.directories.store(false, Ordering::Relaxed);
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 }
 
@@ -333,6 +348,9 @@ pub(crate) trait Served:
 {
     /// Forgets all that the guest had open or was told of; the next request is FUSE_INIT.
     fn reset(&self);
+
+    /// Counts what reads and writes move.
+    fn traffic(&self) -> Traffic;
 }
 
 /// An error that the guest sees as this number.

@@ -12,6 +12,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::ConfigSpace;
 use crate::memory::GuestMemory;
+use crate::traffic::Traffic;
 
 /// A chain of descriptors that the driver made available. Its buffers are volatile: copy a header out once, then
 /// validate the copy.
@@ -27,6 +28,8 @@ pub struct DeviceDescription {
     pub config: ConfigSpace,
     /// Threads that serve the queues; the queues are numbered through in this order.
     pub workers: Vec<WorkerDescription>,
+    /// Counts what the device moves between the guest and files of the host.
+    pub traffic: Traffic,
 }
 
 /// One thread and the queues that it serves.

@@ -89,6 +89,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
     // num_request_queues. There is no notify_buf_size without VIRTIO_FS_F_NOTIFICATION.
     config.extend_from_slice(&1_u32.to_le_bytes());
 
+    let traffic = served.traffic();
     let session = Arc::new(Session::new(served));
     let worker = |name: &str, size, resets| WorkerDescription {
         name: name.to_owned(),
@@ -109,6 +110,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
             worker("fs-hiprio", HIGH_PRIORITY_QUEUE_SIZE, false),
             worker("fs-requests", REQUEST_QUEUE_SIZE, true),
         ],
+        traffic,
     })
 }
 

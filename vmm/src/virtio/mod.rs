@@ -26,6 +26,7 @@ pub mod vsock;
 mod worker;
 
 pub use crate::memory::{GuestMemory, MemoryRegion};
+pub use crate::traffic::Traffic;
 pub use blk::{BlkConfig, BlkDeviceError, BlkHandle, HandleError, blk_device};
 pub use config_space::ConfigSpace;
 pub use executor::{

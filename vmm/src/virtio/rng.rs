@@ -5,7 +5,8 @@ use std::io;
 use vm_memory::{ReadVolatile, VolatileSlice, bitmap::BitmapSlice};
 
 use super::{
-    Chain, Completion, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription,
+    Chain, Completion, DeviceDescription, DeviceFailure, Executor, GuestMemory, Traffic,
+    WorkerDescription,
 };
 
 const DEVICE_TYPE: u32 = 4;
@@ -28,6 +29,7 @@ pub fn rng_device() -> DeviceDescription {
             gathers: false,
             helpers: Vec::new(),
         }],
+        traffic: Traffic::default(),
     }
 }
 

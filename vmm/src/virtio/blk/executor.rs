@@ -20,7 +20,9 @@ use super::pending::{Pending, PendingRequests};
 use super::request::{Answer, Operation, Request, Rules, SERIAL_LENGTH, Status};
 use super::ring::{Ring, Transfer};
 use super::slot::{Occupant, Slot};
-use crate::virtio::{Chain, Completion, DeviceFailure, Events, Executor, Finished, GuestMemory};
+use crate::virtio::{
+    Chain, Completion, DeviceFailure, Events, Executor, Finished, GuestMemory, Traffic,
+};
 
 // Tokens of the events.
 const RING_EVENT: u32 = 0;
@@ -33,6 +35,8 @@ pub(super) struct Disk {
     pub(super) serial: [u8; SERIAL_LENGTH],
     /// Every change is refused, whatever the image permits.
     pub(super) read_only: bool,
+    /// Counts what reads and writes move, whoever carries them out.
+    pub(super) traffic: Traffic,
 }
 
 /// Who carries out a request.
@@ -153,17 +157,17 @@ impl BlkExecutor {
             Operation::Read { offset, into } => {
                 return match self.transfers(image, Access::Read, offset, &into) {
                     Some(parts) => Plan::Begin(Work::Transfers(parts, into.len())),
-                    None => Plan::Over(image.read(offset, &into).map(|()| into.len())),
+                    None => Plan::Over(self.read(image, offset, &into)),
                 };
             }
             Operation::Write { offset, from } if durable => {
-                let written = image.write(offset, &from).and_then(|()| image.flush());
-                return Plan::Over(written.map(|()| 0));
+                let written = self.write(image, offset, &from);
+                return Plan::Over(written.and_then(|_| image.flush()).map(|()| 0));
             }
             Operation::Write { offset, from } => {
                 return match self.transfers(image, Access::Write, offset, &from) {
                     Some(parts) => Plan::Begin(Work::Transfers(parts, 0)),
-                    None => Plan::Over(image.write(offset, &from).map(|()| 0)),
+                    None => Plan::Over(self.write(image, offset, &from)),
                 };
             }
             Operation::Identify { into } => {
@@ -174,6 +178,20 @@ impl BlkExecutor {
             Operation::WriteZeroes(ranges) => Task::WriteZeroes(ranges),
         };
         Plan::Begin(Work::Job(task, Arc::clone(occupant), durable))
+    }
+
+    /// Reads at once; returns how many bytes the guest's memory got.
+    fn read(&self, image: &dyn Image, offset: u64, into: &Buffers<'_>) -> io::Result<u64> {
+        image.read(offset, into)?;
+        self.disk.traffic.count_read(into.len());
+        Ok(into.len())
+    }
+
+    /// Writes at once; the guest's memory gets nothing.
+    fn write(&self, image: &dyn Image, offset: u64, from: &Buffers<'_>) -> io::Result<u64> {
+        image.write(offset, from)?;
+        self.disk.traffic.count_written(from.len());
+        Ok(0)
     }
 
     fn hand_over(&mut self, number: usize, work: Work) -> Completion {

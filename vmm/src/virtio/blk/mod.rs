@@ -41,7 +41,7 @@ use self::request::SERIAL_LENGTH;
 use self::ring::Ring;
 use self::slot::Slot;
 pub use self::slot::{BlkHandle, HandleError};
-use super::{ConfigSpace, DeviceDescription, HelperDescription, WorkerDescription};
+use super::{ConfigSpace, DeviceDescription, HelperDescription, Traffic, WorkerDescription};
 
 /// Device type, section 5.2.1.
 const DEVICE_TYPE: u32 = 2;
@@ -145,8 +145,10 @@ fn device_with(
         // A new handle is empty.
         let _ = handle.attach(image);
     }
+    let traffic = Traffic::default();
     let disk = Disk {
         slot,
+        traffic: traffic.clone(),
         serial: padded,
         read_only,
     };
@@ -159,6 +161,7 @@ fn device_with(
         features: config::features(read_only, queues),
         config: space,
         workers,
+        traffic,
     };
     Ok((description, handle))
 }
@@ -167,7 +170,7 @@ fn device_with(
 fn worker(index: u16, disk: &Disk, engine: Engine) -> io::Result<WorkerDescription> {
     let ring = match engine {
         // Here, because the worker's thread must not.
-        Engine::IoUring => Ring::new()
+        Engine::IoUring => Ring::new(disk.traffic.clone())
             .inspect_err(|error| tracing::debug!(%error, "a disk has no io_uring"))
             .ok(),
         #[cfg(test)]

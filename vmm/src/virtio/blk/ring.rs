@@ -12,6 +12,7 @@ use io_uring::{IoUring, opcode, types};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::config::QUEUE_SIZE;
+use crate::virtio::Traffic;
 
 /// Transfers that the kernel has at a time; more wait here. The completion queue has twice as many entries, so it never
 /// overflows.
@@ -47,12 +48,15 @@ pub(super) struct Ring {
     waiting: VecDeque<Transfer>,
     /// The kernel knows of these.
     in_flight: usize,
+    traffic: Traffic,
 }
 
 impl Ring {
+    /// An empty ring, which counts what it moves as `traffic`.
+    ///
     /// # Errors
     /// As io_uring_setup(2): where it is switched off, forbidden or too old.
-    pub(super) fn new() -> io::Result<Ring> {
+    pub(super) fn new(traffic: Traffic) -> io::Result<Ring> {
         let uring = IoUring::builder()
             .setup_r_disabled()
             .build(ENTRIES as u32)?;
@@ -77,6 +81,7 @@ impl Ring {
             free: (0..ENTRIES).collect(),
             waiting: VecDeque::new(),
             in_flight: 0,
+            traffic,
         })
     }
 
@@ -182,6 +187,12 @@ impl Ring {
             };
             self.free.push(index);
             let request = transfer.request;
+            if let Ok(bytes @ 1..) = u64::try_from(completion.result()) {
+                match transfer.access {
+                    Access::Read => self.traffic.count_read(bytes),
+                    Access::Write => self.traffic.count_written(bytes),
+                }
+            }
             match advance(transfer, completion.result()) {
                 Ok(None) => {
                     return Some(Transferred {
@@ -256,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_ring_opens_no_files() {
-        let mut ring = Ring::new().unwrap();
+        let mut ring = Ring::new(Traffic::default()).unwrap();
         let path = c"/etc/passwd".as_ptr();
         let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path).build();
         // SAFETY: the path is a constant.

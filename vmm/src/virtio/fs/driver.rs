@@ -88,6 +88,7 @@ impl Driver {
             device: DeviceDescription {
                 config: self.device.config.clone(),
                 workers,
+                traffic: self.device.traffic.clone(),
                 ..self.device
             },
             caller: self.caller,

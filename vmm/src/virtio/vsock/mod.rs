@@ -46,7 +46,7 @@ use self::deadline::Timer;
 use self::executor::{Listener, VsockExecutor};
 pub use self::observer::{Flow, MAX_SHOWN, Observer, Tap};
 use self::switchboard::{Limits, Switchboard};
-use super::{DeviceDescription, WorkerDescription};
+use super::{DeviceDescription, Traffic, WorkerDescription};
 
 /// Device type, section 5.10.1.
 const DEVICE_TYPE: u32 = 19;
@@ -168,6 +168,7 @@ pub fn vsock_device(config: VsockConfig) -> Result<DeviceDescription, VsockError
             gathers: false,
             helpers: Vec::new(),
         }],
+        traffic: Traffic::default(),
     })
 }
 

@@ -1,21 +1,23 @@
-//! A virtual processor's thread: run the guest, serve its exits, stop when asked.
+//! A virtual processor's thread: run the guest, serve its exits, wait or stop when asked.
 
-use std::cell::Cell;
+mod gate;
+mod kick;
+
 use std::io;
-use std::os::unix::thread::JoinHandleExt;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use self::gate::Place;
+pub(crate) use self::gate::{Ended, Gate};
+use self::kick::KickTarget;
+use crate::cpu;
 use crate::ending::{Ending, EndingReporter};
 use crate::platform::{MmioBus, Ports};
 use crate::threads;
 
-/// KVM_RUN, and the registers for the report of a failure.
+/// KVM_RUN, the time-stamp counter, and the registers for the report of a failure.
 const SYSTEM_CALLS: &[i64] = &[libc::SYS_ioctl];
 
 /// What all processors of a machine share.
@@ -24,99 +26,44 @@ pub(crate) struct VcpuContext {
     pub(crate) ports: Ports,
     pub(crate) bus: Arc<MmioBus>,
     pub(crate) ending: EndingReporter,
+    pub(crate) gate: Arc<Gate>,
 }
 
-/// A running processor. Dropping it stops the processor and waits for its thread.
+/// A running processor. Dropping it stops all processors of the machine and waits for this one's thread.
 pub(crate) struct Vcpu {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Vcpu {
     /// Starts the processor's thread.
     pub(crate) fn spawn(index: u8, vcpu: VcpuFd, context: VcpuContext) -> io::Result<Vcpu> {
-        install_kick_handler()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let stop = Arc::clone(&stop);
-            let ending = context.ending.clone();
-            threads::spawn(&format!("vcpu{index}"), SYSTEM_CALLS, ending, move || {
-                run(vcpu, &context, &stop)
-            })?
-        };
+        kick::install_handler()?;
+        let gate = Arc::clone(&context.gate);
+        let ending = context.ending.clone();
+        let thread = threads::spawn(&format!("vcpu{index}"), SYSTEM_CALLS, ending, move || {
+            run(vcpu, &context)
+        })?;
         Ok(Vcpu {
-            stop,
+            gate,
             thread: Some(thread),
         })
-    }
-
-    /// Asks the processor to stop, without waiting.
-    pub(crate) fn kick(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = &self.thread {
-            // SAFETY: the thread is not joined yet, so its id is valid; the signal has a handler.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
-        }
     }
 }
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        self.kick();
+        self.gate.end();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-thread_local! {
-    /// `immediate_exit` of the processor that this thread runs, for the signal handler.
-    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-}
-
-fn kick_signal() -> libc::c_int {
-    SIGRTMIN()
-}
-
-/// A kick between the check of `stop` and KVM_RUN would be lost if the handler did nothing; `immediate_exit` makes that KVM_RUN return at once
-/// (Linux `Documentation/virt/kvm/api.rst`, section 5).
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let flag = IMMEDIATE_EXIT.get();
-    if !flag.is_null() {
-        // SAFETY: it points into the kvm_run mapping of the processor that this very thread owns, until `run` clears it.
-        unsafe { flag.write_volatile(1) };
-    }
-}
-
-fn install_kick_handler() -> io::Result<()> {
-    static INSTALL: Once = Once::new();
-    let mut result = Ok(());
-    INSTALL.call_once(|| {
-        result = register_signal_handler(kick_signal(), on_kick)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()));
-    });
-    result
-}
-
-/// Points the handler at this thread's processor, for as long as the guard lives.
-struct KickTarget;
-
-impl KickTarget {
-    fn new(vcpu: &mut VcpuFd) -> KickTarget {
-        IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
-        KickTarget
-    }
-}
-
-impl Drop for KickTarget {
-    fn drop(&mut self) {
-        IMMEDIATE_EXIT.set(ptr::null_mut());
-    }
-}
-
-fn run(mut vcpu: VcpuFd, context: &VcpuContext, stop: &AtomicBool) {
+fn run(mut vcpu: VcpuFd, context: &VcpuContext) {
     let _target = KickTarget::new(&mut vcpu);
-    while !stop.load(Ordering::SeqCst) {
+    let mut place = Place::new(&context.gate);
+    while place.pass(|ticks| cpu::rewind(&vcpu, ticks)) {
         match step(&mut vcpu, context) {
             Ok(None) => {}
             Ok(Some(ending)) => return context.ending.report(ending),
