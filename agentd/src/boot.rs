@@ -8,6 +8,7 @@ use protocol::{Boot, Failure, MountSource, Root, RootSource, Stage};
 use crate::devices::Devices;
 use crate::disks::BlockDevices;
 use crate::failure::{OrFailed, failure};
+use crate::gauges::Gauges;
 use crate::mount_plan::PlannedMount;
 use crate::staging::Staging;
 use crate::{limits, mount_plan, mounts, network, read_ahead, root};
@@ -15,9 +16,16 @@ use crate::{limits, mount_plan, mounts, network, read_ahead, root};
 /// Longest host name, see gethostname(2).
 const MAX_HOSTNAME: usize = 64;
 
+/// What agentd keeps of the guest that it has set up.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) devices: Devices,
+    pub(crate) gauges: Gauges,
+}
+
 /// Turns the initramfs into the guest that `boot` describes. Each step needs those before it; what
 /// can be checked is checked before the first of them.
-pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
+pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
     let plan = mount_plan::plan(&boot.root, &boot.mounts)?;
     check_hostname(&boot.hostname)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -27,6 +35,8 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()
     })?;
+    let gauges =
+        Gauges::open(None).or_failed(Stage::Mount, || "/proc/meminfo cannot be opened".into())?;
     limits::set_own().or_failed(Stage::ResourceLimit, || {
         "agentd cannot set its own limits".into()
     })?;
@@ -42,7 +52,7 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Devices, Failure> {
     network::bring_up_loopback()?;
     sethostname(&boot.hostname)
         .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;
-    Ok(devices)
+    Ok(Guest { devices, gauges })
 }
 
 /// Mounts what comes from outside, while device files are in reach, and makes the root file system the root.

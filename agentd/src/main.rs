@@ -15,6 +15,7 @@ mod devices;
 mod disks;
 mod failure;
 mod files;
+mod gauges;
 mod input;
 mod kernel_log;
 mod limits;
@@ -78,8 +79,8 @@ fn main() -> ExitCode {
 fn live(started: Duration) -> Result<Infallible, Box<dyn Error>> {
     let mut control = dial_host()?;
     let boot = hear_boot(&mut control)?;
-    let devices = match boot::carry_out(&boot) {
-        Ok(devices) => devices,
+    let guest = match boot::carry_out(&boot) {
+        Ok(guest) => guest,
         Err(failure) => {
             shutdown::say_last(&mut control, &GuestMessage::Failed(failure));
             return Ok(shutdown::end_machine()?);
@@ -92,7 +93,7 @@ fn live(started: Duration) -> Result<Infallible, Box<dyn Error>> {
     };
     control.send(&GuestMessage::Ready(ready))?;
     poller::set_nonblocking(&control)?;
-    let control = Server::new(control, listener, devices)?.run()?;
+    let control = Server::new(control, listener, guest)?.run()?;
     shutdown::leave_file_systems();
     if let Some(mut control) = control {
         shutdown::say_last(&mut control, &GuestMessage::Goodbye);

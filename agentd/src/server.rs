@@ -1,19 +1,23 @@
 //! The event loop: one thread that waits for everything and is never held up by anyone.
 
-use std::collections::BTreeMap;
+mod control;
+mod stopping;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags as Flags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use protocol::{HostMessage, MAX_DATA, Stage};
+use protocol::{Failure, MAX_DATA, Stage};
 
+use self::stopping::Stop;
+use crate::boot::Guest;
 use crate::children::{self, Children};
 use crate::connection::Connection;
-use crate::devices::Devices;
 use crate::failure::failure;
 use crate::kernel_log;
 use crate::poller::{Event, Poller, Source, Token, Watched};
@@ -26,9 +30,6 @@ const MAX_SESSIONS: usize = 1024;
 /// Sessions beyond that which are told so; clients beyond these find the connection closed.
 const MAX_REFUSALS: usize = 64;
 
-/// How long processes may take to end after SIGKILL, and sessions to send what is left.
-const KILL_TIME: Duration = Duration::from_secs(1);
-
 /// Number of the guest itself among the sessions.
 const GUEST: u64 = 0;
 
@@ -39,32 +40,27 @@ pub(crate) struct Server {
     /// `None` when no more sessions are accepted.
     listener: Option<Watched<OwnedFd>>,
     signals: Watched<SignalFd>,
-    devices: Devices,
+    guest: Guest,
     sessions: BTreeMap<u64, Session>,
     last_session: u64,
     scratch: Vec<u8>,
+    drain: Option<Drain>,
     stop: Option<Stop>,
 }
 
-/// The guest is being stopped.
-#[derive(Debug, Clone, Copy)]
-struct Stop {
-    /// SIGKILL has been sent.
-    killed: bool,
-    /// When SIGKILL is due or, after it, the wait is over.
-    deadline: Instant,
-    /// The host is there and waits for an answer.
+/// New sessions are refused.
+#[derive(Debug)]
+struct Drain {
+    /// The sessions whose end the host waits for.
+    left: BTreeSet<u64>,
+    /// The host has not heard yet that there are none.
     wanted: bool,
 }
 
 impl Server {
     /// Serves `control`, which is past the boot message, and accepts sessions from `listener`.
     /// Neither may block.
-    pub(crate) fn new(
-        control: Connection,
-        listener: OwnedFd,
-        devices: Devices,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(control: Connection, listener: OwnedFd, guest: Guest) -> io::Result<Self> {
         let poller = Poller::new()?;
         let signals = SigSet::from(Signal::SIGCHLD);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?;
@@ -79,13 +75,14 @@ impl Server {
             listener: Some(Watched::new(listener, &poller, token(Source::Listener))),
             signals: Watched::new(signals, &poller, token(Source::Signals)),
             poller,
-            devices,
+            guest,
             sessions: BTreeMap::new(),
             last_session: GUEST,
             scratch: vec![0; MAX_DATA],
+            drain: None,
             stop: None,
         };
-        server.control.watch(Some(Flags::EPOLLIN))?;
+        server.watch_control()?;
         server.signals.watch(Some(Flags::EPOLLIN))?;
         server.set_accepting(true)?;
         Ok(server)
@@ -100,6 +97,7 @@ impl Server {
             }
             self.expire(Instant::now());
             self.sessions.retain(|_, session| !session.is_over());
+            self.finish_drain();
             if let Some(stop) = self.stop
                 && self.is_stopped(stop)
             {
@@ -133,7 +131,7 @@ impl Server {
         if let Some(session) = self.sessions.get_mut(&id) {
             let around = &mut Surroundings {
                 poller: &self.poller,
-                devices: &self.devices,
+                devices: &self.guest.devices,
                 scratch: &mut self.scratch,
             };
             act(session, around);
@@ -156,12 +154,7 @@ impl Server {
         for id in due {
             self.with_session(id, |session, around| session.on_deadline(around));
         }
-        if let Some(stop) = self.stop
-            && !stop.killed
-            && stop.deadline <= now
-        {
-            self.kill(stop.wanted);
-        }
+        self.expire_stop(now);
     }
 
     /// Waits for new sessions, or leaves them waiting.
@@ -199,6 +192,8 @@ impl Server {
         if self.sessions.len() >= MAX_SESSIONS {
             let message = format!("There are {MAX_SESSIONS} sessions already");
             session.refuse(failure(Stage::Spawn, Errno::EAGAIN, message));
+        } else if self.drain.is_some() {
+            session.refuse(draining());
         }
         self.sessions.insert(self.last_session, session);
     }
@@ -218,86 +213,20 @@ impl Server {
         }
     }
 
-    fn on_control(&mut self) {
-        match self.control.receive() {
-            Ok(0) => return self.lose_host("it has closed the connection"),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return self.lose_host(error),
-            Ok(_) => {}
-        }
-        loop {
-            match self.control.next_message() {
-                Ok(None) => return,
-                Ok(Some(HostMessage::Shutdown(shutdown))) => {
-                    self.begin_stop(Duration::from_millis(shutdown.grace_ms.into()), true);
-                }
-                Ok(Some(_)) => return self.lose_host("it sent a frame that is not for this place"),
-                Err(error) => return self.lose_host(error),
+    /// Refuses the sessions that have not asked for anything yet, and those that will come.
+    fn refuse_new(&mut self) {
+        for session in self.sessions.values_mut() {
+            if session.is_in_handshake() {
+                session.refuse(draining());
             }
         }
     }
+}
 
-    /// Without the host the guest has no purpose.
-    fn lose_host(&mut self, reason: impl std::fmt::Display) {
-        kernel_log::debug(format_args!("the host is lost: {reason}"));
-        let _ = self.control.watch(None);
-        self.begin_stop(Duration::ZERO, false);
-    }
-
-    /// Asks everybody to end, or makes them. Who asks again can only shorten the time.
-    fn begin_stop(&mut self, grace: Duration, wanted: bool) {
-        self.listener = None;
-        self.sessions
-            .retain(|_, session| !session.is_in_handshake());
-        let deadline = Instant::now() + grace;
-        match self.stop {
-            Some(Stop {
-                killed: true,
-                deadline,
-                ..
-            }) => {
-                self.stop = Some(Stop {
-                    killed: true,
-                    deadline,
-                    wanted,
-                });
-            }
-            _ if grace.is_zero() => self.kill(wanted),
-            Some(stop) => {
-                self.stop = Some(Stop {
-                    deadline: deadline.min(stop.deadline),
-                    wanted,
-                    ..stop
-                });
-            }
-            None => {
-                children::signal_everyone(libc::SIGTERM);
-                // Those that are stopped would not notice.
-                children::signal_everyone(libc::SIGCONT);
-                self.stop = Some(Stop {
-                    killed: false,
-                    deadline,
-                    wanted,
-                });
-            }
-        }
-    }
-
-    fn kill(&mut self, wanted: bool) {
-        children::signal_everyone(libc::SIGKILL);
-        self.stop = Some(Stop {
-            killed: true,
-            deadline: Instant::now() + KILL_TIME,
-            wanted,
-        });
-    }
-
-    /// Whether nothing is left to wait for, or the time for it is over.
-    fn is_stopped(&self, stop: Stop) -> bool {
-        let is_quiet =
-            children::look() == Children::None && !self.sessions.values().any(Session::is_busy);
-        is_quiet || (stop.killed && stop.deadline <= Instant::now())
-    }
+/// Why there are no new sessions.
+fn draining() -> Failure {
+    let message = "The sandbox takes no new commands, because it is being stopped";
+    failure(Stage::Draining, Errno::ESHUTDOWN, message)
 }
 
 /// Whether `error` says that memory or descriptors are short.

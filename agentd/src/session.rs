@@ -119,6 +119,11 @@ impl Session {
         }
     }
 
+    /// Whether the client has asked for something, and the end of it is not reached.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_) | Phase::Abandoned { .. })
+    }
+
     /// Whether the session can be dropped.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over)

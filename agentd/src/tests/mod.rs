@@ -2,6 +2,7 @@
 //! in a guest, and the tests are its clients over Unix sockets. All of this needs root; others
 //! skip it, and hear so.
 
+mod control;
 mod files;
 mod hostile;
 mod launching;
@@ -27,8 +28,10 @@ use protocol::{
 };
 use tempfile::TempDir;
 
+use crate::boot;
 use crate::connection::Connection;
 use crate::devices::Devices;
+use crate::gauges::Gauges;
 use crate::poller::set_nonblocking;
 use crate::server::Server;
 use crate::shutdown;
@@ -143,8 +146,11 @@ fn in_new_pid_namespace(a: OwnedFd, b: OwnedFd, body: impl FnOnce(OwnedFd, Owned
 fn serve(control: OwnedFd, listener: OwnedFd) {
     set_nonblocking(&control).unwrap();
     set_nonblocking(&listener).unwrap();
-    let devices = Devices::open().unwrap();
-    let server = Server::new(Connection::new(control), listener, devices).unwrap();
+    let guest = boot::Guest {
+        devices: Devices::open().unwrap(),
+        gauges: Gauges::open(None).unwrap(),
+    };
+    let server = Server::new(Connection::new(control), listener, guest).unwrap();
     if let Some(mut control) = server.run().unwrap() {
         shutdown::say_last(&mut control, &GuestMessage::Goodbye);
     }

@@ -16,10 +16,15 @@ impl Guest {
     /// Whether the guest says goodbye, as the last thing.
     fn says_goodbye(&mut self) -> bool {
         let mut reader = FrameReader::new(self.control.take().unwrap());
-        match reader.read::<GuestMessage>().unwrap() {
-            Some(GuestMessage::Goodbye) => reader.read::<GuestMessage>().unwrap().is_none(),
-            None => false,
-            other => panic!("{other:?}"),
+        loop {
+            match reader.read::<GuestMessage>().unwrap() {
+                Some(GuestMessage::Stopping) => {}
+                Some(GuestMessage::Goodbye) => {
+                    return reader.read::<GuestMessage>().unwrap().is_none();
+                }
+                None => return false,
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -126,9 +126,12 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
         GuestMessage::Failed(failure) => return Ok(AgentEvent::Failed(failure)),
         _ => return Err(AgentError::Unexpected("something before its boot report")),
     }
-    match read(&mut reader)? {
-        GuestMessage::Goodbye => Ok(AgentEvent::Goodbye),
-        _ => Err(AgentError::Unexpected("something else than its goodbye")),
+    loop {
+        match read(&mut reader)? {
+            GuestMessage::Stopping => {}
+            GuestMessage::Goodbye => return Ok(AgentEvent::Goodbye),
+            _ => return Err(AgentError::Unexpected("something else than its goodbye")),
+        }
     }
 }
 

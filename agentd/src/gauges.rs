@@ -1,0 +1,88 @@
+//! What can be told about the guest's resources.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::statvfs::fstatvfs;
+use protocol::Measurement;
+
+/// More than the kernel writes into the file.
+const MEMINFO_SIZE: usize = 8192;
+
+/// Opened once, while `/proc` is what the kernel says and the upper layer is in reach: whatever the guest later mounts over
+/// them, these lead to the same.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    /// proc_meminfo(5).
+    meminfo: File,
+    /// The file system of the root's private layer, if it is on a disk.
+    upper: Option<OwnedFd>,
+}
+
+impl Gauges {
+    /// Opens what is read later. `upper` leads to the file system of the root's private layer.
+    pub(crate) fn open(upper: Option<OwnedFd>) -> io::Result<Self> {
+        let meminfo = File::open("/proc/meminfo")?;
+        Ok(Self { meminfo, upper })
+    }
+
+    /// How things stand now. It waits for nothing.
+    pub(crate) fn read(&self) -> io::Result<Measurement> {
+        let mut text = [0; MEMINFO_SIZE];
+        let length = self.meminfo.read_at(&mut text, 0)?;
+        let text = text.get(..length).unwrap_or_default();
+        let missing = || io::Error::other("the kernel says nothing of its memory");
+        Ok(Measurement {
+            memory_total: field(text, b"MemTotal:").ok_or_else(missing)?,
+            memory_available: field(text, b"MemAvailable:").ok_or_else(missing)?,
+            upper: self.upper.as_ref().map(space).transpose()?,
+        })
+    }
+}
+
+/// The bytes that a line of proc_meminfo(5) tells, which counts in KiB.
+fn field(text: &[u8], name: &[u8]) -> Option<u64> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name))?;
+    let value = str::from_utf8(value).ok()?;
+    let number: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    number.checked_mul(1024)
+}
+
+/// Bytes in use and free in the file system that `place` is in.
+fn space(place: &OwnedFd) -> io::Result<(u64, u64)> {
+    let found = fstatvfs(place)?;
+    let size = found.fragment_size();
+    let used = found.blocks().saturating_sub(found.blocks_free());
+    let bytes = |blocks: u64| blocks.saturating_mul(size);
+    Ok((bytes(used), bytes(found.blocks_available())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_whole_names() {
+        let text = b"MemTotal:        1024 kB\nMemFree:  7 kB\nMemAvailable:\t   12 kB\n";
+        assert_eq!(field(text, b"MemTotal:"), Some(1 << 20));
+        assert_eq!(field(text, b"MemAvailable:"), Some(12 << 10));
+        assert_eq!(field(text, b"Mem:"), None);
+        assert_eq!(field(b"MemTotal: x kB\n", b"MemTotal:"), None);
+    }
+
+    #[test]
+    fn the_kernel_and_a_file_system_are_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let upper = File::open(folder.path()).unwrap().into();
+        let gauges = Gauges::open(Some(upper)).unwrap();
+        let before = gauges.read().unwrap();
+        assert!(0 < before.memory_available && before.memory_available <= before.memory_total);
+        let (used, free) = before.upper.unwrap();
+        assert!(used > 0 && free > 0);
+        // Each reading is a new one, from the beginning of the file.
+        assert_eq!(gauges.read().unwrap().memory_total, before.memory_total);
+    }
+}
