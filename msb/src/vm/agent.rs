@@ -1,14 +1,16 @@
 //! The control connection with the guest's agent.
 
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use microsandbox::protocol::{
     Boot, Failure, FrameError, FrameReader, FrameWriter, GuestMessage, Hello, HelloError,
-    HostMessage, Ready, Shutdown,
+    HostMessage, Measurement, Ready,
 };
+use nix::sys::socket::{MsgFlags, send};
 use vmm::virtio::vsock::Accept;
 
 use super::supervisor::Event;
@@ -20,6 +22,12 @@ pub(super) enum AgentEvent {
     Ready(Ready, Control),
     /// The boot message could not be carried out.
     Failed(Failure),
+    /// It heard that it shall shut the guest down.
+    Stopping,
+    /// The last session has ended.
+    Drained,
+    /// What the guest uses.
+    Measured(#[allow(dead_code)] Measurement),
     /// Everything in the guest is stopped, synced and unmounted.
     Goodbye,
     /// The agent closed the connection, or cannot be understood.
@@ -46,24 +54,39 @@ pub(super) enum AgentError {
 /// The host's side of the connection once the guest is up.
 #[derive(Debug)]
 pub(super) struct Control {
-    writer: FrameWriter<UnixStream>,
+    writer: FrameWriter<AtOnce>,
 }
 
 impl Control {
     /// The host's side of `stream`.
     pub(super) fn new(stream: UnixStream) -> Control {
         Control {
-            writer: FrameWriter::new(stream),
+            writer: FrameWriter::new(AtOnce(stream)),
         }
     }
 
-    /// Asks the agent to stop everything.
+    /// Asks the agent for something, without ever waiting.
     ///
     /// # Errors
-    /// When the connection is gone.
-    pub(super) fn shut_down(&mut self, grace_ms: u32) -> Result<(), FrameError> {
-        self.writer
-            .write(&HostMessage::Shutdown(Shutdown { grace_ms }))
+    /// When the connection is gone, or full because the agent reads nothing.
+    pub(super) fn tell(&mut self, message: &HostMessage<'_>) -> Result<(), FrameError> {
+        self.writer.write(message)
+    }
+}
+
+/// A stream that is written to without waiting. It shares its flags with the half that is read, so each call says so for
+/// itself.
+#[derive(Debug)]
+struct AtOnce(UnixStream);
+
+impl Write for AtOnce {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        Ok(send(self.0.as_raw_fd(), data, flags)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -106,13 +129,14 @@ pub(super) fn serve(
 
 /// Returns the last thing to be told about the agent.
 fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentEvent, AgentError> {
-    let mut control = Control::new(stream.try_clone().map_err(FrameError::Io)?);
-    let writer = &mut control.writer;
+    let control = Control::new(stream.try_clone().map_err(FrameError::Io)?);
+    // The boot message may be longer than what the socket takes at once.
+    let mut writer = FrameWriter::new(&stream);
     writer.write(&HostMessage::Hello(Hello::current(env!(
         "CARGO_PKG_VERSION"
     ))))?;
     writer.write(&HostMessage::Boot(Box::new(boot)))?;
-    let mut reader = FrameReader::new(stream);
+    let mut reader = FrameReader::new(&stream);
     match read(&mut reader)? {
         GuestMessage::Hello(hello) => hello.check()?,
         _ => return Err(AgentError::Unexpected("something before its greeting")),
@@ -127,15 +151,18 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
         _ => return Err(AgentError::Unexpected("something before its boot report")),
     }
     loop {
-        match read(&mut reader)? {
-            GuestMessage::Stopping => {}
+        let event = match read(&mut reader)? {
+            GuestMessage::Stopping => AgentEvent::Stopping,
+            GuestMessage::Drained => AgentEvent::Drained,
+            GuestMessage::Measured(measurement) => AgentEvent::Measured(measurement),
             GuestMessage::Goodbye => return Ok(AgentEvent::Goodbye),
-            _ => return Err(AgentError::Unexpected("something else than its goodbye")),
-        }
+            _ => return Err(AgentError::Unexpected("something that belongs to sessions")),
+        };
+        let _ = events.send(Event::Agent(event));
     }
 }
 
-fn read<'a>(reader: &'a mut FrameReader<UnixStream>) -> Result<GuestMessage<'a>, AgentError> {
+fn read<'a>(reader: &'a mut FrameReader<&UnixStream>) -> Result<GuestMessage<'a>, AgentError> {
     reader.read()?.ok_or(AgentError::Closed)
 }
 

@@ -4,8 +4,10 @@
 //! this terminal.
 
 mod agent;
+mod attendant;
 mod boot_message;
 mod console;
+mod control;
 mod creator;
 mod devices;
 mod foreground;
@@ -13,6 +15,9 @@ mod log;
 mod sandbox;
 mod start;
 mod supervisor;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
 pub(crate) use foreground::{ConsoleTarget, Disk, Foreground, Share, boot_in_foreground};
 pub(crate) use sandbox::serve_sandbox;

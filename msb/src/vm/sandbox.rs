@@ -7,26 +7,27 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use microsandbox::launch::{
-    Handover, LaunchConfig, LogTarget, Moment, Report, Startup, send_report,
-};
-use microsandbox::protocol::Ready;
+use microsandbox::launch::{Handover, LaunchConfig, LogTarget, Moment, send_report};
+use microsandbox::run_directory::RunDirectory;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use vmm::fs::raise_descriptor_limit;
-use vmm::machine::{self, Stopper};
+use vmm::machine;
 use vmm::virtio::vsock::Observer;
 
+use super::attendant::Attendant;
 use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
+use super::control::ControlThread;
 use super::log::{Log, LogLines};
 use super::start::StartError;
-use super::supervisor::{Action, Event, Supervisor, Verdict};
+use super::supervisor::{Event, Supervisor};
+use super::verdict::{Outcome, Verdict};
 use super::{agent, creator, devices};
 use crate::logging::{self, LogLevel};
 use crate::{crash, failure};
@@ -65,6 +66,7 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         directory,
         lock,
         listener,
+        control,
         reports,
         commands,
         volumes,
@@ -80,46 +82,60 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     let log = config.log.clone().and_then(open_log);
     let lines = log.as_ref().map(Log::lines).unwrap_or_default();
     lines.write("the machine starts");
-    let console = ConsoleLog::new(last_lines.clone(), console, lines.clone());
     let output = Output {
-        console,
+        console: ConsoleLog::new(last_lines.clone(), console, lines.clone()),
         log,
-        lines: lines.clone(),
     };
-    let verdict = run(process, &config, listener, commands, &reports, output)
-        .unwrap_or_else(Verdict::NotStarted);
-    lines.finish(match &verdict {
-        Verdict::NotStarted(_) => "the machine did not start",
-        Verdict::Ended(_) => "the machine has ended",
-    });
-    // Before the report: who has read it finds the volumes and the name free.
+    let (events, received) = channel();
+    let control = ControlThread::start(control, events.clone())
+        .context("cannot serve the machine's clients")?;
+    let host = Host {
+        process,
+        config: &config,
+        directory: &directory,
+        control: &control,
+        reports: &reports,
+        lines: &lines,
+    };
+    let verdict = run(&host, listener, commands, output, events, &received)
+        .unwrap_or_else(Verdict::not_started);
+    let console = last_lines.get();
+    let ended = verdict.to_ended(&console);
+    lines.finish(&ended.to_string());
+    if let Some(state) = &config.state
+        && let Err(error) = ended.write(&state.0)
+    {
+        tracing::warn!("{:#}", anyhow::Error::from(error));
+    }
+    // Before anybody is told: who knows of the end finds the volumes and the name free.
     drop(volumes);
     if let Err(error) = directory.remove(lock) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
-    let (report, status) = match verdict {
-        Verdict::NotStarted(error) => (
-            Report::Failed(error.to_failure(last_lines.get())),
-            failure::RUN_FAILED,
-        ),
-        Verdict::Ended(how) => (
-            Report::Ended {
-                how,
-                console: last_lines.get(),
-            },
-            0,
-        ),
+    let status = match verdict.outcome {
+        Outcome::NotStarted(_) => failure::RUN_FAILED,
+        Outcome::Ended(_) => 0,
     };
     // A creator that is gone needs no report.
-    let _ = send_report(&reports, &report);
+    let _ = send_report(&reports, &verdict.to_report(console));
+    control.finish(ended);
     Ok(status)
+}
+
+/// What a machine's process has besides the machine.
+struct Host<'a> {
+    process: Moment,
+    config: &'a LaunchConfig,
+    directory: &'a RunDirectory,
+    control: &'a ControlThread,
+    reports: &'a File,
+    lines: &'a LogLines,
 }
 
 /// Where what comes from the guest goes.
 struct Output {
     console: ConsoleLog,
     log: Option<Log>,
-    lines: LogLines,
 }
 
 /// Opens the sandbox's log. Without one there is still a sandbox.
@@ -143,14 +159,15 @@ fn prepare_process() -> anyhow::Result<()> {
 
 /// Boots the machine and sees it through to its end.
 fn run(
-    process: Moment,
-    config: &LaunchConfig,
+    host: &Host<'_>,
     listener: UnixListener,
     commands: File,
-    reports: &File,
     output: Output,
+    events: Sender<Event>,
+    received: &Receiver<Event>,
 ) -> Result<Verdict, StartError> {
-    let (events, received) = channel();
+    let started = Instant::now();
+    let config = host.config;
     creator::listen(commands, events.clone()).map_err(StartError::Thread)?;
     let (accept, connection) = agent::rendezvous();
     let boot_message = boot_message(config);
@@ -176,22 +193,21 @@ fn run(
     let agent =
         agent::serve(connection, boot_message, events.clone()).map_err(StartError::Thread)?;
     wait_for_machine(machine, agent, events).map_err(StartError::Thread)?;
-    let boot_timeout = Duration::from_millis(config.boot_timeout_ms.into());
-    Ok(supervise(
-        Supervisor::new(Instant::now(), boot_timeout),
-        &received,
-        &stopper,
-        |agent| {
-            output.lines.write("the guest is ready");
-            Startup {
-                process,
-                kernel_entry,
-                ready: Moment::now(),
-                agent,
-            }
-        },
-        reports,
-    ))
+    let attendant = Attendant {
+        supervisor: Supervisor::new(config, Instant::now()),
+        events: received,
+        stopper,
+        control: host.control,
+        directory: host.directory,
+        reports: host.reports,
+        process: host.process,
+        kernel_entry,
+        ready_at: None,
+        memory: config.memory,
+        started,
+        lines: host.lines,
+    };
+    Ok(attendant.attend())
 }
 
 fn open(path: &Path) -> Result<File, StartError> {
@@ -230,49 +246,4 @@ fn wait_for_machine(
             let _ = events.send(Event::Machine(ending));
         })?;
     Ok(())
-}
-
-/// Carries out what the supervisor decides, until the machine is no more.
-fn supervise(
-    mut supervisor: Supervisor,
-    events: &Receiver<Event>,
-    stopper: &Stopper,
-    startup: impl Fn(Ready) -> Startup,
-    reports: &File,
-) -> Verdict {
-    loop {
-        let action = match next(events, supervisor.deadline()) {
-            Some(event) => supervisor.on_event(event, Instant::now()),
-            None => supervisor.on_deadline(Instant::now()),
-        };
-        match action {
-            Action::Wait => {}
-            Action::ReportReady(ready) => {
-                // A creator that is gone shows as the end of its commands.
-                let _ = send_report(reports, &Report::Ready(startup(ready)));
-            }
-            Action::ShutDown { grace_ms } => {
-                // An agent that cannot be asked any more means a guest that is about to end by itself, and to tell how;
-                // if not, the deadline ends it.
-                if let Some(control) = &mut supervisor.control
-                    && let Err(error) = control.shut_down(grace_ms)
-                {
-                    tracing::debug!(%error, "the agent cannot be asked to shut down");
-                }
-            }
-            Action::Stop => stopper.stop(),
-            Action::Finish => return supervisor.into_verdict(),
-        }
-    }
-}
-
-/// The next event, or `None` when the deadline came first.
-fn next(events: &Receiver<Event>, deadline: Option<Instant>) -> Option<Event> {
-    let Some(deadline) = deadline else {
-        // The thread that waits for the machine always has a last word.
-        return events.recv().ok();
-    };
-    events
-        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        .ok()
 }

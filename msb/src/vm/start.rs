@@ -59,7 +59,7 @@ pub(super) enum StartError {
         seconds: f32,
     },
     /// The machine ended before the agent answered.
-    #[error("the guest ended before it was ready: {}", describe(.0))]
+    #[error("the guest ended before it was ready: {0}")]
     Died(Ending),
     /// The agent cannot be talked to.
     #[error("the guest did not come up")]
@@ -67,6 +67,9 @@ pub(super) enum StartError {
     /// The agent could not carry out the boot message.
     #[error("the guest could not be set up: {}", .0.message)]
     Guest(Failure),
+    /// The sandbox's own process cannot be run.
+    #[error("the command cannot be run: {}", .0.message)]
+    Main(Failure),
 }
 
 impl StartError {
@@ -83,7 +86,7 @@ impl StartError {
             causes.push(cause.to_string());
             source = cause.source();
         }
-        if let StartError::Guest(failure) = self {
+        if let StartError::Guest(failure) | StartError::Main(failure) = self {
             errno = failure.errno;
         }
         StartFailure {
@@ -113,7 +116,9 @@ impl StartError {
             StartError::TooSlow { .. } | StartError::Died(_) | StartError::Agent(_) => {
                 StartStage::Boot
             }
-            StartError::Guest(failure) => StartStage::Guest(failure.stage),
+            StartError::Guest(failure) | StartError::Main(failure) => {
+                StartStage::Guest(failure.stage)
+            }
         }
     }
 }
@@ -124,16 +129,6 @@ fn problem(error: &DiskError) -> DiskProblem {
         DiskError::NotAllowed { .. } => DiskProblem::NotAllowed,
         DiskError::Invalid { .. } | DiskError::Unsupported { .. } => DiskProblem::Format,
         DiskError::Open { .. } | DiskError::Io { .. } => DiskProblem::File,
-    }
-}
-
-fn describe(ending: &Ending) -> String {
-    match ending {
-        Ending::Clean | Ending::Forced => "it was stopped".to_owned(),
-        Ending::Reset => "it reset itself".to_owned(),
-        Ending::KernelPanic { message } => format!("its kernel panicked: {message}"),
-        Ending::TripleFault => "it ran into a triple fault".to_owned(),
-        Ending::MonitorFailed { reason } => format!("the monitor could not go on: {reason}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The directories of running sandboxes: `$MSB_HOME/run/<hash of the name>/`.
 //!
-//! Each holds `agent.sock`, where clients connect, and `lock`, which the machine's process keeps
+//! Each holds two sockets, `agent.sock`, which leads to the agent in the guest, and `control.sock`, which leads to
+//! the machine's process; `status`, which says what the machine does; and `lock`, which the machine's process keeps
 //! locked (flock(2)) as long as it lives. So a directory without a locked `lock` is a left-over,
 //! whatever has happened to its process, and whoever comes next removes it. The file `run/lock` is
 //! held while directories come and go, so that nobody takes one in the making for a left-over.
@@ -13,13 +14,20 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::control::MachineStatus;
 use crate::home::Home;
 use crate::names::Name;
 use crate::private_directory::{PrivateDirectoryError, make_private_directory};
 use crate::socket;
 
-/// Name of the socket in a run directory.
-pub const SOCKET: &str = "agent.sock";
+/// Name of the socket that leads to the agent in the guest.
+pub const AGENT_SOCKET: &str = "agent.sock";
+
+/// Name of the socket that leads to the machine's process.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// Name of the file with the [`MachineStatus`].
+const STATUS: &str = "status";
 
 /// Name of the lock file in a run directory, and in the directory of all of them.
 const LOCK: &str = "lock";
@@ -60,7 +68,7 @@ pub struct RunDirectory {
     path: PathBuf,
 }
 
-/// A run directory that belongs to this process: its lock and its listening socket, which go to the
+/// A run directory that belongs to this process: its lock and its listening sockets, which go to the
 /// machine's process.
 #[derive(Debug)]
 pub struct Claim {
@@ -68,8 +76,10 @@ pub struct Claim {
     pub directory: RunDirectory,
     /// The locked file. The lock lasts until the last descriptor of this opening is closed.
     pub lock: File,
-    /// The socket, listening: a client can connect before anybody accepts.
+    /// `agent.sock`, listening: a client can connect before anybody accepts.
     pub listener: UnixListener,
+    /// `control.sock`, the same.
+    pub control: UnixListener,
 }
 
 impl RunDirectory {
@@ -117,7 +127,7 @@ impl RunDirectory {
             }
             result => result.map_err(failed("create", path))?,
         }
-        let (lock, listener) = fill(path).inspect_err(|_| {
+        let (lock, listener, control) = fill(path).inspect_err(|_| {
             // Half of it is of no use to anybody. What cannot be removed, the next command removes.
             let _ = remove(path);
         })?;
@@ -125,22 +135,106 @@ impl RunDirectory {
             directory,
             lock,
             listener,
+            control,
         })
     }
 
-    /// Connects to the machine.
+    /// Connects to the agent in the guest.
     ///
     /// # Errors
     /// [`RunDirectoryError::NotRunning`] when nobody listens.
     pub fn connect(&self, name: &Name) -> Result<UnixStream, RunDirectoryError> {
-        socket::connect(&self.path, SOCKET).map_err(|error| match error.kind() {
+        socket::connect(&self.path, AGENT_SOCKET)
+            .map_err(|error| self.connect_failed(AGENT_SOCKET, name, error))
+    }
+
+    /// Connects to the agent in the guest without ever waiting; the stream does not wait either.
+    ///
+    /// # Errors
+    /// As connect(2): `WouldBlock` when too many wait for their turn.
+    pub fn connect_at_once(&self) -> io::Result<UnixStream> {
+        socket::connect_at_once(&self.path, AGENT_SOCKET)
+    }
+
+    /// Connects to the machine's process without ever waiting: it may be stuck, with as many waiting already as can.
+    ///
+    /// # Errors
+    /// [`RunDirectoryError::NotRunning`] when nobody listens.
+    pub(crate) fn connect_control(&self, name: &Name) -> Result<UnixStream, RunDirectoryError> {
+        let connect = || {
+            let stream = socket::connect_at_once(&self.path, CONTROL_SOCKET)?;
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        };
+        connect().map_err(|error| self.connect_failed(CONTROL_SOCKET, name, error))
+    }
+
+    fn connect_failed(&self, socket: &str, name: &Name, error: io::Error) -> RunDirectoryError {
+        match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 RunDirectoryError::NotRunning {
                     name: name.to_string(),
                 }
             }
-            _ => failed("connect to", &self.path.join(SOCKET))(error),
-        })
+            _ => failed("connect to", &self.path.join(socket))(error),
+        }
+    }
+
+    /// Whether a machine's process, or the creator of one, holds the lock.
+    ///
+    /// # Errors
+    /// When the lock cannot be opened.
+    pub fn is_locked(&self) -> Result<bool, RunDirectoryError> {
+        // Looking means locking for a moment: nobody must take that for a machine and leave the directory alone. Shared,
+        // so that two who look do not see each other.
+        let _no_changes = match self.path.parent() {
+            Some(run) if run.exists() => open_lock(&run.join(LOCK)).and_then(|lock| {
+                lock.lock_shared()
+                    .map_err(failed("lock", run))
+                    .map(|()| lock)
+            })?,
+            _ => return Ok(false),
+        };
+        let path = self.path.join(LOCK);
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+        }
+    }
+
+    /// What the machine does; `None` when it has not said anything yet, or there is none. It means something only
+    /// as long as the directory [is locked](Self::is_locked).
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn status(&self) -> Result<Option<MachineStatus>, RunDirectoryError> {
+        let path = self.path.join(STATUS);
+        match fs::read(&path) {
+            // It is replaced as a whole, so what cannot be understood is of another release.
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Says what the machine does; for the process that holds the lock.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_status(&self, status: &MachineStatus) -> Result<(), RunDirectoryError> {
+        let path = self.path.join(STATUS);
+        let beside = self.path.join(".status");
+        // Plain data with string keys, which JSON always takes.
+        let text =
+            serde_json::to_vec(status).map_err(|error| failed("write", &path)(error.into()))?;
+        fs::write(&beside, text).map_err(failed("write", &beside))?;
+        fs::rename(&beside, &path).map_err(failed("replace", &path))
     }
 
     /// Removes the directory if its machine is gone. That is no error if it is gone already.
@@ -169,14 +263,14 @@ impl RunDirectory {
     }
 }
 
-/// Makes what a new run directory holds: the lock, locked, and the socket, listening.
-fn fill(directory: &Path) -> Result<(File, UnixListener), RunDirectoryError> {
+/// Makes what a new run directory holds: the lock, locked, and the sockets, listening.
+fn fill(directory: &Path) -> Result<(File, UnixListener, UnixListener), RunDirectoryError> {
     let path = directory.join(LOCK);
     let lock = open_lock(&path)?;
     lock.lock().map_err(failed("lock", &path))?;
-    let listener =
-        socket::listen(directory, SOCKET).map_err(failed("listen on", &directory.join(SOCKET)))?;
-    Ok((lock, listener))
+    let listen =
+        |name| socket::listen(directory, name).map_err(failed("listen on", &directory.join(name)));
+    Ok((lock, listen(AGENT_SOCKET)?, listen(CONTROL_SOCKET)?))
 }
 
 /// Serialises every creation and removal; released when the file is dropped.
@@ -251,6 +345,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+    use crate::control::MachineState;
 
     struct Fixture {
         _root: tempfile::TempDir,
@@ -303,7 +398,7 @@ mod tests {
         let claim = RunDirectory::claim(&home, &name("dead")).unwrap();
         let directory = claim.directory.clone();
         drop(claim);
-        assert!(directory.path().join(SOCKET).exists());
+        assert!(directory.path().join(AGENT_SOCKET).exists());
         let error = directory.connect(&name("dead")).unwrap_err();
         assert!(matches!(error, RunDirectoryError::NotRunning { .. }));
         // Somebody died in the middle of making one, too.
@@ -323,15 +418,36 @@ mod tests {
             directory,
             lock,
             listener,
+            control,
         } = RunDirectory::claim(&home, &name("web")).unwrap();
         let handed_over = lock.try_clone().unwrap();
-        drop((lock, listener));
+        drop((lock, listener, control));
+        assert!(directory.is_locked().unwrap());
         directory.remove_if_left_over().unwrap();
         assert!(directory.path().exists());
         drop(handed_over);
+        assert!(!directory.is_locked().unwrap());
         directory.remove_if_left_over().unwrap();
         assert!(!directory.path().exists());
         directory.remove_if_left_over().unwrap();
+    }
+
+    #[test]
+    fn a_machine_says_what_it_does() {
+        let Fixture { home, _root } = fixture();
+        let claim = RunDirectory::claim(&home, &name("web")).unwrap();
+        assert_eq!(claim.directory.status().unwrap(), None);
+        for state in [MachineState::Starting, MachineState::Running] {
+            let status = MachineStatus {
+                state,
+                pid: 1,
+                ready_at: Some(2),
+            };
+            claim.directory.set_status(&status).unwrap();
+            assert_eq!(claim.directory.status().unwrap(), Some(status));
+        }
+        claim.directory.remove(claim.lock).unwrap();
+        assert_eq!(claim.directory.status().unwrap(), None);
     }
 
     #[test]

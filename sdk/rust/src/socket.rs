@@ -11,6 +11,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_socket, socket,
+};
+
 /// Longest path in `sockaddr_un`: 108 bytes with the NUL.
 const MAX_PATH: usize = 107;
 
@@ -30,6 +34,22 @@ pub(crate) fn listen(directory: &Path, name: &str) -> io::Result<UnixListener> {
 pub(crate) fn connect(directory: &Path, name: &str) -> io::Result<UnixStream> {
     let address = Address::of(directory, name)?;
     UnixStream::connect(&address.path)
+}
+
+/// Connects to the socket `name` in `directory` without ever waiting. The stream does not wait either.
+///
+/// # Errors
+/// As connect(2): `WouldBlock` when the listener has too many that wait already.
+pub(crate) fn connect_at_once(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let address = Address::of(directory, name)?;
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    connect_socket(socket.as_raw_fd(), &UnixAddr::new(&address.path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// A path that is short enough, and the directory that it goes through.
@@ -85,6 +105,7 @@ mod tests {
                 .read_to_string(&mut text)
                 .unwrap();
             assert_eq!(text, "hello");
+            connect_at_once(&directory, "agent.sock").unwrap();
             assert!(directory.join("agent.sock").exists());
         }
     }

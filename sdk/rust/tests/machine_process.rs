@@ -206,8 +206,8 @@ fn inherits_its_own() {
     let process = fixture.start("web");
     let about = read(process.connect().unwrap());
     let mut lines = about.lines().skip(1);
-    // Lock, listener, reports, commands, and the copy of the listener.
-    assert_eq!(lines.next(), Some("5"), "{about}");
+    // Lock, both listeners, reports, commands, and the copy of a listener.
+    assert_eq!(lines.next(), Some("6"), "{about}");
     let own = lines.next().unwrap();
     assert!(own.starts_with("\"msb\\0vm\\0--launch-fd\\0"), "{own}");
     assert!(!own.contains("secret"), "{own}");

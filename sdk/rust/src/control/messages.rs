@@ -2,7 +2,7 @@
 //!
 //! postcard numbers the variants by their position, so the enums only ever grow at the end.
 
-use protocol::{Exec, Hello};
+use protocol::{Exec, Failure, Hello};
 use serde::{Deserialize, Serialize};
 
 use super::{Ended, MachineState};
@@ -33,9 +33,9 @@ pub enum ControlRequest {
     Watch,
     /// To run a process that survives its client: others can come back to it.
     Run(Box<Exec>),
-    /// To come back to such a process.
+    /// To come back to such a process. One client at a time can.
     Attach {
-        /// Its session; `None` is the sandbox's own process.
+        /// Its session; `None` is the sandbox's own process, and as long as the guest is not up the reply waits for it.
         session: Option<u64>,
         /// How many bytes of its output the client has already: the rest is sent first, as far as it was kept.
         seen: u64,
@@ -61,6 +61,8 @@ pub enum ControlReply {
     Ended(Box<Ended>),
     /// The answer to [`ControlRequest::Run`] and [`ControlRequest::Attach`].
     Session(SessionOpened),
+    /// The guest could not start the process of [`ControlRequest::Run`].
+    Failed(Failure),
 }
 
 /// Why something cannot be done.

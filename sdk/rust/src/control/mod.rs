@@ -4,11 +4,13 @@
 //! time, and reads the reply. After [`ControlReply::Session`] the connection carries that session's
 //! [`HostMessage`](protocol::HostMessage)s and [`GuestMessage`](protocol::GuestMessage)s, and nothing else any more.
 
+mod client;
 mod ended;
 mod messages;
 mod status;
 
-pub use ended::{Ended, Exit, StopReason};
+pub use client::{Change, ControlClient, ControlError, ControlSession, Watch};
+pub use ended::{Ended, EndedError, Exit, StopReason};
 pub use messages::{
     ControlReply, ControlRequest, MachineMetrics, Refusal, RefusalKind, SessionOpened,
 };

@@ -1,5 +1,7 @@
 //! The state of a machine, as it says itself.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What a living machine does.
@@ -16,6 +18,18 @@ pub enum MachineState {
     Paused,
     /// The guest shuts down.
     Stopping,
+}
+
+impl fmt::Display for MachineState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            MachineState::Starting => "starting",
+            MachineState::Running => "running",
+            MachineState::Draining => "draining",
+            MachineState::Paused => "paused",
+            MachineState::Stopping => "stopping",
+        })
+    }
 }
 
 /// The contents of the file `status` in a run directory, in JSON. It is replaced as a whole, and means something only

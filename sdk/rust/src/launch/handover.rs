@@ -23,8 +23,10 @@ pub struct Handover {
     pub directory: RunDirectory,
     /// The run directory's lock.
     pub lock: File,
-    /// Where clients connect.
+    /// Where clients connect to the agent.
     pub listener: UnixListener,
+    /// Where clients connect to the machine's process.
+    pub control: UnixListener,
     /// Where [`Report`](super::Report)s go.
     pub reports: File,
     /// Where [`Command`](super::Command)s come from.
@@ -78,6 +80,7 @@ struct Contents {
     directory: PathBuf,
     lock: RawFd,
     listener: RawFd,
+    control: RawFd,
     reports: RawFd,
     commands: RawFd,
     volumes: Vec<RawFd>,
@@ -93,6 +96,7 @@ impl Handover {
             directory: self.directory.path().to_owned(),
             lock: self.lock.as_raw_fd(),
             listener: self.listener.as_raw_fd(),
+            control: self.control.as_raw_fd(),
             reports: self.reports.as_raw_fd(),
             commands: self.commands.as_raw_fd(),
             volumes: self.volumes.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -119,6 +123,7 @@ impl Handover {
         [
             self.lock.as_raw_fd(),
             self.listener.as_raw_fd(),
+            self.control.as_raw_fd(),
             self.reports.as_raw_fd(),
             self.commands.as_raw_fd(),
         ]
@@ -147,6 +152,7 @@ impl Handover {
             directory: RunDirectory::at(contents.directory),
             lock: File::from(inherited(contents.lock)?),
             listener: UnixListener::from(inherited(contents.listener)?),
+            control: UnixListener::from(inherited(contents.control)?),
             reports: File::from(inherited(contents.reports)?),
             commands: File::from(inherited(contents.commands)?),
             volumes: contents

@@ -90,6 +90,7 @@ impl MachineProcess {
             directory: claim.directory,
             lock: claim.lock,
             listener: claim.listener,
+            control: claim.control,
             reports: File::from(reports_writer),
             commands: File::from(commands_reader),
             volumes: volumes

@@ -1,5 +1,6 @@
 //! Frames between a machine's process and its creator, in the framing of the guest protocol.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -98,6 +99,20 @@ pub enum Ending {
         /// Why.
         reason: String,
     },
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Clean | Ending::Forced => formatter.write_str("it was stopped"),
+            Ending::Reset => formatter.write_str("it reset itself"),
+            Ending::KernelPanic { message } => write!(formatter, "its kernel panicked: {message}"),
+            Ending::TripleFault => formatter.write_str("it ran into a triple fault"),
+            Ending::MonitorFailed { reason } => {
+                write!(formatter, "the monitor could not go on: {reason}")
+            }
+        }
+    }
 }
 
 /// What the creator tells a machine's process. The end of the pipe is a message, too: the creator is

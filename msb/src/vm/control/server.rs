@@ -1,0 +1,256 @@
+//! The loop: who can be served, and what they are told.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use microsandbox::control::{ControlReply, Ended, MachineState, RefusalKind};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+use super::client::{Client, Gone, Phase};
+use super::{ClientId, Notice};
+use crate::vm::supervisor::Event;
+
+/// Most clients at a time. One more is told so.
+pub(super) const MAX_CLIENTS: usize = 256;
+
+/// How long nobody is let in after the system had no descriptor for one.
+const EXHAUSTED: Duration = Duration::from_secs(1);
+
+/// What the thread works with.
+pub(super) struct Server {
+    /// `None` when nobody is let in any more.
+    listener: Option<UnixListener>,
+    /// When clients are let in again, if they are not now.
+    closed_until: Option<Instant>,
+    wake: Arc<EventFd>,
+    notices: Receiver<Notice>,
+    pub(super) events: Sender<Event>,
+    pub(super) clients: BTreeMap<ClientId, Client>,
+    next_client: u64,
+    pub(super) state: MachineState,
+}
+
+/// Somebody who can be served.
+#[derive(Debug, Clone, Copy)]
+enum Ready {
+    Notices,
+    Listener,
+    /// Whether it hung up, too.
+    Client(ClientId, bool),
+}
+
+impl Server {
+    pub(super) fn new(
+        listener: UnixListener,
+        wake: Arc<EventFd>,
+        notices: Receiver<Notice>,
+        events: Sender<Event>,
+    ) -> io::Result<Server> {
+        listener.set_nonblocking(true)?;
+        Ok(Server {
+            listener: Some(listener),
+            closed_until: None,
+            wake,
+            notices,
+            events,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            state: MachineState::Starting,
+        })
+    }
+
+    /// Serves until the machine has ended and everybody knows.
+    pub(super) fn run(mut self) {
+        while self.listener.is_some() || !self.clients.is_empty() {
+            let ready = self.wait();
+            let now = Instant::now();
+            for ready in ready {
+                match ready {
+                    Ready::Notices => self.take_notices(now),
+                    Ready::Listener => self.accept(now),
+                    Ready::Client(id, hung_up) => self.serve(id, hung_up, now),
+                }
+            }
+            self.settle(now);
+        }
+    }
+
+    /// Waits until somebody can be served, or a deadline comes.
+    fn wait(&self) -> Vec<Ready> {
+        let mut who = vec![Ready::Notices];
+        let mut descriptors = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        for (&id, client) in &self.clients {
+            who.push(Ready::Client(id, false));
+            descriptors.push(PollFd::new(client.as_fd(), client.interest()));
+        }
+        // Last, when those who left have made room.
+        if let (Some(listener), None) = (&self.listener, self.closed_until) {
+            who.push(Ready::Listener);
+            descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        }
+        // After an interruption nobody is ready, and the next turn looks again.
+        if poll(&mut descriptors, self.timeout()).is_err() {
+            return Vec::new();
+        }
+        let events = descriptors
+            .iter()
+            .map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
+        who.into_iter()
+            .zip(events)
+            .filter(|(_, events)| !events.is_empty())
+            .map(|(who, events)| match who {
+                Ready::Client(id, _) => Ready::Client(
+                    id,
+                    events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR),
+                ),
+                who => who,
+            })
+            .collect()
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let deadlines = self.clients.values().filter_map(|client| client.deadline);
+        let Some(first) = deadlines.chain(self.closed_until).min() else {
+            return PollTimeout::NONE;
+        };
+        // Rounded up: a turn before the deadline would be for nothing.
+        let left = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn take_notices(&mut self, now: Instant) {
+        // The counter is only there to be polled; an error means that it is zero already.
+        let _ = self.wake.read();
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Reply(id, reply) => {
+                    // Who asked may be gone.
+                    if let Some(client) = self.clients.get_mut(&id) {
+                        client.say(&reply, Phase::Idle, now);
+                    }
+                }
+                Notice::State(state) => self.state = state,
+                Notice::Ended(ended) => self.end(&ended, now),
+            }
+        }
+    }
+
+    /// Lets in one who waits; the next turn lets in the next.
+    fn accept(&mut self, now: Instant) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                ) =>
+            {
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no client can be let in");
+                self.closed_until = now.checked_add(EXHAUSTED);
+                return;
+            }
+        };
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let mut client = Client::new(stream, now);
+        if self.clients.len() >= MAX_CLIENTS {
+            client.refuse(
+                RefusalKind::Limit,
+                "The machine has too many clients",
+                Phase::Leaving,
+                now,
+            );
+            // Into the empty buffer of a fresh socket: it need not wait.
+            let _ = client.flush();
+            return;
+        }
+        self.clients.insert(ClientId(self.next_client), client);
+        self.next_client = self.next_client.wrapping_add(1);
+    }
+
+    /// Writes what a client has to get and hears what it says.
+    fn serve(&mut self, id: ClientId, hung_up: bool, now: Instant) {
+        if self.exchange(id, hung_up, now).is_err() {
+            self.clients.remove(&id);
+        }
+    }
+
+    fn exchange(&mut self, id: ClientId, hung_up: bool, now: Instant) -> Result<(), Gone> {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Ok(());
+        };
+        client.flush()?;
+        if client.is_heard() {
+            // One that hung up may have said something before.
+            client.read()?;
+            self.hear(id, now)
+        } else if hung_up {
+            Err(Gone)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Replies, states and deadlines: all that follows from what happened in this turn.
+    fn settle(&mut self, now: Instant) {
+        if self.closed_until.is_some_and(|until| until <= now) {
+            self.closed_until = None;
+        }
+        let ids: Vec<ClientId> = self.clients.keys().copied().collect();
+        for id in ids {
+            if self.settle_client(id, now).is_err() {
+                self.clients.remove(&id);
+            }
+        }
+    }
+
+    fn settle_client(&mut self, id: ClientId, now: Instant) -> Result<(), Gone> {
+        // What it said at once with what was answered just now has arrived already.
+        self.hear(id, now)?;
+        let state = self.state;
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Ok(());
+        };
+        client.tell_state(state, now);
+        client.flush()?;
+        match client.deadline {
+            Some(deadline) if deadline <= now => Err(Gone),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells watchers how the machine ended. Who waits for something else waits in vain.
+    fn end(&mut self, ended: &Ended, now: Instant) {
+        self.listener = None;
+        for client in self.clients.values_mut() {
+            match client.phase {
+                Phase::Watching(_) => {
+                    let ended = ControlReply::Ended(Box::new(ended.clone()));
+                    client.say(&ended, Phase::Leaving, now);
+                }
+                Phase::Leaving => {}
+                Phase::Greeting | Phase::Idle | Phase::Asked => {
+                    client.refuse(
+                        RefusalKind::State,
+                        "The machine has ended",
+                        Phase::Leaving,
+                        now,
+                    );
+                }
+            }
+        }
+    }
+}
