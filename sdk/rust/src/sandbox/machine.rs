@@ -8,11 +8,8 @@ use super::SandboxStatus;
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
 use crate::names::Name;
-use crate::run_directory::{RunDirectory, SOCKET};
+use crate::run_directory::{AGENT_SOCKET, CONTROL_SOCKET, RunDirectory};
 use crate::socket;
-
-/// Name of the socket for requests to the machine itself.
-const CONTROL_SOCKET: &str = "control.sock";
 
 /// The machine of a sandbox. The value owns nothing.
 #[derive(Debug, Clone)]
@@ -44,7 +41,7 @@ impl Machine {
     /// # Errors
     /// [`MicrosandboxError::SandboxNotRunning`].
     pub(crate) async fn connect_agent(&self) -> Result<UnixStream, MicrosandboxError> {
-        self.connect(SOCKET)
+        self.connect(AGENT_SOCKET)
     }
 
     /// A fresh connection to the machine itself; see [`control`](crate::control).
