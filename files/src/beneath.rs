@@ -59,6 +59,10 @@ impl RelativePath {
         &self.given
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.path.to_bytes()
+    }
+
     /// Where its components end, one after the other.
     pub(crate) fn prefixes(&self) -> Vec<&[u8]> {
         let bytes = self.path.to_bytes();
@@ -72,16 +76,32 @@ impl RelativePath {
 
 /// The root.
 #[derive(Debug)]
-pub(crate) struct Root(OwnedFd);
+pub(crate) struct Root {
+    directory: OwnedFd,
+    resolve: ResolveFlag,
+}
 
 impl Root {
-    /// Opens it.
+    /// Opens it. What leads out of it leads nowhere (`RESOLVE_BENEATH`), or with `as_root` to it again
+    /// (`RESOLVE_IN_ROOT`).
     ///
     /// # Errors
     /// As open(2), `NotFound` if it is gone.
-    pub(crate) fn open(path: &Path) -> io::Result<Root> {
+    pub(crate) fn open(path: &Path, as_root: bool) -> io::Result<Root> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(Root(nix::fcntl::open(path, flags, Mode::empty())?))
+        let beneath = match as_root {
+            true => ResolveFlag::RESOLVE_IN_ROOT,
+            false => ResolveFlag::RESOLVE_BENEATH,
+        };
+        Ok(Root {
+            directory: nix::fcntl::open(path, flags, Mode::empty())?,
+            resolve: beneath | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        })
+    }
+
+    /// Whether links lead to it again that would lead out.
+    pub(crate) fn is_root(&self) -> bool {
+        self.resolve.contains(ResolveFlag::RESOLVE_IN_ROOT)
     }
 
     /// Opens what lies at `path`.
@@ -92,14 +112,8 @@ impl Root {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        for _ in 0..MAX_ATTEMPTS {
-            match openat2(&self.0, path, how) {
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                result => return result,
-            }
-        }
-        Err(Errno::EAGAIN)
+            .resolve(self.resolve);
+        open_resolved(self.directory.as_fd(), path, how)
     }
 
     /// Refers to what lies at `path`, without opening it: neither a FIFO waits nor a device does anything.
@@ -112,6 +126,20 @@ impl Root {
         path: &RelativePath,
     ) -> Result<OwnedFd, FilesError> {
         self.resolve(&path.path, OFlag::O_PATH, Mode::empty())
+            .map_err(|error| unresolved(action, path.given(), error))
+    }
+
+    /// As [`find`](Self::find); a link that `path` ends with is found itself.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(crate) fn find_unfollowed(
+        &self,
+        action: &'static str,
+        path: &RelativePath,
+    ) -> Result<OwnedFd, FilesError> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        self.resolve(&path.path, flags, Mode::empty())
             .map_err(|error| unresolved(action, path.given(), error))
     }
 
@@ -182,10 +210,22 @@ impl Root {
     }
 }
 
-impl AsFd for Root {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// As openat2(2), again when somebody renamed something meanwhile.
+///
+/// # Errors
+/// As openat2(2).
+pub(crate) fn open_resolved(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    how: OpenHow,
+) -> Result<OwnedFd, Errno> {
+    for _ in 0..MAX_ATTEMPTS {
+        match openat2(directory, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            result => return result,
+        }
     }
+    Err(Errno::EAGAIN)
 }
 
 /// Opens for I/O what `descriptor` refers to. The caller has made sure that it is a regular file: opening others could

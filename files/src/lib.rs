@@ -6,6 +6,7 @@
 
 #![deny(clippy::unwrap_used)]
 
+mod attributes;
 mod beneath;
 mod copying;
 mod entries;
@@ -16,6 +17,7 @@ mod race_tests;
 mod removal;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod usage;
 
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -34,6 +36,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 pub use entry::{EntryKind, FileEntry};
 pub use error::FilesError;
 pub use removal::remove_tree;
+pub use tree::{Skipped, TreePolicy, TreeReport, TreeSink, TreeWriter};
 pub use usage::used_bytes;
 
 use beneath::{Entry, RelativePath, Root, check_regular, reopen};
@@ -65,7 +68,17 @@ impl Files {
     /// # Errors
     /// As open(2).
     pub fn open(root: &Path) -> Result<Files, FilesError> {
-        let root = Root::open(root).map_err(failed("open", Path::new("")))?;
+        let root = Root::open(root, false).map_err(failed("open", Path::new("")))?;
+        Ok(Files { root })
+    }
+
+    /// Those beneath `root`, as for a process whose root directory it is (chroot(2)): absolute links begin there again, and
+    /// `..` stays there. Nothing leads out, and no path escapes.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open_as_root(root: &Path) -> Result<Files, FilesError> {
+        let root = Root::open(root, true).map_err(failed("open", Path::new("")))?;
         Ok(Files { root })
     }
 
@@ -74,13 +87,23 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`], [`FilesError::NotRegular`], [`FilesError::FileTooLarge`] above [`MAX_READ`].
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File, FilesError> {
+        let path = path.as_ref();
+        let file = self.open_file_of_any_size(path)?;
+        match file.metadata().map_err(failed("read", path))?.len() {
+            size if size > MAX_READ => Err(too_large(path, size)),
+            _ => Ok(file),
+        }
+    }
+
+    /// Opens a file for reading, whose contents the caller does not keep.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`], [`FilesError::NotRegular`].
+    pub fn open_file_of_any_size(&self, path: impl AsRef<Path>) -> Result<File, FilesError> {
         let path = RelativePath::new(path.as_ref())?;
         let file = self.root.find("read", &path)?;
-        let stat = check_regular("read", path.given(), &file)?;
-        match stat.st_size.unsigned_abs() {
-            size if size > MAX_READ => Err(too_large(path.given(), size)),
-            _ => reopen(file.as_fd(), OFlag::O_RDONLY).map_err(failed("read", path.given())),
-        }
+        check_regular("read", path.given(), &file)?;
+        reopen(file.as_fd(), OFlag::O_RDONLY).map_err(failed("read", path.given()))
     }
 
     /// Reads a file.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Bytes;
+use crate::{Bytes, ClockTime};
 
 /// What a client asks of the files beneath the session's directory. Paths are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,32 @@ pub enum FileRequest<'a> {
     Copy(Bytes, Bytes),
     /// Gives the first the name of the second.
     Rename(Bytes, Bytes),
+    /// All that inode(7) tells: [`FileReply::Attributes`], [`FileReply::Done`]. Whether a link is followed.
+    Examine(Bytes, bool),
+    /// Where a link leads: [`FileReply::Data`], [`FileReply::Done`].
+    ReadLink(Bytes),
+    /// Makes the second a link to the first.
+    MakeSymlink(Bytes, Bytes),
+    /// Sets the lower twelve bits of `st_mode`. Links are followed, as by all that sets something.
+    SetMode(Bytes, u32),
+    /// Sets the user and the group that own it, those that are given.
+    SetOwner(Bytes, Option<u32>, Option<u32>),
+    /// Sets when it was read last and when its contents were changed last, those that are given.
+    SetTimes(Bytes, Option<ClockTime>, Option<ClockTime>),
+    /// A part of a file of any size: from an offset in bytes, at most so many bytes. Answered as [`Read`](Self::Read).
+    ReadFrom(Bytes, u64, u64),
+    /// As [`Write`](Self::Write); the file then has these permissions.
+    WriteWithMode(Bytes, u32),
+    /// Whatever is there, with everything beneath it: for each [`FileReply::Node`], and behind a file's its contents in
+    /// [`FileReply::Data`] and [`FileReply::Hole`]. A directory comes before what is in it.
+    ReadTree(Bytes),
+    /// Makes the tree that follows, from there on: [`Node`](Self::Node), [`Data`](Self::Data) and [`Hole`](Self::Hole) as
+    /// [`FileReply`] has them, up to [`End`](Self::End).
+    WriteTree(Bytes),
+    /// A node of a tree.
+    Node(TreeNode),
+    /// So many bytes of a tree's file that are zero and take up no space.
+    Hole(u64),
 }
 
 /// What is answered to a [`FileRequest`].
@@ -46,6 +72,12 @@ pub enum FileReply<'a> {
     Done,
     /// It could not be carried out; its last reply.
     Failed(FileFailure),
+    /// All that inode(7) tells of a file.
+    Attributes(FileAttributes),
+    /// A node of a tree.
+    Node(TreeNode),
+    /// So many bytes of a tree's file that are zero and take up no space.
+    Hole(u64),
 }
 
 /// What is told about a file.
@@ -76,6 +108,86 @@ pub enum FileKind {
     Symlink,
     /// A FIFO, a device or a socket.
     Other,
+}
+
+/// All that inode(7) tells of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileAttributes {
+    /// `st_mode`: its type and its permissions.
+    pub mode: u32,
+    /// User that owns it.
+    pub uid: u32,
+    /// Group that owns it.
+    pub gid: u32,
+    /// How many names it has.
+    pub links: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that it takes up.
+    pub allocated: u64,
+    /// When it was read last.
+    pub accessed: ClockTime,
+    /// When its contents were changed last.
+    pub modified: ClockTime,
+    /// When it was changed last in any way.
+    pub changed: ClockTime,
+}
+
+/// One name of a tree of files, and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeNode {
+    /// Path from where the tree begins, without `.`, `..` and empty components; empty for the beginning itself.
+    pub path: Bytes,
+    /// The lower twelve bits of `st_mode`, see inode(7).
+    pub mode: u32,
+    /// User that owns it.
+    pub uid: u32,
+    /// Group that owns it.
+    pub gid: u32,
+    /// When its contents were changed last.
+    pub modified: ClockTime,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// What a name of a tree stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeKind {
+    /// A regular file, whose contents follow.
+    File {
+        /// Bytes of [`Data`](FileReply::Data) and [`Hole`](FileReply::Hole), together.
+        size: u64,
+    },
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink {
+        /// Where it leads.
+        target: Bytes,
+    },
+    /// Another name for a file that came before in the same tree.
+    HardLink {
+        /// The path that it had there.
+        to: Bytes,
+    },
+    /// A FIFO.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharacterDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
 }
 
 /// Why a request was not carried out.

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
-    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind,
-    FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameReader, GuestMessage,
-    Hello, HostMessage, Init, MAGIC, Measurement, Mount, MountOptions, MountSource, Ready,
-    ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started, TerminalSize,
-    VERSION, encode,
+    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileAttributes, FileFailure,
+    FileKind, FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameReader,
+    GuestMessage, Hello, HostMessage, Init, MAGIC, Measurement, Mount, MountOptions, MountSource,
+    NodeKind, Ready, ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started,
+    TerminalSize, TreeNode, VERSION, encode,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -427,6 +427,134 @@ fn request_vectors() -> Vec<(&'static str, Message, &'static str)> {
             Request(FileRequest::Rename(a(), b())),
             "05000000 0b 01 61 01 62",
         ),
+        (
+            "request examine",
+            Request(FileRequest::Examine(a(), true)),
+            "04000000 0c 01 61 01",
+        ),
+        (
+            "request read link",
+            Request(FileRequest::ReadLink(a())),
+            "03000000 0d 01 61",
+        ),
+        (
+            "request make symlink",
+            Request(FileRequest::MakeSymlink(a(), b())),
+            "05000000 0e 01 61 01 62",
+        ),
+        (
+            "request set mode",
+            Request(FileRequest::SetMode(a(), 0o755)),
+            "05000000 0f 01 61 ed03",
+        ),
+        (
+            "request set owner",
+            Request(FileRequest::SetOwner(a(), Some(1000), None)),
+            "07000000 10 01 61 01 e807 00",
+        ),
+        (
+            "request set times",
+            Request(FileRequest::SetTimes(a(), None, Some(before_1970()))),
+            "07000000 11 01 61 00 01 01 05",
+        ),
+        (
+            "request read from",
+            Request(FileRequest::ReadFrom(a(), 300, 5)),
+            "06000000 12 01 61 ac02 05",
+        ),
+        (
+            "request write with mode",
+            Request(FileRequest::WriteWithMode(a(), 0o600)),
+            "05000000 13 01 61 8003",
+        ),
+        (
+            "request read tree",
+            Request(FileRequest::ReadTree(a())),
+            "03000000 14 01 61",
+        ),
+        (
+            "request write tree",
+            Request(FileRequest::WriteTree(a())),
+            "03000000 15 01 61",
+        ),
+        (
+            "request node, file",
+            Request(FileRequest::Node(node(NodeKind::File { size: 300 }))),
+            "0d000000 16 01 61 ed03 e807 64 01 05 00 ac02",
+        ),
+        (
+            "request hole",
+            Request(FileRequest::Hole(300)),
+            "03000000 17 ac02",
+        ),
+    ]
+}
+
+/// 5 ns after one second before 1970.
+fn before_1970() -> ClockTime {
+    ClockTime {
+        seconds: -1,
+        nanoseconds: 5,
+    }
+}
+
+fn node(kind: NodeKind) -> TreeNode {
+    TreeNode {
+        path: bytes("a"),
+        mode: 0o755,
+        uid: 1000,
+        gid: 100,
+        modified: before_1970(),
+        kind,
+    }
+}
+
+fn node_vectors() -> Vec<(&'static str, Message, &'static str)> {
+    let reply = |kind| Reply(FileReply::Node(node(kind)));
+    let (major, minor) = (1, 3);
+    vec![
+        (
+            "reply node, directory",
+            reply(NodeKind::Directory),
+            "0b000000 05 01 61 ed03 e807 64 01 05 01",
+        ),
+        (
+            "reply node, symlink",
+            reply(NodeKind::Symlink {
+                target: bytes("/b"),
+            }),
+            "0e000000 05 01 61 ed03 e807 64 01 05 02 02 2f62",
+        ),
+        (
+            "reply node, hard link",
+            reply(NodeKind::HardLink { to: bytes("b") }),
+            "0d000000 05 01 61 ed03 e807 64 01 05 03 01 62",
+        ),
+        (
+            "reply node, fifo",
+            reply(NodeKind::Fifo),
+            "0b000000 05 01 61 ed03 e807 64 01 05 04",
+        ),
+        (
+            "reply node, socket",
+            reply(NodeKind::Socket),
+            "0b000000 05 01 61 ed03 e807 64 01 05 05",
+        ),
+        (
+            "reply node, character device",
+            reply(NodeKind::CharacterDevice { major, minor }),
+            "0d000000 05 01 61 ed03 e807 64 01 05 06 01 03",
+        ),
+        (
+            "reply node, block device",
+            reply(NodeKind::BlockDevice { major, minor }),
+            "0d000000 05 01 61 ed03 e807 64 01 05 07 01 03",
+        ),
+        (
+            "reply hole",
+            Reply(FileReply::Hole(300)),
+            "03000000 06 ac02",
+        ),
     ]
 }
 
@@ -466,6 +594,27 @@ fn reply_vectors() -> Vec<(&'static str, Message, &'static str)> {
             failed(FileProblem::Errno(28)),
             "05000000 03 01 61 00 38",
         ),
+        (
+            "reply attributes",
+            Reply(FileReply::Attributes(FileAttributes {
+                mode: 0o100_644,
+                uid: 1000,
+                gid: 100,
+                links: 2,
+                size: 300,
+                allocated: 4096,
+                accessed: ClockTime {
+                    seconds: 1,
+                    nanoseconds: 0,
+                },
+                modified: before_1970(),
+                changed: ClockTime {
+                    seconds: 2,
+                    nanoseconds: 0,
+                },
+            })),
+            "12000000 04 a48302 e807 64 02 ac02 8020 02 00 01 05 04 00",
+        ),
     ]
 }
 
@@ -475,6 +624,7 @@ fn vectors() -> Vec<(&'static str, Message, &'static str)> {
         guest_vectors(),
         request_vectors(),
         reply_vectors(),
+        node_vectors(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -577,6 +727,18 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 FileRequest::RemoveAll(_) => 9,
                 FileRequest::Copy(..) => 10,
                 FileRequest::Rename(..) => 11,
+                FileRequest::Examine(..) => 12,
+                FileRequest::ReadLink(_) => 13,
+                FileRequest::MakeSymlink(..) => 14,
+                FileRequest::SetMode(..) => 15,
+                FileRequest::SetOwner(..) => 16,
+                FileRequest::SetTimes(..) => 17,
+                FileRequest::ReadFrom(..) => 18,
+                FileRequest::WriteWithMode(..) => 19,
+                FileRequest::ReadTree(_) => 20,
+                FileRequest::WriteTree(_) => 21,
+                FileRequest::Node(_) => 22,
+                FileRequest::Hole(_) => 23,
             },
         ),
         Reply(message) => (
@@ -586,6 +748,9 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 FileReply::Entry(_) => 1,
                 FileReply::Done => 2,
                 FileReply::Failed(_) => 3,
+                FileReply::Attributes(_) => 4,
+                FileReply::Node(_) => 5,
+                FileReply::Hole(_) => 6,
             },
         ),
     }
@@ -600,7 +765,7 @@ fn every_message_has_a_vector_and_keeps_its_number() {
         assert_eq!(unhex(&digits(vector))[4], number, "{name}");
         seen.insert((direction, number));
     }
-    let counts = [("host", 12), ("guest", 13), ("request", 12), ("reply", 4)];
+    let counts = [("host", 12), ("guest", 13), ("request", 24), ("reply", 7)];
     let expected = counts
         .into_iter()
         .flat_map(|(direction, count)| (0..count).map(move |n| (direction, n)))

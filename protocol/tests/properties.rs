@@ -6,11 +6,11 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use protocol::{
-    Boot, Bytes, Disk, Exec, Exit, ExitStatus, Failure, FileFailure, FileKind, FileProblem,
-    FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder, FrameError, FrameReader,
-    GuestMessage, Hello, HostMessage, Init, Measurement, Mount, MountOptions, MountSource, Ready,
-    ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started, TerminalSize,
-    encode,
+    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileAttributes, FileFailure,
+    FileKind, FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder,
+    FrameError, FrameReader, GuestMessage, Hello, HostMessage, Init, Measurement, Mount,
+    MountOptions, MountSource, NodeKind, Ready, ResourceLimit, Root, RootAccess, RootSource,
+    Script, Shutdown, Stage, Started, TerminalSize, TreeNode, encode,
 };
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -155,7 +155,60 @@ fn file_request() -> impl Strategy<Value = FileRequest<'static>> {
         bytes().prop_map(FileRequest::List),
         (bytes(), bytes()).prop_map(|(from, to)| FileRequest::Copy(from, to)),
         (bytes(), bytes()).prop_map(|(from, to)| FileRequest::Rename(from, to)),
+        (bytes(), any::<bool>()).prop_map(|(path, follow)| FileRequest::Examine(path, follow)),
+        (bytes(), any::<(Option<u32>, Option<u32>)>())
+            .prop_map(|(path, (user, group))| FileRequest::SetOwner(path, user, group)),
+        (bytes(), of(time()), of(time()))
+            .prop_map(|(path, accessed, modified)| FileRequest::SetTimes(path, accessed, modified)),
+        (bytes(), any::<(u64, u64)>())
+            .prop_map(|(path, (offset, length))| FileRequest::ReadFrom(path, offset, length)),
+        node().prop_map(FileRequest::Node),
+        any::<u64>().prop_map(FileRequest::Hole),
     ]
+}
+
+fn time() -> impl Strategy<Value = ClockTime> {
+    any::<(i64, u32)>().prop_map(|(seconds, nanoseconds)| ClockTime {
+        seconds,
+        nanoseconds,
+    })
+}
+
+fn node() -> impl Strategy<Value = TreeNode> {
+    let kind = prop_oneof![
+        any::<u64>().prop_map(|size| NodeKind::File { size }),
+        Just(NodeKind::Directory),
+        bytes().prop_map(|target| NodeKind::Symlink { target }),
+        bytes().prop_map(|to| NodeKind::HardLink { to }),
+        any::<(u32, u32)>().prop_map(|(major, minor)| NodeKind::BlockDevice { major, minor }),
+    ];
+    (bytes(), any::<(u32, u32, u32)>(), time(), kind).prop_map(
+        |(path, (mode, uid, gid), modified, kind)| TreeNode {
+            path,
+            mode,
+            uid,
+            gid,
+            modified,
+            kind,
+        },
+    )
+}
+
+fn attributes() -> impl Strategy<Value = FileAttributes> {
+    let numbers = any::<(u32, u32, u32, u64, u64, u64)>();
+    (numbers, time(), time(), time()).prop_map(
+        |((mode, uid, gid, links, size, allocated), accessed, modified, changed)| FileAttributes {
+            mode,
+            uid,
+            gid,
+            links,
+            size,
+            allocated,
+            accessed,
+            modified,
+            changed,
+        },
+    )
 }
 
 fn file_reply() -> impl Strategy<Value = FileReply<'static>> {
@@ -181,6 +234,9 @@ fn file_reply() -> impl Strategy<Value = FileReply<'static>> {
         Just(FileReply::Done),
         (bytes(), problem)
             .prop_map(|(path, problem)| FileReply::Failed(FileFailure { path, problem })),
+        attributes().prop_map(FileReply::Attributes),
+        node().prop_map(FileReply::Node),
+        any::<u64>().prop_map(FileReply::Hole),
     ]
 }
 
