@@ -68,7 +68,12 @@ pub(crate) fn run(task: &Task, streams: &Streams, launch: OwnedFd) -> ! {
 }
 
 fn open_files(directory: &Path) -> Result<Files, Failure> {
-    Files::open(directory).map_err(|error| {
+    // All of the guest is what a process there sees of it.
+    let opened = match directory == Path::new("/") {
+        true => Files::open_as_root(directory),
+        false => Files::open(directory),
+    };
+    opened.map_err(|error| {
         let errno = match &error {
             FilesError::NotFound { .. } => libc::ENOENT,
             FilesError::Io { source, .. } => source.raw_os_error().unwrap_or(0),

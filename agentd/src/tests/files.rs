@@ -1,11 +1,12 @@
 //! Files that a session serves.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use protocol::{
-    FileFailure, FileKind, FileProblem, FileReply, FileRequest, FilesRequest, Stage, encode,
+    ClockTime, FileFailure, FileKind, FileProblem, FileReply, FileRequest, FilesRequest, NodeKind,
+    Stage, TreeNode, encode,
 };
 
 use super::*;
@@ -17,6 +18,10 @@ enum Reply {
     Entry(String, FileKind, u64),
     Done,
     Failed(String, FileProblem),
+    /// Mode and size.
+    Attributes(u32, u64),
+    Node(String, NodeKind),
+    Hole(u64),
 }
 
 fn ask(guest: &Guest, directory: &Path) -> Client {
@@ -48,6 +53,9 @@ fn replies(guest: &Guest, directory: &Path, requests: &[FileRequest]) -> (Vec<Re
             FileReply::Entry(status) => Reply::Entry(text(status.name), status.kind, status.size),
             FileReply::Done => Reply::Done,
             FileReply::Failed(FileFailure { path, problem }) => Reply::Failed(text(path), problem),
+            FileReply::Attributes(found) => Reply::Attributes(found.mode, found.size),
+            FileReply::Node(node) => Reply::Node(text(node.path), node.kind),
+            FileReply::Hole(length) => Reply::Hole(length),
         });
     }
     (replies, outcome)
@@ -91,6 +99,113 @@ fn requests_are_carried_out_one_after_the_other() {
     assert_eq!(fs::read(folder.path().join("c/moved")).unwrap(), b"one two");
 }
 
+fn node(path: &str, kind: NodeKind) -> FileRequest<'static> {
+    FileRequest::Node(TreeNode {
+        path: bytes(path),
+        mode: 0o750,
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        modified: ClockTime {
+            seconds: 5,
+            nanoseconds: 7,
+        },
+        kind,
+    })
+}
+
+#[test]
+fn a_tree_that_is_written_is_read_again() {
+    let Some(guest) = Guest::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let link = NodeKind::Symlink {
+        target: bytes("/nowhere"),
+    };
+    let again = NodeKind::HardLink { to: bytes("file") };
+    let (replies, outcome) = replies(
+        &guest,
+        folder.path(),
+        &[
+            FileRequest::WriteTree(bytes("tree")),
+            node("", NodeKind::Directory),
+            node("link", link.clone()),
+            node("file", NodeKind::File { size: 1 << 20 }),
+            FileRequest::Hole((1 << 20) - 3),
+            FileRequest::Data(b"end"),
+            node("again", again),
+            FileRequest::End,
+            FileRequest::SetMode(bytes("tree/file"), 0o4711),
+            FileRequest::SetTimes(bytes("tree/file"), None, None),
+            FileRequest::Examine(bytes("tree/again"), false),
+            FileRequest::ReadLink(bytes("tree/link")),
+            FileRequest::MakeSymlink(bytes("file"), bytes("tree/other")),
+            FileRequest::ReadFrom(bytes("tree/other"), (1 << 20) - 2, 1),
+            FileRequest::WriteWithMode(bytes("secret"), 0o600),
+            FileRequest::End,
+            FileRequest::ReadTree(bytes("tree/link")),
+            FileRequest::ReadTree(bytes("secret")),
+        ],
+    );
+    assert_eq!(
+        replies,
+        [
+            Reply::Done,
+            Reply::Done,
+            Reply::Done,
+            Reply::Attributes(0o104_711, 1 << 20),
+            Reply::Done,
+            Reply::Data(b"/nowhere".to_vec()),
+            Reply::Done,
+            Reply::Done,
+            Reply::Data(b"n".to_vec()),
+            Reply::Done,
+            Reply::Done,
+            Reply::Node(String::new(), link),
+            Reply::Done,
+            Reply::Node(String::new(), NodeKind::File { size: 0 }),
+            Reply::Done,
+        ]
+    );
+    assert_eq!(outcome.code(), 0);
+    let tree = fs::metadata(folder.path().join("tree")).unwrap();
+    assert_eq!((tree.mode() & 0o7777, tree.nlink()), (0o750, 2));
+    let file = fs::metadata(folder.path().join("tree/file")).unwrap();
+    assert!(file.blocks() * 512 < 1 << 19 && file.nlink() == 2);
+    let secret = fs::metadata(folder.path().join("secret")).unwrap();
+    assert_eq!(secret.mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn a_tree_that_cannot_be_written_is_refused_and_the_session_goes_on() {
+    let Some(guest) = Guest::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    symlink("/tmp", folder.path().join("out")).unwrap();
+    let (replies, outcome) = replies(
+        &guest,
+        folder.path(),
+        &[
+            FileRequest::WriteTree(bytes("")),
+            node("out/x", NodeKind::File { size: 1 }),
+            FileRequest::Data(b"x"),
+            node("../x", NodeKind::Directory),
+            FileRequest::End,
+            FileRequest::WriteTree(bytes("none")),
+            node("x", NodeKind::Directory),
+            FileRequest::End,
+            FileRequest::List(bytes("")),
+        ],
+    );
+    assert_eq!(
+        replies,
+        [
+            Reply::Failed("out".into(), FileProblem::Errno(libc::ENOTDIR)),
+            Reply::Failed("none".into(), FileProblem::NotFound),
+            Reply::Entry("out".into(), FileKind::Symlink, 4),
+            Reply::Done,
+        ]
+    );
+    assert_eq!(outcome.code(), 0);
+}
+
 #[test]
 fn no_path_leads_out_of_the_directory() {
     let Some(guest) = Guest::start() else { return };
@@ -123,7 +238,7 @@ fn no_path_leads_out_of_the_directory() {
 fn what_is_out_of_order_ends_this_session_only() {
     let Some(guest) = Guest::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let cases: [&[FileRequest]; 4] = [
+    let cases: [&[FileRequest]; 6] = [
         &[FileRequest::End],
         &[FileRequest::Data(b"x")],
         &[
@@ -132,6 +247,11 @@ fn what_is_out_of_order_ends_this_session_only() {
         ],
         // The contents have no end.
         &[FileRequest::Write(bytes("a")), FileRequest::Data(b"x")],
+        &[FileRequest::Hole(1)],
+        &[
+            FileRequest::WriteTree(bytes("")),
+            FileRequest::List(bytes("")),
+        ],
     ];
     for case in cases {
         let (replies, outcome) = replies(&guest, folder.path(), case);

@@ -2,21 +2,22 @@
 //!
 //! It blocks, and holds one frame of either direction and one part of a file in memory.
 
+mod answers;
+mod trees;
+
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
-use files::{EntryKind, FileEntry, Files, FilesError, MAX_READ};
-use protocol::{
-    Bytes, FileFailure, FileKind, FileProblem, FileReply, FileRequest, FileStatus, FrameError,
-    FrameReader, FrameWriter, MAX_DATA,
-};
+use files::{Files, FilesError, MAX_READ};
+use protocol::{Bytes, FileReply, FileRequest, FrameError, FrameReader, FrameWriter, MAX_DATA};
+
+use answers::{failure, status};
 
 /// Serves standard input and output until the client has nothing more to ask.
 ///
@@ -59,7 +60,10 @@ impl Service<'_> {
         };
         let outcome = match request {
             FileRequest::Read(path) => self.read(to_path(&path)),
-            FileRequest::Write(path) => self.write(to_path(&path)),
+            FileRequest::Write(path) => {
+                let file = self.files.create(to_path(&path));
+                self.write(to_path(&path), file)
+            }
             FileRequest::List(path) => self.list(to_path(&path)),
             FileRequest::Stat(path) => self.stat(to_path(&path)),
             FileRequest::MakeDirectory(path) => done(self.files.mkdir(to_path(&path))),
@@ -68,7 +72,34 @@ impl Service<'_> {
             FileRequest::RemoveAll(path) => done(self.files.remove_all(to_path(&path))),
             FileRequest::Copy(from, to) => done(self.files.copy(to_path(&from), to_path(&to))),
             FileRequest::Rename(from, to) => done(self.files.rename(to_path(&from), to_path(&to))),
-            FileRequest::Data(_) | FileRequest::End => {
+            FileRequest::Examine(path, follow) => self.examine(to_path(&path), follow),
+            FileRequest::ReadLink(path) => self.read_link(to_path(&path)),
+            FileRequest::MakeSymlink(target, path) => {
+                done(self.files.symlink(to_path(&target), to_path(&path)))
+            }
+            FileRequest::SetMode(path, mode) => done(self.files.set_mode(to_path(&path), mode)),
+            FileRequest::SetOwner(path, user, group) => {
+                done(self.files.set_owner(to_path(&path), user, group))
+            }
+            FileRequest::SetTimes(path, accessed, modified) => {
+                done(self.files.set_times(to_path(&path), accessed, modified))
+            }
+            FileRequest::ReadFrom(path, offset, length) => {
+                self.read_from(to_path(&path), offset, length)
+            }
+            FileRequest::WriteWithMode(path, mode) => {
+                let file = self.files.create_with_mode(to_path(&path), mode);
+                self.write(to_path(&path), file)
+            }
+            FileRequest::ReadTree(path) => self.read_tree(to_path(&path)),
+            FileRequest::WriteTree(path) => {
+                self.write_tree(to_path(&path))?;
+                return Ok(true);
+            }
+            FileRequest::Data(_)
+            | FileRequest::End
+            | FileRequest::Node(_)
+            | FileRequest::Hole(_) => {
                 return Err(Trouble::Rule("contents belong to no file"));
             }
         };
@@ -82,29 +113,44 @@ impl Service<'_> {
     }
 
     fn read(&mut self, path: &Path) -> Result<(), Trouble> {
-        let mut file = self.files.open_file(path)?;
+        let file = self.files.open_file(path)?;
+        match self.send(path, file.take(MAX_READ.saturating_add(1)))? {
+            // It grows meanwhile.
+            size if size > MAX_READ => {
+                let path = path.to_owned();
+                Err(FilesError::FileTooLarge { path, size }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read_from(&mut self, path: &Path, offset: u64, length: u64) -> Result<(), Trouble> {
+        let mut file = self.files.open_file_of_any_size(path)?;
+        if offset > 0 {
+            file.seek(SeekFrom::Start(offset))
+                .map_err(|error| io_failed("read", path, error))?;
+        }
+        self.send(path, file.take(length)).map(drop)
+    }
+
+    /// Sends contents up to their end; returns how many bytes these are.
+    fn send(&mut self, path: &Path, mut contents: impl Read) -> Result<u64, Trouble> {
         let mut part = vec![0; MAX_DATA];
         let mut total: u64 = 0;
         loop {
-            let count = match file.read(&mut part) {
-                Ok(0) => return Ok(()),
+            let count = match contents.read(&mut part) {
+                Ok(0) => return Ok(total),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(io_failed("read", path, error).into()),
             };
             total = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-            if total > MAX_READ {
-                // It grows meanwhile.
-                let path = path.to_owned();
-                return Err(FilesError::FileTooLarge { path, size: total }.into());
-            }
             let data = part.get(..count).unwrap_or_default();
             self.writer.write(&FileReply::Data(data))?;
         }
     }
 
-    fn write(&mut self, path: &Path) -> Result<(), Trouble> {
-        let mut file = self.files.create(path);
+    fn write(&mut self, path: &Path, mut file: Result<File, FilesError>) -> Result<(), Trouble> {
         loop {
             match self.reader.read()? {
                 Some(FileRequest::Data(data)) if data.len() <= MAX_DATA => {
@@ -129,6 +175,16 @@ impl Service<'_> {
         })
     }
 
+    fn examine(&mut self, path: &Path, follow: bool) -> Result<(), Trouble> {
+        let attributes = self.files.attributes(path, follow)?;
+        Ok(self.writer.write(&FileReply::Attributes(attributes))?)
+    }
+
+    fn read_link(&mut self, path: &Path) -> Result<(), Trouble> {
+        let target = self.files.read_link(path)?.into_vec();
+        Ok(self.writer.write(&FileReply::Data(&target))?)
+    }
+
     fn stat(&mut self, path: &Path) -> Result<(), Trouble> {
         let entry = self.files.stat(path)?;
         Ok(self.writer.write(&FileReply::Entry(status(entry)))?)
@@ -143,73 +199,11 @@ fn to_path(bytes: &Bytes) -> &Path {
     Path::new(OsStr::from_bytes(&bytes.0))
 }
 
-fn to_bytes(path: PathBuf) -> Bytes {
-    Bytes(path.into_os_string().into_vec())
-}
-
 fn io_failed(action: &'static str, path: &Path, source: io::Error) -> FilesError {
     FilesError::Io {
         action,
         path: path.to_owned(),
         source,
-    }
-}
-
-fn status(entry: FileEntry) -> FileStatus {
-    let (modified_s, modified_ns) = timestamp(entry.modified);
-    FileStatus {
-        name: Bytes(entry.name.into_vec()),
-        kind: match entry.kind {
-            EntryKind::File => FileKind::File,
-            EntryKind::Directory => FileKind::Directory,
-            EntryKind::Symlink => FileKind::Symlink,
-            EntryKind::Other => FileKind::Other,
-        },
-        size: entry.size,
-        mode: entry.mode,
-        modified_s,
-        modified_ns,
-    }
-}
-
-/// Seconds since 1970, rounded down, and the nanoseconds to be added.
-fn timestamp(time: SystemTime) -> (i64, u32) {
-    let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (seconds(after.as_secs()), after.subsec_nanos()),
-        Err(error) => {
-            let before = error.duration();
-            let whole = seconds(before.as_secs()).saturating_neg();
-            match before.subsec_nanos() {
-                0 => (whole, 0),
-                part => (
-                    whole.saturating_sub(1),
-                    1_000_000_000_u32.saturating_sub(part),
-                ),
-            }
-        }
-    }
-}
-
-fn failure(error: FilesError) -> FileFailure {
-    let (path, problem) = match error {
-        FilesError::PathEscape { path } => (path, FileProblem::Escape),
-        FilesError::NotFound { path } => (path, FileProblem::NotFound),
-        FilesError::NotAnEntry { path } => (path, FileProblem::NotAnEntry),
-        FilesError::NotRegular { path } => (path, FileProblem::NotRegular),
-        FilesError::FileTooLarge { path, size } => (path, FileProblem::TooManyBytes(size)),
-        FilesError::DirectoryTooLarge { path, count } => (path, FileProblem::TooManyEntries(count)),
-        FilesError::IntoItself { path } => (path, FileProblem::IntoItself),
-        FilesError::TooDeep { path, limit } => (path, FileProblem::TooDeep(limit)),
-        FilesError::Io { path, source, .. } => {
-            // Without a number it is a zero byte in a path.
-            let number = source.raw_os_error().unwrap_or(libc::EINVAL);
-            (path, FileProblem::Errno(number))
-        }
-    };
-    FileFailure {
-        path: to_bytes(path),
-        problem,
     }
 }
 
