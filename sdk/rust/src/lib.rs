@@ -10,6 +10,7 @@ pub mod control;
 pub mod database;
 #[allow(dead_code, reason = "the calls that return these come one by one")]
 mod error;
+mod file_replies;
 pub mod home;
 pub mod launch;
 pub mod logs;

@@ -2,7 +2,9 @@
 
 mod builder;
 mod config;
+mod exec;
 mod filter;
+mod fs;
 mod handle;
 mod machine;
 mod mount;
@@ -15,7 +17,15 @@ pub use config::{
     DEFAULT_CPUS, DEFAULT_MEMORY_MIB, DEFAULT_UPPER_MIB, DiskCache, InitConfig, LogLevel,
     RootAccessConfig, SandboxConfig, SecurityProfile,
 };
+pub use exec::{
+    AttachEnd, ExecControls, ExecEvent, ExecExit, ExecOptions, ExecOutput, Execution, Stdin,
+    StdinWriter,
+};
 pub use filter::SandboxFilter;
+pub use fs::{
+    CopyOptions, CopyReport, FsEntry, FsEntryKind, FsMetadata, FsReadStream, FsWriteStream,
+    SandboxFs, Skipped,
+};
 pub use handle::SandboxHandle;
 pub use mount::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage};
 pub use rlimit::{Rlimit, RlimitResource};

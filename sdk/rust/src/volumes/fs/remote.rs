@@ -7,19 +7,18 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
-use files::{EntryKind, FileEntry, FilesError, MAX_ENTRIES, MAX_READ};
+use files::{FileEntry, FilesError, MAX_ENTRIES, MAX_READ};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use protocol::{
-    Bytes, Exit, ExitStatus, FileFailure, FileKind, FileProblem, FileReply, FileRequest,
-    FileStatus, FilesRequest, FrameError, FrameReader, FrameWriter, MAX_DATA,
+    Bytes, Exit, ExitStatus, FileReply, FileRequest, FilesRequest, FrameError, FrameReader,
+    FrameWriter, MAX_DATA,
 };
 
+use crate::file_replies::{bytes, check_name, entry, files_error};
 use crate::session::{Session, SessionEnd, SessionError, Streams};
 
 /// Why something cannot be done with the files that an agent serves.
@@ -124,7 +123,8 @@ impl Remote {
                 }))
             }
             FileReply::Entry(status) => {
-                entries.push(entry(check_name(&status)?, &status));
+                let name = check_name(&status).map_err(AgentError::BadName)?;
+                entries.push(entry(name, &status));
                 Ok(())
             }
             _ => Err(AgentError::OutOfTurn.into()),
@@ -221,70 +221,6 @@ fn nothing(_: FileReply) -> Result<(), RemoteError> {
 fn pipe() -> io::Result<(File, File)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     Ok((File::from(reader), File::from(writer)))
-}
-
-fn bytes(path: &Path) -> Bytes {
-    Bytes(path.as_os_str().as_bytes().to_vec())
-}
-
-/// The name of an entry of a directory, which callers will put into paths.
-fn check_name(status: &FileStatus) -> Result<OsString, AgentError> {
-    let bytes = &status.name.0;
-    let name = OsString::from_vec(bytes.clone());
-    let is_name = !matches!(&bytes[..], b"" | b"." | b"..") && !bytes.contains(&b'/');
-    match is_name && !bytes.contains(&0) {
-        true => Ok(name),
-        false => Err(AgentError::BadName(name)),
-    }
-}
-
-fn entry(name: OsString, status: &FileStatus) -> FileEntry {
-    FileEntry {
-        name,
-        kind: match status.kind {
-            FileKind::File => EntryKind::File,
-            FileKind::Directory => EntryKind::Directory,
-            FileKind::Symlink => EntryKind::Symlink,
-            FileKind::Other => EntryKind::Other,
-        },
-        size: status.size,
-        mode: status.mode & 0o7777,
-        modified: time(status.modified_s, status.modified_ns),
-    }
-}
-
-fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let time = match seconds {
-        0.. => UNIX_EPOCH.checked_add(whole),
-        _ => UNIX_EPOCH.checked_sub(whole),
-    };
-    let part = Duration::from_nanos(nanoseconds.into());
-    time.and_then(|time| time.checked_add(part))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-/// The error that the agent found; about `path` if it does not name one.
-fn files_error(action: &'static str, path: &Path, failure: FileFailure) -> FilesError {
-    let path = match failure.path.0 {
-        named if named.is_empty() => path.to_owned(),
-        named => PathBuf::from(OsString::from_vec(named)),
-    };
-    match failure.problem {
-        FileProblem::Errno(number) => FilesError::Io {
-            action,
-            path,
-            source: io::Error::from_raw_os_error(number),
-        },
-        FileProblem::Escape => FilesError::PathEscape { path },
-        FileProblem::NotFound => FilesError::NotFound { path },
-        FileProblem::NotAnEntry => FilesError::NotAnEntry { path },
-        FileProblem::NotRegular => FilesError::NotRegular { path },
-        FileProblem::TooManyBytes(size) => FilesError::FileTooLarge { path, size },
-        FileProblem::TooManyEntries(count) => FilesError::DirectoryTooLarge { path, count },
-        FileProblem::IntoItself => FilesError::IntoItself { path },
-        FileProblem::TooDeep(limit) => FilesError::TooDeep { path, limit },
-    }
 }
 
 impl From<SessionError> for RemoteError {

@@ -1,0 +1,361 @@
+//! A command that runs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{Exit, ExitStatus, HostMessage, Started, TerminalSize};
+use tokio::task::JoinHandle;
+
+use super::channel::{Channel, ChannelError, Event, Sender};
+use super::options::{ExecOptions, Stdin};
+use super::refusal::refused;
+use super::stdin::StdinWriter;
+use crate::error::MicrosandboxError;
+
+/// What comes from a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    /// It runs. Comes first, unless one comes [back](crate::Sandbox::reattach) to it.
+    Started {
+        /// Its process id in the guest.
+        pid: u32,
+        /// Number of its session.
+        session: u64,
+    },
+    /// A part of its standard output, or of what its terminal shows.
+    Stdout(Bytes),
+    /// A part of its standard error.
+    Stderr(Bytes),
+    /// It ended, and all of its output has come. The last event.
+    Exited(ExecExit),
+}
+
+/// How a command ended: with an exit code, or by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecExit {
+    /// Its exit code, 0 to 255.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// It was killed because its time was over.
+    pub timed_out: bool,
+}
+
+impl ExecExit {
+    /// Whether it ended with exit code 0.
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+impl From<Exit> for ExecExit {
+    fn from(exit: Exit) -> ExecExit {
+        let (code, signal) = match exit.status {
+            ExitStatus::Code(code) => (Some(code.into()), None),
+            ExitStatus::Signal(signal) => (None, Some(signal.into())),
+        };
+        ExecExit {
+            code,
+            signal,
+            timed_out: exit.timed_out,
+        }
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// All of its standard output, or of what its terminal showed.
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub exit: ExecExit,
+}
+
+impl ExecOutput {
+    /// Its standard output as text; what is no UTF-8 is replaced.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Its standard error as text; what is no UTF-8 is replaced.
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Whether it ended with exit code 0.
+    pub fn success(&self) -> bool {
+        self.exit.success()
+    }
+}
+
+/// A command that runs in a sandbox.
+///
+/// Its output waits here in bounded memory until it is taken with [`recv`](Self::recv). Who takes nothing stops the command
+/// at last, and nothing else. Dropping the value ends the command: SIGHUP, and SIGKILL two seconds later. One that was begun
+/// with [`exec_detached`](crate::Sandbox::exec_detached) goes on, and one can come [back](crate::Sandbox::reattach) to it.
+#[derive(Debug)]
+pub struct Execution {
+    channel: Channel,
+    sandbox: String,
+    session: u64,
+    pid: Option<u32>,
+    /// Comes first.
+    started: Option<Started>,
+    stdin: Option<StdinWriter>,
+    /// Writes input that was given as bytes.
+    feeding: Option<JoinHandle<()>>,
+    timeout: Option<Duration>,
+    exit: Option<ExecExit>,
+    /// Bytes of output that came before what this value gives, as far as is known.
+    position: u64,
+    /// Bytes of output before `position` that were not kept.
+    missed: u64,
+}
+
+impl Execution {
+    /// Waits until the command of a fresh session runs.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::ExecFailed`], [`MicrosandboxError::SandboxDraining`].
+    pub(crate) async fn begin(
+        mut channel: Channel,
+        sandbox: &str,
+        options: ExecOptions,
+    ) -> Result<Execution, MicrosandboxError> {
+        let started = match channel.next().await.map_err(lost)? {
+            Some(Event::Started(started)) => started,
+            Some(Event::Failed(failure)) => return Err(refused(sandbox, failure)),
+            _ => return Err(lost(ChannelError::Unexpected)),
+        };
+        let mut stdin = Some(StdinWriter::new(channel.sender().clone()));
+        let mut feeding = None;
+        match options.stdin {
+            Stdin::Null if options.tty.is_none() => stdin = None,
+            Stdin::Null | Stdin::Pipe => {}
+            Stdin::Bytes(input) => feeding = stdin.take().map(|stdin| feed(stdin, input)),
+        }
+        Ok(Execution {
+            stdin,
+            channel,
+            sandbox: sandbox.to_owned(),
+            session: started.session,
+            pid: Some(started.pid),
+            started: Some(started),
+            feeding,
+            timeout: options.timeout,
+            exit: None,
+            position: 0,
+            missed: 0,
+        })
+    }
+
+    /// A command that runs already, whose output begins at `position`.
+    pub(crate) fn resume(
+        channel: Channel,
+        sandbox: &str,
+        opened: crate::control::SessionOpened,
+    ) -> Execution {
+        Execution {
+            stdin: Some(StdinWriter::new(channel.sender().clone())),
+            channel,
+            sandbox: sandbox.to_owned(),
+            session: opened.session,
+            pid: None,
+            started: None,
+            feeding: None,
+            timeout: None,
+            exit: None,
+            position: opened.position,
+            missed: opened.missed,
+        }
+    }
+
+    /// Number of its session, by which one can come [back](crate::Sandbox::reattach) to it if it was begun detached.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Its process id in the guest; `None` if one came back to it.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Position of the first byte of output that this value gives, counted from the start of the command: standard output
+    /// and standard error together.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes of output that were not kept, before [`position`](Self::position).
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Waits for the next event; `None` after [`ExecEvent::Exited`]. What is given up while it waits is not lost.
+    ///
+    /// # Errors
+    /// When the sandbox is gone, or its agent cannot be understood.
+    pub async fn recv(&mut self) -> Result<Option<ExecEvent>, MicrosandboxError> {
+        if self.exit.is_some() {
+            return Ok(None);
+        }
+        if let Some(Started { pid, session, .. }) = self.started.take() {
+            return Ok(Some(ExecEvent::Started { pid, session }));
+        }
+        let event = match self.channel.next().await.map_err(lost)? {
+            Some(Event::Stdout(data)) => ExecEvent::Stdout(data),
+            Some(Event::Stderr(data)) => ExecEvent::Stderr(data),
+            Some(Event::Exited(exit)) => {
+                let exit = ExecExit::from(exit);
+                self.exit = Some(exit);
+                ExecEvent::Exited(exit)
+            }
+            Some(Event::Started(Started { pid, session, .. })) => {
+                self.pid = Some(pid);
+                ExecEvent::Started { pid, session }
+            }
+            Some(Event::Failed(failure)) => return Err(refused(&self.sandbox, failure)),
+            None => return Err(lost(ChannelError::Disconnected)),
+        };
+        Ok(Some(event))
+    }
+
+    /// The writer of its standard input, once: for a command with [`Stdin::Pipe`] or a terminal, and for one that one came
+    /// back to, which must have been begun so.
+    pub fn stdin(&mut self) -> Option<StdinWriter> {
+        self.stdin.take()
+    }
+
+    /// Sends a signal to its process group, 1 to 64.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::InvalidConfig`] for other numbers.
+    pub async fn signal(&self, signal: i32) -> Result<(), MicrosandboxError> {
+        self.controls().signal(signal).await
+    }
+
+    /// Sets the size of its terminal in characters. A command without one must not be asked.
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), MicrosandboxError> {
+        self.controls().resize(rows, columns).await
+    }
+
+    /// Ends its process group at once, with SIGKILL.
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn kill(&self) -> Result<(), MicrosandboxError> {
+        self.signal(libc::SIGKILL).await
+    }
+
+    /// Sends signals and sizes, also while somebody else waits for events.
+    pub fn controls(&self) -> ExecControls {
+        ExecControls {
+            sender: self.channel.sender().clone(),
+        }
+    }
+
+    /// Waits until the command has ended. Output that nobody has taken is dropped.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn wait(&mut self) -> Result<ExecExit, MicrosandboxError> {
+        loop {
+            if let Some(exit) = self.exit {
+                return Ok(exit);
+            }
+            self.recv().await?;
+        }
+    }
+
+    /// Waits until the command has ended, and keeps all output that nobody has taken: without a limit, so a command that
+    /// writes without end fills the memory. Use [`recv`](Self::recv) for such.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv); [`MicrosandboxError::ExecTimeout`] if its time was over.
+    pub async fn collect(mut self) -> Result<ExecOutput, MicrosandboxError> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(event) = self.recv().await? {
+            match event {
+                ExecEvent::Stdout(data) => stdout.extend_from_slice(&data),
+                ExecEvent::Stderr(data) => stderr.extend_from_slice(&data),
+                ExecEvent::Started { .. } | ExecEvent::Exited(_) => {}
+            }
+        }
+        let exit = self.wait().await?;
+        match (exit.timed_out, self.timeout) {
+            (true, timeout) => Err(MicrosandboxError::ExecTimeout {
+                timeout: timeout.unwrap_or_default(),
+            }),
+            (false, _) => Ok(ExecOutput {
+                stdout,
+                stderr,
+                exit,
+            }),
+        }
+    }
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        if let Some(feeding) = &self.feeding {
+            feeding.abort();
+        }
+    }
+}
+
+/// Writes `input` as standard input, and then the end, while the command runs.
+fn feed(mut stdin: StdinWriter, input: Vec<u8>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        // A command need not read all of its input.
+        if stdin.write_all(&input).await.is_ok() {
+            let _ = stdin.close().await;
+        }
+    })
+}
+
+/// Sends signals and terminal sizes to a command.
+#[derive(Debug, Clone)]
+pub struct ExecControls {
+    sender: Sender,
+}
+
+impl ExecControls {
+    /// As [`Execution::signal`].
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::InvalidConfig`] for numbers that are no signal.
+    pub async fn signal(&self, signal: i32) -> Result<(), MicrosandboxError> {
+        if !(1..=64).contains(&signal) {
+            let reason = format!("{signal} is not between 1 and 64");
+            return Err(MicrosandboxError::invalid("signal", reason));
+        }
+        self.send(&HostMessage::Signal(signal)).await
+    }
+
+    /// As [`Execution::resize`].
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), MicrosandboxError> {
+        let size = TerminalSize { rows, columns };
+        self.send(&HostMessage::Resize(size)).await
+    }
+
+    async fn send(&self, message: &HostMessage<'_>) -> Result<(), MicrosandboxError> {
+        let sent = self.sender.send(message).await;
+        sent.map_err(|error| lost(error.into()))
+    }
+}
+
+/// A session that ended in another way than by its process.
+pub(crate) fn lost(error: ChannelError) -> MicrosandboxError {
+    MicrosandboxError::Runtime {
+        message: "The session with the sandbox failed".to_owned(),
+        source: Some(Box::new(error)),
+    }
+}

@@ -1,0 +1,260 @@
+//! Running commands in a sandbox.
+
+mod attach;
+pub(crate) mod channel;
+pub(crate) mod connection;
+mod execution;
+mod options;
+mod refusal;
+mod stdin;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+pub use attach::AttachEnd;
+pub use execution::{ExecControls, ExecEvent, ExecExit, ExecOutput, Execution};
+pub use options::{ExecOptions, Stdin};
+pub use stdin::StdinWriter;
+
+pub(crate) use execution::lost;
+pub(crate) use refusal::refused;
+
+use protocol::{Hello, HostMessage};
+use tokio::net::UnixStream;
+
+use self::channel::{Channel, ChannelError, Opening};
+use self::connection::{Connection, encoded};
+use super::Sandbox;
+use crate::control::{ControlReply, ControlRequest, Refusal, RefusalKind, SessionOpened};
+use crate::error::MicrosandboxError;
+
+impl Sandbox {
+    /// Runs a program with arguments, without input, and waits until it has ended. Its output is kept without a limit.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: microsandbox::Sandbox) -> Result<(), microsandbox::MicrosandboxError> {
+    /// let output = sandbox.exec("python3", ["-c", "print(6 * 7)"]).await?;
+    /// assert_eq!((output.stdout_text().as_str(), output.exit.code), ("42\n", Some(0)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::ExecFailed`] when it could not be started, [`MicrosandboxError::SandboxDraining`],
+    /// [`MicrosandboxError::SandboxNotRunning`]. That it fails is none: see [`ExecOutput::exit`].
+    pub async fn exec(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<ExecOutput, MicrosandboxError> {
+        self.exec_with(program, ExecOptions::new().args(args)).await
+    }
+
+    /// Runs a program and waits until it has ended. Its output is kept without a limit.
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec); [`MicrosandboxError::ExecTimeout`] when its time was over,
+    /// [`MicrosandboxError::InvalidConfig`] for options that no process can have. [`Stdin::Pipe`] is one: there is nobody who
+    /// could write.
+    pub async fn exec_with(
+        &self,
+        program: &str,
+        options: ExecOptions,
+    ) -> Result<ExecOutput, MicrosandboxError> {
+        if options.stdin == Stdin::Pipe {
+            let reason = "a pipe needs somebody who writes to it: use exec_stream";
+            return Err(MicrosandboxError::invalid("stdin", reason));
+        }
+        self.exec_stream(program, options).await?.collect().await
+    }
+
+    /// Begins to run a program.
+    ///
+    /// ```no_run
+    /// # use microsandbox::sandbox::{ExecEvent, ExecOptions};
+    /// # async fn example(sandbox: microsandbox::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut sort = sandbox.exec_stream("sort", ExecOptions::new().stdin_pipe()).await?;
+    /// if let Some(mut stdin) = sort.stdin() {
+    ///     stdin.write_all(b"b\na\n").await?;
+    ///     stdin.close().await?;
+    /// }
+    /// while let Some(event) = sort.recv().await? {
+    ///     match event {
+    ///         ExecEvent::Stdout(data) => println!("{}", String::from_utf8_lossy(&data)),
+    ///         ExecEvent::Exited(exit) => println!("{exit:?}"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec); [`MicrosandboxError::InvalidConfig`] for options that no process can have.
+    pub async fn exec_stream(
+        &self,
+        program: &str,
+        options: ExecOptions,
+    ) -> Result<Execution, MicrosandboxError> {
+        let exec = options.request(self.config(), program)?;
+        let request = HostMessage::Exec(Box::new(exec));
+        let stream = self.machine().connect_agent().await?;
+        let channel = ask_agent(stream, &request).await?;
+        Execution::begin(channel, self.name(), options).await
+    }
+
+    /// Runs a program that goes on when this process ends. Returns the number of its session, by which any process can come
+    /// [back](Self::reattach) to it. Of its output the last MiB is kept.
+    ///
+    /// # Errors
+    /// As [`exec_stream`](Self::exec_stream). Input that was given as bytes is refused: nobody might be left to write it.
+    pub async fn exec_detached(
+        &self,
+        program: &str,
+        options: ExecOptions,
+    ) -> Result<u64, MicrosandboxError> {
+        if matches!(options.stdin, Stdin::Bytes(_)) {
+            let reason = "bytes are written by this process, and the command is to outlive it";
+            return Err(MicrosandboxError::invalid("stdin", reason));
+        }
+        let exec = options.request(self.config(), program)?;
+        let (_, opened) = self.open_kept(ControlRequest::Run(Box::new(exec))).await?;
+        Ok(opened.session)
+    }
+
+    /// Comes back to a command that was begun with [`exec_detached`](Self::exec_detached), or with `None` to the sandbox's
+    /// own process: its output from byte `seen` on, as far as it was kept, and what comes then. Dropping the value leaves it
+    /// running. Also one that has ended can be come back to, for some time.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SessionNotFound`], [`MicrosandboxError::SessionInUse`].
+    pub async fn reattach(
+        &self,
+        session: impl Into<Option<u64>>,
+        seen: u64,
+    ) -> Result<Execution, MicrosandboxError> {
+        let session = session.into();
+        let (connection, opened) = self
+            .open_kept(ControlRequest::Attach { session, seen })
+            .await?;
+        let channel = Channel::open(connection, Opening::Machine);
+        Ok(Execution::resume(channel, self.name(), opened))
+    }
+
+    /// Runs a script in the sandbox's shell, and waits until it has ended. Its output is kept without a limit.
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec).
+    pub async fn shell(&self, script: &str) -> Result<ExecOutput, MicrosandboxError> {
+        self.shell_stream(script).await?.collect().await
+    }
+
+    /// Begins to run a script in the sandbox's shell.
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec).
+    pub async fn shell_stream(&self, script: &str) -> Result<Execution, MicrosandboxError> {
+        let options = ExecOptions::new().args(["-c", script]);
+        self.exec_stream(options::shell(self.config()), options)
+            .await
+    }
+
+    /// Runs a program on a terminal that is joined to the one of this process, which is in raw mode meanwhile. Returns its exit
+    /// code; 128 and the number of a signal that ended it.
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec); [`MicrosandboxError::Unsupported`] when this process has no terminal.
+    pub async fn attach(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<i32, MicrosandboxError> {
+        let size = terminal::size()?;
+        let options = ExecOptions::new().args(args).tty(size.rows, size.columns);
+        let execution = self.exec_stream(program, options).await?;
+        Ok(match execution.join_terminal(None).await? {
+            AttachEnd::Exited(exit) => exit.code.or(exit.signal.map(|n| n + 128)).unwrap_or(255),
+            AttachEnd::Detached => 0,
+        })
+    }
+
+    /// As [`attach`](Self::attach), with the sandbox's shell.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub async fn attach_shell(&self) -> Result<i32, MicrosandboxError> {
+        self.attach(options::shell(self.config()), [""; 0]).await
+    }
+
+    /// Asks the machine for a session that it keeps.
+    async fn open_kept(
+        &self,
+        request: ControlRequest,
+    ) -> Result<(Connection, SessionOpened), MicrosandboxError> {
+        let stream = self.machine().connect_control().await?;
+        ask_machine(stream, &request, self.name()).await
+    }
+}
+
+/// Begins a session with the agent.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`] when the request does not fit into a frame.
+pub(crate) async fn ask_agent(
+    stream: UnixStream,
+    request: &HostMessage<'_>,
+) -> Result<Channel, MicrosandboxError> {
+    let hello = HostMessage::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
+    let mut frames = encoded(&hello).map_err(|error| lost(error.into()))?;
+    protocol::encode(request, &mut frames).map_err(|error| {
+        let reason = format!("the command and its environment are too long: {error}");
+        MicrosandboxError::invalid("args", reason)
+    })?;
+    let mut connection = Connection::new(stream);
+    // If it is gone already, reading says so, and perhaps why.
+    let _ = connection.send(&frames).await;
+    Ok(Channel::open(connection, Opening::Agent))
+}
+
+/// Asks the machine's process of `sandbox` for a session.
+async fn ask_machine(
+    stream: UnixStream,
+    request: &ControlRequest,
+    sandbox: &str,
+) -> Result<(Connection, SessionOpened), MicrosandboxError> {
+    let hello = ControlRequest::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
+    let mut frames = encoded(&hello).map_err(|error| lost(error.into()))?;
+    protocol::encode(request, &mut frames).map_err(|error| lost(error.into()))?;
+    let mut connection = Connection::new(stream);
+    let _ = connection.send(&frames).await;
+    loop {
+        let reply = connection.reader.next::<ControlReply>().await;
+        match reply.map_err(|error| lost(error.into()))? {
+            Some(ControlReply::Hello(hello)) => {
+                hello.check().map_err(|error| lost(error.into()))?;
+            }
+            Some(ControlReply::Session(opened)) => return Ok((connection, opened)),
+            Some(ControlReply::Refused(refusal)) => {
+                return Err(not_opened(sandbox, request, refusal));
+            }
+            Some(_) => return Err(lost(ChannelError::Unexpected)),
+            None => return Err(lost(ChannelError::Disconnected)),
+        }
+    }
+}
+
+fn not_opened(sandbox: &str, request: &ControlRequest, refusal: Refusal) -> MicrosandboxError {
+    let name = sandbox.to_owned();
+    match (refusal.kind, request) {
+        (RefusalKind::NoSession, ControlRequest::Attach { session, .. }) => {
+            MicrosandboxError::SessionNotFound {
+                name,
+                session: session.unwrap_or(0),
+            }
+        }
+        (RefusalKind::SessionInUse, _) => MicrosandboxError::SessionInUse { name },
+        _ => MicrosandboxError::Unsupported {
+            message: refusal.message,
+        },
+    }
+}
