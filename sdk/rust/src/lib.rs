@@ -8,21 +8,26 @@
 
 pub mod control;
 pub mod database;
-#[allow(dead_code, reason = "the calls that return these come one by one")]
 mod error;
 mod file_replies;
 pub mod home;
+mod identity;
 pub mod launch;
 pub mod logs;
+mod microsandbox;
 pub mod names;
 pub mod private_directory;
+mod registry;
 pub mod run_directory;
-#[allow(dead_code, reason = "the calls that use these come one by one")]
 pub mod sandbox;
 pub mod session;
 mod socket;
 pub mod volumes;
 
 pub use error::{BootFailure, ErrorKind, MicrosandboxError, NotInstalled};
+pub use microsandbox::{
+    Microsandbox, all_sandbox_metrics, ensure_installed, is_installed, runtime_version, sdk_version,
+};
 pub use protocol;
+pub use registry::conclude;
 pub use sandbox::{Sandbox, SandboxConfig, SandboxHandle};

@@ -27,6 +27,27 @@ const STEPS: &[&str] = &[
          value TEXT NOT NULL,
          PRIMARY KEY (volume_id, key)
      ) STRICT, WITHOUT ROWID;",
+    // `config` and `ended` are JSON. `run` is the number of the last run that was begun; `active` says that it is supposed to
+    // have a machine, `ever_ready` that the creation came to its end.
+    "CREATE TABLE sandboxes (
+         id TEXT PRIMARY KEY,
+         name TEXT NOT NULL UNIQUE,
+         config TEXT NOT NULL,
+         ephemeral INTEGER NOT NULL CHECK (ephemeral IN (0, 1)),
+         created_at INTEGER NOT NULL,
+         updated_at INTEGER NOT NULL,
+         ever_ready INTEGER NOT NULL CHECK (ever_ready IN (0, 1)),
+         run INTEGER NOT NULL CHECK (run > 0),
+         active INTEGER NOT NULL CHECK (active IN (0, 1)),
+         ended TEXT
+     ) STRICT;
+     CREATE TABLE sandbox_labels (
+         sandbox_id TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+         key TEXT NOT NULL,
+         value TEXT NOT NULL,
+         PRIMARY KEY (sandbox_id, key)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX sandbox_labels_by_value ON sandbox_labels (key, value);",
 ];
 
 /// Version of the database that this program makes: `PRAGMA user_version`.

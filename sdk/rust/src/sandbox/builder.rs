@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    InitConfig, LogLevel, MountConfig, Rlimit, RootAccessConfig, SandboxConfig, SecurityProfile,
+    InitConfig, LogLevel, MountConfig, Rlimit, RootAccessConfig, Sandbox, SandboxConfig,
+    SecurityProfile, start,
 };
+use crate::error::MicrosandboxError;
 use crate::home::Home;
 
 /// Makes a sandbox, see [`Sandbox::builder`](super::Sandbox::builder). Setters of one value replace it, setters of several add to them.
@@ -28,7 +30,7 @@ impl SandboxBuilder {
 
     /// Keeps the sandbox in `home`, not in the one that the environment names.
     #[must_use]
-    pub fn home(mut self, home: Home) -> SandboxBuilder {
+    pub(crate) fn home(mut self, home: Home) -> SandboxBuilder {
         self.home = Some(home);
         self
     }
@@ -274,6 +276,20 @@ impl SandboxBuilder {
     /// What has been set, as data.
     pub fn config(&self) -> &SandboxConfig {
         &self.config
+    }
+
+    /// Creates the sandbox and waits until its guest is up. If the future is dropped before, nothing of it remains.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::InvalidConfig`] with the field; [`MicrosandboxError::SandboxAlreadyExists`];
+    /// [`MicrosandboxError::BootFailed`] with the step that failed; [`MicrosandboxError::NotInstalled`];
+    /// [`MicrosandboxError::Volume`] when a volume cannot be used.
+    pub async fn create(self) -> Result<Sandbox, MicrosandboxError> {
+        let home = match self.home {
+            Some(home) => home,
+            None => Home::from_environment()?,
+        };
+        start::create(home, self.config, self.console).await
     }
 
     /// Goes on from data.

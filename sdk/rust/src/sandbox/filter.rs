@@ -26,10 +26,8 @@ impl SandboxFilter {
         self
     }
 
-    /// Whether a sandbox with these labels is wanted.
-    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+    /// The labels that are wanted.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
     }
 }

@@ -1,15 +1,32 @@
-//! The machine of a sandbox, as its clients reach it: by the sockets in its run directory.
+//! The machine of a sandbox, as everybody but its creator reaches it: by what is in its run directory.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
-use super::SandboxStatus;
+use super::ending::result_of;
+use super::pidfd::Pidfd;
+use super::watching::Watching;
+use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
+use crate::control::{Change, ControlClient, ControlError, ControlRequest, RefusalKind};
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
+use crate::identity::Id;
 use crate::names::Name;
-use crate::run_directory::{AGENT_SOCKET, CONTROL_SOCKET, RunDirectory};
-use crate::socket;
+use crate::registry::{End, Observed, Record, Registry};
+use crate::run_directory::{RunDirectory, RunDirectoryError};
+
+/// How long a machine's process may take to answer. It does at once, unless it is stuck or its processor is taken.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a guest may take beyond the grace of its processes: it syncs and unmounts. The machine's process ends it by itself
+/// before that.
+const SYNC: Duration = Duration::from_secs(20);
+
+/// How long the host may take to end a process that was killed, and to release its memory.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// The machine of a sandbox. The value owns nothing.
 #[derive(Debug, Clone)]
@@ -17,14 +34,26 @@ pub(crate) struct Machine {
     name: Name,
     home: Home,
     directory: RunDirectory,
+    /// Whose machine it is; `None` is whoever has the name.
+    of: Option<(Id, i64)>,
 }
 
 impl Machine {
-    pub(crate) fn new(home: &Home, name: &Name) -> Machine {
+    /// Of whoever has the name.
+    pub(super) fn new(home: &Home, name: &Name) -> Machine {
         Machine {
             name: name.clone(),
             home: home.clone(),
             directory: RunDirectory::of(home, name),
+            of: None,
+        }
+    }
+
+    /// Of this sandbox, in its last run.
+    pub(super) fn of(home: &Home, record: &Record) -> Machine {
+        Machine {
+            of: Some((record.id.clone(), record.run)),
+            ..Machine::new(home, &record.name)
         }
     }
 
@@ -32,8 +61,8 @@ impl Machine {
         &self.name
     }
 
-    pub(crate) fn home(&self) -> &Home {
-        &self.home
+    pub(crate) fn directory(&self) -> &RunDirectory {
+        &self.directory
     }
 
     /// A fresh connection to the agent in the guest: one session.
@@ -41,34 +70,276 @@ impl Machine {
     /// # Errors
     /// [`MicrosandboxError::SandboxNotRunning`].
     pub(crate) async fn connect_agent(&self) -> Result<UnixStream, MicrosandboxError> {
-        self.connect(AGENT_SOCKET)
+        let path = self.directory.path();
+        match self.directory.connect_at_once() {
+            Ok(stream) => UnixStream::from_std(stream).map_err(failed("connect to", path)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Err(self.not_running().await)
+            }
+            Err(error) => Err(failed("connect to", path)(error)),
+        }
     }
 
-    /// A fresh connection to the machine itself; see [`control`](crate::control).
+    /// Does `work` with a fresh connection to the machine itself, on a thread that may wait.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotRunning`]; those of `work`.
+    pub(crate) async fn control<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(ControlClient) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, MicrosandboxError> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        let done =
+            blocking(move || Ok(ControlClient::connect(&directory, &name, ANSWER).and_then(work)));
+        match done.await? {
+            Ok(result) => Ok(result),
+            Err(error) => Err(self.control_error(error).await),
+        }
+    }
+
+    /// What an error of the machine's process means.
+    pub(super) async fn control_error(&self, error: ControlError) -> MicrosandboxError {
+        let name = self.name.to_string();
+        match error {
+            ControlError::Connect(RunDirectoryError::NotRunning { .. }) | ControlError::Gone => {
+                self.not_running().await
+            }
+            ControlError::Connect(error) => error.into(),
+            ControlError::TimedOut { limit } => MicrosandboxError::Timeout {
+                what: format!("The answer of the sandbox {name:?}"),
+                after: limit,
+            },
+            ControlError::Refused(refusal) => match refusal.kind {
+                RefusalKind::SessionInUse => MicrosandboxError::SessionInUse { name },
+                RefusalKind::State => match self.observe().await {
+                    Ok(Observed {
+                        status: SandboxStatus::Draining,
+                        ..
+                    }) => MicrosandboxError::SandboxDraining { name },
+                    _ => MicrosandboxError::Unsupported {
+                        message: refusal.message,
+                    },
+                },
+                RefusalKind::Protocol
+                | RefusalKind::NoSession
+                | RefusalKind::Limit
+                | RefusalKind::Host => MicrosandboxError::Unsupported {
+                    message: refusal.message,
+                },
+            },
+            ControlError::Exec(failure) => MicrosandboxError::ExecFailed {
+                stage: failure.stage,
+                errno: failure.errno,
+                message: failure.message,
+            },
+            error
+            @ (ControlError::Hello(_) | ControlError::Frame(_) | ControlError::Unexpected) => {
+                MicrosandboxError::runtime("The machine's process cannot be understood")(error)
+            }
+        }
+    }
+
+    /// The sandbox and what it does.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`], and [`MicrosandboxError::InvalidHandle`] if another has its name.
+    pub(super) async fn observe(&self) -> Result<Observed, MicrosandboxError> {
+        let (home, name) = (self.home.clone(), self.name.clone());
+        let observed = blocking(move || Registry::open(&home)?.get(&name)).await?;
+        match &self.of {
+            Some((id, _)) if *id != observed.record.id => Err(MicrosandboxError::InvalidHandle {
+                name: self.name.to_string(),
+            }),
+            _ => Ok(observed),
+        }
+    }
+
+    /// The error that it does not run.
+    async fn not_running(&self) -> MicrosandboxError {
+        let status = match self.observe().await {
+            Ok(Observed { status, .. }) if !status.is_alive() => status,
+            // It ends just now.
+            Ok(_) => SandboxStatus::Stopping,
+            Err(error) => return error,
+        };
+        MicrosandboxError::SandboxNotRunning {
+            name: self.name.to_string(),
+            status,
+        }
+    }
+
+    /// As [`observe`](Self::observe), of a sandbox that has a machine.
+    async fn observe_alive(&self) -> Result<Observed, MicrosandboxError> {
+        let observed = self.observe().await?;
+        if observed.status.is_alive() {
+            return Ok(observed);
+        }
+        Err(MicrosandboxError::SandboxNotRunning {
+            name: self.name.to_string(),
+            status: observed.status,
+        })
+    }
+
+    /// Asks for something and returns when it is heard.
     ///
     /// # Errors
     /// [`MicrosandboxError::SandboxNotRunning`].
-    pub(crate) async fn connect_control(&self) -> Result<UnixStream, MicrosandboxError> {
-        self.connect(CONTROL_SOCKET)
+    pub(super) async fn request(&self, request: ControlRequest) -> Result<(), MicrosandboxError> {
+        self.observe_alive().await?;
+        self.control(move |mut machine| machine.ask(&request, ANSWER))
+            .await
     }
 
-    /// Connecting to a socket of this machine does not wait, unless its queue is full.
-    fn connect(&self, socket: &str) -> Result<UnixStream, MicrosandboxError> {
-        let path = self.directory.path();
-        let stream = socket::connect(path, socket).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => self.not_running(),
-            _ => failed("connect to", &path.join(socket))(error),
-        })?;
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(stream));
-        stream.map_err(failed("connect to", &path.join(socket)))
+    /// Stops the guest in good order, and waits until it has stopped. What does not stop is killed.
+    pub(super) async fn stop(&self, grace: Duration) -> Result<(), MicrosandboxError> {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        self.end(
+            ControlRequest::Stop { grace_ms },
+            grace.saturating_add(SYNC),
+        )
+        .await
     }
 
-    fn not_running(&self) -> MicrosandboxError {
-        MicrosandboxError::SandboxNotRunning {
-            name: self.name.to_string(),
-            status: SandboxStatus::Stopped,
+    /// Ends the machine, and waits until it has ended. If it does not within `limit`, its process is killed.
+    pub(super) async fn kill(&self, limit: Duration) -> Result<(), MicrosandboxError> {
+        self.end(ControlRequest::Kill, limit).await
+    }
+
+    async fn end(&self, request: ControlRequest, limit: Duration) -> Result<(), MicrosandboxError> {
+        let observed = self.observe_alive().await?;
+        let Some(process) = self.process().await? else {
+            return self.conclude(&observed.record).await;
+        };
+        let asked = self
+            .control(move |mut machine| machine.ask(&request, ANSWER))
+            .await;
+        let waiting = failed("wait for", self.directory.path());
+        let ended = match asked {
+            // It is stuck, or cannot be understood.
+            Err(MicrosandboxError::Timeout { .. } | MicrosandboxError::Runtime { .. }) => false,
+            // It ends already, or now.
+            _ => match timeout(limit, process.gone()).await {
+                Ok(result) => result.map(|()| true).map_err(waiting)?,
+                Err(_) => false,
+            },
+        };
+        if !ended {
+            let killing = failed("kill the process of", self.directory.path());
+            process.kill().map_err(killing)?;
+            let gone = timeout(RELEASE, process.gone()).await;
+            let gone = gone.map_err(|_| MicrosandboxError::Timeout {
+                what: format!(
+                    "The end of the killed process of the sandbox {:?}",
+                    self.name.as_str()
+                ),
+                after: RELEASE,
+            })?;
+            gone.map_err(failed("wait for", self.directory.path()))?;
         }
+        self.conclude(&observed.record).await
+    }
+
+    /// Records the end of a machine that was asked to end, or killed because it did not.
+    async fn conclude(&self, record: &Record) -> Result<(), MicrosandboxError> {
+        let (home, record) = (self.home.clone(), record.clone());
+        blocking(move || Registry::open(&home)?.conclude_dead(&record, StopReason::Killed)).await
+    }
+
+    /// The machine's process; `None` if there is none any more.
+    async fn process(&self) -> Result<Option<Pidfd>, MicrosandboxError> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        blocking(move || {
+            let pid = match directory.status()? {
+                Some(status) => i32::try_from(status.pid).unwrap_or(0),
+                // It is just being started: it answers when it is.
+                None => match ControlClient::connect(&directory, &name, ANSWER) {
+                    Ok(machine) => machine.pid(),
+                    Err(_) => return Ok(None),
+                },
+            };
+            let opening = failed("open the process of", directory.path());
+            let process = Pidfd::open(pid).map_err(opening)?;
+            // As long as the lock is held, the process is alive, and its number is its own.
+            Ok(process.filter(|_| directory.is_locked().unwrap_or(false)))
+        })
+        .await
+    }
+
+    /// Waits until the sandbox has ended, and tells how.
+    pub(super) async fn wait_until_stopped(&self) -> Result<SandboxStopResult, MicrosandboxError> {
+        let name = self.name.as_str();
+        let mut told = None;
+        loop {
+            let observed = match self.observe().await {
+                // It was ephemeral.
+                Err(
+                    MicrosandboxError::SandboxNotFound { .. }
+                    | MicrosandboxError::InvalidHandle { .. },
+                ) if told.is_some() => None,
+                result => Some(result?),
+            };
+            let ended = match observed {
+                None => told.take(),
+                Some(Observed { record, status }) => {
+                    let over = self.of.as_ref().is_some_and(|(_, run)| *run < record.run);
+                    if status.is_alive() && !over {
+                        told = Some(self.wait_for_end().await?);
+                        continue;
+                    }
+                    record.ended
+                }
+            };
+            return Ok(result_of(
+                name,
+                ended.unwrap_or_else(|| End::untold(StopReason::Crashed)),
+            ));
+        }
+    }
+
+    /// Waits until the machine's process is gone; returns what it said last.
+    async fn wait_for_end(&self) -> Result<End, MicrosandboxError> {
+        let mut told = End::untold(StopReason::Crashed);
+        let Some(process) = self.process().await? else {
+            return Ok(told);
+        };
+        // One that does not answer is waited for, too.
+        if let Ok(watch) = self.control(|machine| machine.watch(ANSWER)).await {
+            let mut watching =
+                Watching::new(watch).map_err(failed("watch", self.directory.path()))?;
+            loop {
+                match watching.next().await {
+                    Ok(Change::State(_)) => {}
+                    Ok(Change::Ended(ended)) => told = End::told(*ended),
+                    Ok(Change::Gone) | Err(_) => break,
+                }
+            }
+        }
+        let gone = process.gone().await;
+        gone.map_err(failed("wait for", self.directory.path()))?;
+        Ok(told)
+    }
+
+    /// What the machine uses.
+    pub(super) async fn metrics(&self) -> Result<SandboxMetrics, MicrosandboxError> {
+        let metrics = self.control(|mut machine| machine.metrics(ANSWER)).await?;
+        Ok(metrics.into())
+    }
+}
+
+/// Does `work` on a thread that may wait.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MicrosandboxError> + Send + 'static,
+) -> Result<T, MicrosandboxError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(MicrosandboxError::runtime("A thread of the library failed")(error)),
     }
 }

@@ -2,14 +2,27 @@
 
 mod builder;
 mod config;
+mod ending;
 mod exec;
 mod filter;
 mod fs;
 mod handle;
 mod machine;
+mod metrics;
 mod mount;
+mod pidfd;
+mod readiness;
+mod reaper;
+mod resolve;
 mod rlimit;
+mod running;
+mod start;
 mod status;
+mod upper;
+mod validate;
+mod watching;
+
+use std::time::Duration;
 
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
@@ -27,37 +40,51 @@ pub use fs::{
     SandboxFs, Skipped,
 };
 pub use handle::SandboxHandle;
+pub use metrics::{MetricsStream, SandboxMetrics};
 pub use mount::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage};
 pub use rlimit::{Rlimit, RlimitResource};
+pub use running::Sandbox;
 pub use status::{SandboxStatus, SandboxStopResult};
 
-use machine::Machine;
+pub(crate) use machine::blocking;
+pub(crate) use start::start;
 
-/// A running sandbox. It can be used by any number of tasks at a time.
-#[derive(Debug)]
-pub struct Sandbox {
-    config: SandboxConfig,
-    machine: Machine,
+use crate::error::MicrosandboxError;
+use crate::home::Home;
+use crate::registry::Registry;
+
+/// Time between SIGTERM and SIGKILL when a sandbox is stopped, unless given.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a machine may take to end when it is killed, before its process is.
+pub const DEFAULT_KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sandbox of this name.
+pub(crate) async fn get(home: Home, name: &str) -> Result<SandboxHandle, MicrosandboxError> {
+    let name = validate::parse_name(name)?;
+    blocking(move || {
+        let observed = Registry::open(&home)?.get(&name)?;
+        Ok(SandboxHandle::new(&home, observed))
+    })
+    .await
 }
 
-impl Sandbox {
-    /// Begins to make a sandbox: `.create()` at the end starts it.
-    pub fn builder(name: impl Into<String>) -> SandboxBuilder {
-        SandboxBuilder::new(name.into())
-    }
+/// The sandboxes that are wanted, newest first.
+pub(crate) async fn list(
+    home: Home,
+    filter: SandboxFilter,
+) -> Result<Vec<SandboxHandle>, MicrosandboxError> {
+    blocking(move || {
+        let observed = Registry::open(&home)?.list(filter.labels())?;
+        let handles = observed.into_iter();
+        Ok(handles
+            .map(|observed| SandboxHandle::new(&home, observed))
+            .collect())
+    })
+    .await
+}
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.config.name
-    }
-
-    /// What it was created with.
-    pub fn config(&self) -> &SandboxConfig {
-        &self.config
-    }
-
-    /// Its machine, as others reach it, too.
-    pub(crate) fn machine(&self) -> &Machine {
-        &self.machine
-    }
+/// Forgets the sandbox of this name.
+pub(crate) async fn remove(home: Home, name: &str) -> Result<(), MicrosandboxError> {
+    handle::remove(home, validate::parse_name(name)?).await
 }

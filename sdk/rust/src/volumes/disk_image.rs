@@ -20,7 +20,7 @@ const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 ///
 /// # Errors
 /// When mke2fs is missing or fails, or the file cannot be written.
-pub(super) fn make(path: &Path, size_mib: u32) -> Result<(), VolumeError> {
+pub(crate) fn make(path: &Path, size_mib: u32) -> Result<(), VolumeError> {
     let program = find_mke2fs().ok_or(VolumeError::NoMke2fs)?;
     let file = OpenOptions::new()
         .write(true)

@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub use config::{NamedVolume, UnknownKind, VolumeConfig, VolumeKind, VolumeMode};
+pub(crate) use disk_image::make as make_disk_image;
 pub use error::VolumeError;
 pub use fs::{FsEntry, FsEntryKind, VolumeFs, VolumeFsError, VolumeMachineError};
 pub use handle::{VolumeHandle, VolumeUse};

@@ -1,40 +1,14 @@
 //! What the database says about a volume.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+pub(super) use crate::identity::Id;
+
 use super::{VolumeConfig, VolumeKind, VolumeName};
-
-/// Identity of a volume, among all that ever had its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Id(String);
-
-impl Id {
-    /// A new one: 16 random hexadecimal digits.
-    ///
-    /// # Errors
-    /// When the system has no random bytes to give.
-    pub(super) fn generate() -> io::Result<Id> {
-        let mut random = [0; 8];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        Ok(Id(format!("{:016x}", u64::from_ne_bytes(random))))
-    }
-
-    /// Reads one out of the name of a directory, where anybody could have put anything.
-    pub(super) fn parse(text: &str) -> Option<Id> {
-        let valid = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        valid.then(|| Id(text.to_owned()))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// A volume as the database has it.
 #[derive(Debug, Clone)]

@@ -1,0 +1,329 @@
+//! The sandboxes that there are, running or not: their records in the database, and what becomes of a record whose machine
+//! is gone.
+//!
+//! A record says `active` while a machine's process is supposed to be alive. That process, or the creator that is about to
+//! start it, holds the lock of the run directory of the name. So who finds a record active and the lock free *concludes* the
+//! run: it reads how the machine ended, or that it could not tell any more, and records it, unless somebody was faster. A
+//! sandbox that is ephemeral, or whose creation never came to an end, is forgotten then.
+//!
+//! The lock is taken before a run is recorded. So a record that was read first and a lock that was found free afterwards
+//! are those of a run that is over.
+
+mod directory;
+mod end;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use crate::control::StopReason;
+use crate::database::Database;
+use crate::error::{MicrosandboxError, failed};
+use crate::home::Home;
+use crate::identity::Id;
+use crate::names::Name;
+use crate::run_directory::RunDirectory;
+use crate::sandbox::SandboxStatus;
+
+pub(crate) use directory::SandboxDirectory;
+pub(crate) use end::End;
+pub(crate) use record::Record;
+
+/// How often a reader begins anew when machines end meanwhile.
+const MAX_ROUNDS: u32 = 8;
+
+/// The sandboxes of a home. Any number of threads and processes may use one home at a time.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    home: Home,
+    database: Database,
+}
+
+/// A sandbox and what it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Observed {
+    pub(crate) record: Record,
+    pub(crate) status: SandboxStatus,
+}
+
+/// Records how the last run of the sandbox `name` ended, if its machine is gone and nobody has recorded it yet. A sandbox
+/// that is ephemeral, or that never came up, is removed. For the machine's process when it has let go of its run
+/// directory, and for whoever waited for it; readers do the same.
+///
+/// # Errors
+/// When the database or the directory of the sandbox cannot be used.
+pub fn conclude(home: &Home, name: &Name) -> Result<(), MicrosandboxError> {
+    Registry::open(home)?.observe(name)?;
+    Ok(())
+}
+
+impl Registry {
+    /// # Errors
+    /// When the database cannot be used.
+    pub(crate) fn open(home: &Home) -> Result<Registry, MicrosandboxError> {
+        Ok(Registry {
+            home: home.clone(),
+            database: Database::open(home)?,
+        })
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(crate) fn directory(&self, record: &Record) -> SandboxDirectory {
+        SandboxDirectory::of(&self.home, &record.id)
+    }
+
+    /// The sandbox of this name and what it does.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`].
+    pub(crate) fn get(&self, name: &Name) -> Result<Observed, MicrosandboxError> {
+        self.observe(name)?.ok_or_else(|| not_found(name))
+    }
+
+    fn observe(&self, name: &Name) -> Result<Option<Observed>, MicrosandboxError> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(record) = self
+                .database
+                .read(|transaction| record::by_name(transaction, name))?
+            else {
+                return Ok(None);
+            };
+            if let Some(status) = self.status(&record)? {
+                return Ok(Some(Observed { record, status }));
+            }
+            self.conclude_dead(&record, StopReason::Crashed)?;
+        }
+        Err(restless(name))
+    }
+
+    /// The sandboxes that have all of these labels, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub(crate) fn list(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Vec<Observed>, MicrosandboxError> {
+        let records = self
+            .database
+            .read(|transaction| record::with_labels(transaction, labels))?;
+        let mut observed = Vec::with_capacity(records.len());
+        for record in records {
+            match self.status(&record)? {
+                Some(status) => observed.push(Observed { record, status }),
+                None => {
+                    self.conclude_dead(&record, StopReason::Crashed)?;
+                    // It may be gone, or started again.
+                    observed.extend(
+                        self.observe(&record.name)?
+                            .filter(|found| found.record.id == record.id),
+                    );
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    /// What the sandbox does; `None` if its machine is gone and nobody has recorded that.
+    fn status(&self, record: &Record) -> Result<Option<SandboxStatus>, MicrosandboxError> {
+        if !record.active {
+            let reason = record.ended.as_ref().map(|end| end.ended.reason);
+            return Ok(Some(
+                reason.map_or(SandboxStatus::Stopped, SandboxStatus::after),
+            ));
+        }
+        let directory = RunDirectory::of(&self.home, &record.name);
+        // In this order: a machine removes its status before it lets go of the lock.
+        let status = directory.status()?;
+        if !directory.is_locked()? {
+            return Ok(None);
+        }
+        Ok(Some(status.map_or(SandboxStatus::Starting, |status| {
+            status.state.into()
+        })))
+    }
+
+    /// Records a sandbox whose first run begins. The caller holds the lock of its name.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxAlreadyExists`].
+    pub(crate) fn create(
+        &self,
+        record: &Record,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), MicrosandboxError> {
+        // Who holds the lock knows that no other machine of this name is alive.
+        self.conclude_own(&record.name)?;
+        let inserted = self
+            .database
+            .change(|transaction| record::insert(transaction, record, labels))?;
+        inserted
+            .then_some(())
+            .ok_or_else(|| MicrosandboxError::SandboxAlreadyExists {
+                name: record.name.to_string(),
+            })
+    }
+
+    /// As [`create`](Self::create), in the place of a sandbox of the same name, if there is one: the name is that of one or
+    /// the other at any time.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub(crate) fn replace(
+        &self,
+        record: &Record,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), MicrosandboxError> {
+        let replaced = self.database.change(|transaction| {
+            let replaced = record::by_name(transaction, &record.name)?;
+            if let Some(replaced) = &replaced {
+                record::delete(transaction, &replaced.id)?;
+            }
+            record::insert(transaction, record, labels)?;
+            Ok(replaced)
+        })?;
+        if let Some(replaced) = replaced {
+            // What cannot be removed, the next creation removes.
+            let _ = self.directory(&replaced).remove();
+        }
+        Ok(())
+    }
+
+    /// Notes that the guest of the run came up.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotRunning`] if the run is over already.
+    pub(crate) fn set_ready(&self, record: &Record) -> Result<(), MicrosandboxError> {
+        let noted = self
+            .database
+            .change(|transaction| record::set_ready(transaction, record))?;
+        noted
+            .then_some(())
+            .ok_or_else(|| MicrosandboxError::SandboxNotRunning {
+                name: record.name.to_string(),
+                status: SandboxStatus::Stopped,
+            })
+    }
+
+    /// Begins the next run. The caller holds the lock of the name.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`].
+    pub(crate) fn begin_run(&self, name: &Name) -> Result<Record, MicrosandboxError> {
+        let record = self.conclude_own(name)?.ok_or_else(|| not_found(name))?;
+        self.directory(&record).forget_end()?;
+        let begun = self
+            .database
+            .change(|transaction| record::begin_run(transaction, &record))?;
+        if !begun {
+            return Err(not_found(name));
+        }
+        Ok(Record {
+            run: record.run.saturating_add(1),
+            active: true,
+            ..record
+        })
+    }
+
+    /// Forgets a sandbox and removes what it kept. The caller holds the lock of its name.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`]; when not everything can be removed, which the next creation does then.
+    pub(crate) fn remove(&self, name: &Name) -> Result<(), MicrosandboxError> {
+        let record = self
+            .database
+            .read(|transaction| record::by_name(transaction, name))?
+            .ok_or_else(|| not_found(name))?;
+        self.database
+            .change(|transaction| record::delete(transaction, &record.id))?;
+        self.directory(&record).remove()
+    }
+
+    /// The sandbox of this name after its last run was concluded, for the holder of the lock of the name.
+    fn conclude_own(&self, name: &Name) -> Result<Option<Record>, MicrosandboxError> {
+        for _ in 0..MAX_ROUNDS {
+            let record = self
+                .database
+                .read(|transaction| record::by_name(transaction, name))?;
+            match record {
+                Some(record) if record.active => {
+                    self.conclude_dead(&record, StopReason::Crashed)?;
+                }
+                record => return Ok(record),
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Records the end of a run whose machine is gone; `presumed` is the reason if the machine could not tell any more.
+    ///
+    /// # Errors
+    /// When the database or the directory cannot be used.
+    pub(crate) fn conclude_dead(
+        &self,
+        record: &Record,
+        presumed: StopReason,
+    ) -> Result<(), MicrosandboxError> {
+        let directory = self.directory(record);
+        let ended = directory.ended()?;
+        let end = ended.map_or_else(|| End::untold(presumed), End::told);
+        let text = serde_json::to_string(&end).map_err(MicrosandboxError::runtime(
+            "The end of the sandbox cannot be recorded",
+        ))?;
+        let forgotten = self
+            .database
+            .change(|transaction| record::end_run(transaction, record, &text))?;
+        if forgotten {
+            directory.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directories of sandboxes that nothing is recorded of.
+    ///
+    /// # Errors
+    /// When the directories or the database cannot be read.
+    pub(crate) fn remove_orphans(&self) -> Result<(), MicrosandboxError> {
+        // In this order: what is recorded later was not seen.
+        let mut orphans = directory::all(&self.home)?;
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.database.read(record::ids)?;
+        let recorded: std::collections::HashSet<_> = recorded.iter().collect();
+        orphans.retain(|id| !recorded.contains(id));
+        for id in orphans {
+            // What cannot be removed is in nobody's way.
+            let _ = SandboxDirectory::of(&self.home, &id).remove();
+        }
+        Ok(())
+    }
+
+    /// An identity for a new sandbox.
+    ///
+    /// # Errors
+    /// When the system has no random bytes to give.
+    pub(crate) fn new_id() -> Result<Id, MicrosandboxError> {
+        Id::generate().map_err(failed("read", "/dev/urandom".as_ref()))
+    }
+}
+
+fn not_found(name: &Name) -> MicrosandboxError {
+    MicrosandboxError::SandboxNotFound {
+        name: name.to_string(),
+    }
+}
+
+/// Others start and end it all the time.
+fn restless(name: &Name) -> MicrosandboxError {
+    MicrosandboxError::Unsupported {
+        message: format!(
+            "The sandbox {:?} is started and ended too often to be looked at",
+            name.as_str()
+        ),
+    }
+}

@@ -1,0 +1,47 @@
+//! Machines' processes that nobody waits for in particular: somebody must reap them when they end.
+
+use std::mem::ManuallyDrop;
+use std::thread;
+use std::time::Duration;
+
+use crate::control::{ControlClient, ControlRequest};
+use crate::launch::MachineProcess;
+use crate::names::Name;
+use crate::run_directory::RunDirectory;
+
+/// Stack of a thread that does nothing but wait.
+const STACK: usize = 64 << 10;
+
+/// How long a machine's process may take to do what it is asked.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Waits for the end of `process` in the background. If this process ends before, init(1) reaps it.
+pub(super) fn adopt(process: MachineProcess) {
+    // Without a thread it goes on, too, and stays a zombie until this process ends.
+    let process = ManuallyDrop::new(process);
+    spawn(move || {
+        let mut process = ManuallyDrop::into_inner(process);
+        let _ = process.wait();
+    });
+}
+
+/// Ends `process` in the background. If this process ends before, the machine ends because its creator did.
+pub(super) fn end(mut process: MachineProcess, directory: RunDirectory, name: Name) {
+    // Without a thread, dropping the process kills it.
+    spawn(move || {
+        // It can tell then that it was asked to.
+        let asked = ControlClient::connect(&directory, &name, ANSWER)
+            .and_then(|mut machine| machine.ask(&ControlRequest::Kill, ANSWER));
+        if asked.is_err() {
+            process.kill();
+        }
+        let _ = process.wait();
+    });
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new()
+        .name("reaper".to_owned())
+        .stack_size(STACK);
+    let _ = thread.spawn(work);
+}

@@ -1,0 +1,294 @@
+//! From the creation to the removal.
+
+use std::time::Duration;
+
+use microsandbox::sandbox::{SandboxFilter, SandboxStatus, StopReason};
+use microsandbox::{ErrorKind, Sandbox};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::machine::COMPLETES;
+use crate::{Fixture, Test, block_on};
+
+pub(super) const TESTS: &[Test] = &[
+    ("an_orderly_life", an_orderly_life),
+    ("every_status_is_reached", every_status),
+    ("waiting_tells_exit_and_reason", waiting_tells),
+    (
+        "what_is_asked_of_the_wrong_state_says_what_to_do",
+        wrong_state,
+    ),
+    ("nothing_of_an_ephemeral_one_remains", ephemeral),
+    ("a_killed_machine_is_noticed_and_can_be_started", crashed),
+    ("a_stuck_machine_is_killed_in_time", stuck),
+    ("labels_find_sandboxes", labels),
+    ("a_handle_does_not_mean_another_of_its_name", stale_handle),
+    ("metrics_come_for_one_for_all_and_as_a_stream", metrics),
+];
+
+pub(super) fn pid(sandbox: &Sandbox, fixture: &Fixture) -> Pid {
+    let name = sandbox.name().parse().unwrap();
+    let directory = microsandbox::run_directory::RunDirectory::of(fixture.home(), &name);
+    let status = directory.status().unwrap().unwrap();
+    Pid::from_raw(i32::try_from(status.pid).unwrap())
+}
+
+fn an_orderly_life() {
+    let fixture = Fixture::new();
+    let microsandbox = &fixture.microsandbox;
+    block_on(async {
+        let sandbox = fixture.builder("web").memory(64).create().await.unwrap();
+        assert!(sandbox.owns_lifecycle());
+        let handle = microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        assert_eq!(handle.config().unwrap().memory_mib, 64);
+        assert!(handle.log_directory().is_dir());
+        sandbox.stop().await.unwrap();
+        let result = sandbox.wait_until_stopped().await.unwrap();
+        assert_eq!(result.status, SandboxStatus::Stopped);
+        assert_eq!(result.reason, StopReason::Stopped);
+        assert_eq!(result.source.as_deref(), Some("machine"));
+        let stopped = handle.refresh().await.unwrap();
+        assert_eq!(stopped.status(), SandboxStatus::Stopped);
+        assert!(stopped.updated_at() >= handle.updated_at());
+
+        let again = microsandbox.start("web").await.unwrap();
+        assert_eq!(again.config(), sandbox.config());
+        again.kill().await.unwrap();
+        let result = again.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Killed);
+        microsandbox.remove("web").await.unwrap();
+        let error = microsandbox.get("web").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxNotFound);
+    });
+    assert_eq!(fixture.directories(), (vec![], vec![]));
+}
+
+fn every_status() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let status = async || fixture.microsandbox.get("web").await.unwrap().status();
+        sandbox.pause().await.unwrap();
+        assert_eq!(status().await, SandboxStatus::Paused);
+        sandbox.resume().await.unwrap();
+        assert_eq!(status().await, SandboxStatus::Running);
+        sandbox.request_drain().await.unwrap();
+        assert_eq!(status().await, SandboxStatus::Draining);
+        sandbox.request_stop().await.unwrap();
+        sandbox.wait_until_stopped().await.unwrap();
+        assert_eq!(status().await, SandboxStatus::Stopped);
+        let again = fixture.microsandbox.start("web").await.unwrap();
+        kill(pid(&again, &fixture), Signal::SIGKILL).unwrap();
+        again.wait_until_stopped().await.unwrap();
+        assert_eq!(status().await, SandboxStatus::Crashed);
+    });
+}
+
+fn waiting_tells() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let config = fixture.builder("job").ephemeral(true);
+        let mut config = config.config().clone();
+        config.kernel_cmdline = Some(COMPLETES.to_owned());
+        let sandbox = fixture.microsandbox.create(config).await.unwrap();
+        let handle = fixture.microsandbox.get("job").await.unwrap();
+        let waiting = tokio::spawn(async move { handle.wait_until_stopped().await });
+        // The watch may begin before or after the end.
+        sandbox.request_drain().await.unwrap();
+        let result = waiting.await.unwrap();
+        if let Ok(result) = result {
+            assert_eq!(result.exit_code, Some(3));
+            assert_eq!(result.signal, None);
+            assert_eq!(result.reason, StopReason::Completed);
+        }
+    });
+}
+
+fn wrong_state() {
+    let fixture = Fixture::new();
+    let microsandbox = &fixture.microsandbox;
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let kind = |error: microsandbox::MicrosandboxError, advice: &str| {
+            assert!(error.to_string().contains(advice), "{error}");
+            error.kind()
+        };
+        let error = microsandbox.start("web").await.unwrap_err();
+        assert_eq!(kind(error, "stop it first"), ErrorKind::SandboxRunning);
+        let error = microsandbox.remove("web").await.unwrap_err();
+        assert_eq!(kind(error, "stop it first"), ErrorKind::SandboxRunning);
+        let error = fixture.builder("web").create().await.unwrap_err();
+        assert_eq!(kind(error, "exists"), ErrorKind::SandboxAlreadyExists);
+        // Another name on every file system that Linux has.
+        let other = fixture.builder("Web").create().await.unwrap();
+        other.close().await.unwrap();
+
+        sandbox.stop().await.unwrap();
+        for result in [
+            sandbox.stop().await,
+            sandbox.kill().await,
+            sandbox.request_stop().await,
+            sandbox.request_drain().await,
+            sandbox.pause().await,
+            sandbox.metrics().await.map(drop),
+            sandbox.connect_agent().await.map(drop),
+            microsandbox
+                .get("web")
+                .await
+                .unwrap()
+                .connect()
+                .await
+                .map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(kind(error, "start it first"), ErrorKind::SandboxNotRunning);
+        }
+        let error = fixture.builder("web").create().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxAlreadyExists);
+        for result in [
+            microsandbox.start("none").await.map(drop),
+            microsandbox.remove("none").await,
+        ] {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::SandboxNotFound);
+        }
+    });
+}
+
+fn ephemeral() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture
+            .builder("job")
+            .ephemeral(true)
+            .create()
+            .await
+            .unwrap();
+        assert_eq!(fixture.microsandbox.list().await.unwrap().len(), 1);
+        sandbox.stop().await.unwrap();
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+        // Also if its machine cannot clean up.
+        let sandbox = fixture
+            .builder("job")
+            .ephemeral(true)
+            .create()
+            .await
+            .unwrap();
+        kill(pid(&sandbox, &fixture), Signal::SIGKILL).unwrap();
+        let result = sandbox.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Crashed);
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+    });
+    assert_eq!(fixture.directories().0, Vec::<std::path::PathBuf>::new());
+}
+
+fn crashed() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let machine = pid(&sandbox, &fixture);
+        let waiting = sandbox.wait_until_stopped();
+        kill(machine, Signal::SIGKILL).unwrap();
+        let result = waiting.await.unwrap();
+        assert_eq!(result.status, SandboxStatus::Crashed);
+        assert_eq!(result.source.as_deref(), Some("host"));
+        assert!(result.detail.unwrap().contains("killed"));
+        let again = fixture.microsandbox.start("web").await.unwrap();
+        again.stop().await.unwrap();
+        // The end of the run before is not taken for that of this one.
+        let again = fixture.microsandbox.start("web").await.unwrap();
+        kill(pid(&again, &fixture), Signal::SIGKILL).unwrap();
+        let result = again.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Crashed);
+    });
+}
+
+fn stuck() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        kill(pid(&sandbox, &fixture), Signal::SIGSTOP).unwrap();
+        sandbox.kill().await.unwrap();
+        let result = sandbox.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Killed);
+        assert_eq!(result.status, SandboxStatus::Stopped);
+    });
+}
+
+fn labels() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let mut sandboxes = Vec::new();
+        for (name, user, role) in [
+            ("a", "alice", "web"),
+            ("b", "alice", "db"),
+            ("c", "bob", "web"),
+        ] {
+            let builder = fixture
+                .builder(name)
+                .label("user.id", user)
+                .label("role", role);
+            sandboxes.push(builder.create().await.unwrap());
+        }
+        let list = async |labels: &[(&str, &str)]| {
+            let filter = SandboxFilter::new().with_labels(labels.iter().copied());
+            let found = fixture.microsandbox.list_with(filter).await.unwrap();
+            found
+                .iter()
+                .map(|found| found.name().to_owned())
+                .collect::<Vec<_>>()
+                .concat()
+        };
+        // Newest first.
+        assert_eq!(list(&[]).await, "cba");
+        assert_eq!(list(&[("user.id", "alice")]).await, "ba");
+        assert_eq!(list(&[("user.id", "alice"), ("role", "web")]).await, "a");
+        assert_eq!(list(&[("user.id", "web")]).await, "");
+        for sandbox in sandboxes {
+            sandbox.close().await.unwrap();
+        }
+    });
+}
+
+fn stale_handle() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let old = fixture.microsandbox.get("web").await.unwrap();
+        sandbox.stop().await.unwrap();
+        old.remove().await.unwrap();
+        let new = fixture.builder("web").create().await.unwrap();
+        for error in [
+            old.stop().await.unwrap_err(),
+            sandbox.kill().await.unwrap_err(),
+            old.remove().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        }
+        new.close().await.unwrap();
+    });
+}
+
+fn metrics() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let paused = fixture.builder("paused").create().await.unwrap();
+        paused.pause().await.unwrap();
+        let metrics = sandbox.metrics().await.unwrap();
+        assert_eq!(metrics.uptime, Duration::from_millis(1500));
+        assert_eq!((metrics.net_tx_bytes, metrics.sessions), (10, 11));
+        let all = fixture.microsandbox.all_sandbox_metrics().await.unwrap();
+        assert_eq!(
+            all.into_iter().collect::<Vec<_>>(),
+            [("web".to_owned(), metrics.clone())]
+        );
+        let mut stream = sandbox.metrics_stream(Duration::ZERO).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(stream.recv().await.unwrap(), Some(metrics.clone()));
+        }
+        sandbox.stop().await.unwrap();
+        assert_eq!(stream.recv().await.unwrap(), None);
+        paused.close().await.unwrap();
+    });
+}

@@ -1,0 +1,210 @@
+//! What stands for the machine: a process that holds the lock, says what it does, and does what it is asked, without a guest.
+//!
+//! What it does apart from that is told by the kernel's command line.
+
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use microsandbox::control::{
+    ControlReply, ControlRequest, Ended, Exit, MachineMetrics, MachineState, MachineStatus,
+    StopReason,
+};
+use microsandbox::home::Home;
+use microsandbox::launch::{
+    Command, Handover, Moment, Report, StartFailure, StartStage, Startup, send_report,
+};
+use microsandbox::protocol::{FrameReader, FrameWriter, Hello, Ready, Stage};
+
+/// Does not come up.
+pub(super) const FAILS: &str = "fails";
+/// Never comes up.
+pub(super) const HANGS: &str = "hangs";
+/// Ends with exit code 3 when it is drained.
+pub(super) const COMPLETES: &str = "completes";
+
+/// Everybody who watches.
+type Watchers = Arc<Mutex<Vec<UnixStream>>>;
+
+pub(super) fn run(launch: RawFd) {
+    let handover = Handover::receive(launch).unwrap();
+    let behaviour = handover.config.extra_command_line.clone();
+    set_state(&handover, MachineState::Starting);
+    if behaviour == FAILS {
+        return fail(handover);
+    }
+    if behaviour == HANGS {
+        // Its creator goes.
+        let _: Option<Command> = FrameReader::new(&handover.commands).read().unwrap();
+        return;
+    }
+    set_state(&handover, MachineState::Running);
+    let now = Moment::now();
+    let agent = Ready {
+        kernel_ns: 1,
+        agent_ns: 2,
+    };
+    let startup = Startup {
+        process: now,
+        kernel_entry: now,
+        ready: now,
+        agent,
+    };
+    // Its creator may be gone.
+    let _ = send_report(&handover.reports, &Report::Ready(startup));
+    let watchers = Watchers::default();
+    let (ends, end) = channel();
+    serve(&handover, &watchers, ends.clone());
+    attend(&handover, ends);
+    finish(handover, &watchers, end.recv().unwrap());
+}
+
+fn set_state(handover: &Handover, state: MachineState) {
+    let status = MachineStatus {
+        state,
+        pid: std::process::id(),
+        ready_at: None,
+    };
+    handover.directory.set_status(&status).unwrap();
+}
+
+fn fail(handover: Handover) {
+    let ended = ended(StopReason::StartFailed);
+    let reports = handover.reports.try_clone().unwrap();
+    finish(handover, &Watchers::default(), ended);
+    let failure = StartFailure {
+        stage: StartStage::Guest(Stage::Root),
+        errno: libc::EIO,
+        message: "Failed to mount the root file system".to_owned(),
+        causes: vec!["bad luck".to_owned()],
+        console: b"last words\n".to_vec(),
+    };
+    let _ = send_report(&reports, &Report::Failed(failure));
+}
+
+/// Waits for the creator: attached machines end with it.
+fn attend(handover: &Handover, ends: Sender<Ended>) {
+    let commands = handover.commands.try_clone().unwrap();
+    let detached = handover.config.lifetime.detached;
+    std::thread::spawn(move || {
+        let command: Option<Command> = FrameReader::new(&commands).read().unwrap();
+        if command.is_none() && !detached {
+            let _ = ends.send(ended(StopReason::CreatorDied));
+        }
+    });
+}
+
+fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
+    let listener = handover.control.try_clone().unwrap();
+    let watchers = Arc::clone(watchers);
+    let directory = handover.directory.clone();
+    let completes = handover.config.extra_command_line == COMPLETES;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (watchers, ends, directory) =
+                (Arc::clone(&watchers), ends.clone(), directory.clone());
+            std::thread::spawn(move || {
+                let stream = stream.unwrap();
+                let mut reader = FrameReader::new(stream.try_clone().unwrap());
+                let reply = |reply: &ControlReply| {
+                    let _ = FrameWriter::new(&stream).write(reply);
+                };
+                while let Ok(Some(request)) = reader.read::<ControlRequest>() {
+                    let set_state = |state| {
+                        let pid = std::process::id();
+                        let ready_at = None;
+                        let status = MachineStatus {
+                            state,
+                            pid,
+                            ready_at,
+                        };
+                        directory.set_status(&status).unwrap();
+                        reply(&ControlReply::Done);
+                    };
+                    match request {
+                        ControlRequest::Hello(_) => {
+                            reply(&ControlReply::Hello(Hello::current("fake")))
+                        }
+                        ControlRequest::Stop { .. } => {
+                            reply(&ControlReply::Done);
+                            let _ = ends.send(ended(StopReason::Stopped));
+                        }
+                        ControlRequest::Kill => {
+                            reply(&ControlReply::Done);
+                            let _ = ends.send(ended(StopReason::Killed));
+                        }
+                        ControlRequest::Drain if completes => {
+                            reply(&ControlReply::Done);
+                            let exit = Some(Exit::Code(3));
+                            let _ = ends.send(Ended {
+                                exit,
+                                ..ended(StopReason::Completed)
+                            });
+                        }
+                        ControlRequest::Drain => set_state(MachineState::Draining),
+                        ControlRequest::Pause => set_state(MachineState::Paused),
+                        ControlRequest::Resume => set_state(MachineState::Running),
+                        ControlRequest::Metrics => {
+                            reply(&ControlReply::Metrics(Box::new(metrics())))
+                        }
+                        ControlRequest::Watch => {
+                            reply(&ControlReply::State(MachineState::Running));
+                            watchers.lock().unwrap().push(stream.try_clone().unwrap());
+                        }
+                        ControlRequest::Release => reply(&ControlReply::Done),
+                        request => panic!("{request:?}"),
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The end, in the order of `msb vm`.
+fn finish(handover: Handover, watchers: &Watchers, ended: Ended) {
+    let state = handover.config.state.clone().unwrap();
+    // Somebody may have removed it.
+    let _ = ended.write(&state.0);
+    for watcher in watchers.lock().unwrap().iter() {
+        let _ = FrameWriter::new(watcher).write(&ControlReply::Ended(Box::new(ended.clone())));
+    }
+    let run = handover.directory.path().parent().unwrap().to_owned();
+    handover.directory.remove(handover.lock).unwrap();
+    let home = Home::at(run.parent().map(Path::to_owned).unwrap());
+    microsandbox::conclude(&home, &handover.config.name.parse().unwrap()).unwrap();
+}
+
+fn ended(reason: StopReason) -> Ended {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Ended {
+        reason,
+        exit: None,
+        detail: None,
+        console: None,
+        clean: reason != StopReason::Killed,
+        at: u64::try_from(at.as_millis()).unwrap(),
+    }
+}
+
+fn metrics() -> MachineMetrics {
+    MachineMetrics {
+        uptime_ns: 1_500_000_000,
+        vcpu_time_ns: 2,
+        cpu_percent: 3.5,
+        memory_limit: 4,
+        memory_used: 5,
+        memory_available: Some(6),
+        memory_host_resident: None,
+        disk_read: 7,
+        disk_written: 8,
+        net_received: 9,
+        net_sent: 10,
+        upper_used: None,
+        upper_free: None,
+        upper_host_allocated: None,
+        sessions: 11,
+    }
+}

@@ -1,0 +1,116 @@
+//! Who ends with whom.
+
+use std::io::{BufRead, BufReader};
+
+use microsandbox::Microsandbox;
+use microsandbox::home::Home;
+use microsandbox::sandbox::{SandboxStatus, StopReason};
+
+use crate::{Fixture, Test, block_on, builder};
+
+pub(super) const TESTS: &[Test] = &[
+    ("an_attached_sandbox_dies_with_its_creator", attached),
+    ("a_detached_sandbox_survives_its_creator", detached),
+    ("dropping_an_attached_sandbox_ends_it", dropped),
+    ("a_sandbox_is_let_go", let_go),
+    ("who_connects_owns_nothing", connected),
+];
+
+/// A creator that waits to be killed.
+pub(super) fn creator(home: Home, detached: bool) {
+    let microsandbox = Microsandbox::at(home);
+    block_on(async {
+        let builder = builder(&microsandbox, "web").detached(detached);
+        let sandbox = builder.create().await.unwrap();
+        println!("ready");
+        sandbox.wait_until_stopped().await.unwrap();
+    });
+}
+
+fn kill_creator(fixture: &Fixture, role: &str) {
+    let mut creator = fixture.spawn(role);
+    let mut line = String::new();
+    let output = creator.stdout.take().unwrap();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+}
+
+fn attached() {
+    let fixture = Fixture::new();
+    kill_creator(&fixture, "attached");
+    block_on(async {
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        let result = handle.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::CreatorDied);
+    });
+}
+
+fn detached() {
+    let fixture = Fixture::new();
+    kill_creator(&fixture, "detached");
+    block_on(async {
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        handle.metrics().await.unwrap();
+        handle.stop().await.unwrap();
+    });
+}
+
+fn dropped() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        drop(sandbox);
+        let result = handle.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Killed);
+    });
+}
+
+fn let_go() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        sandbox.detach().await.unwrap();
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        handle.stop().await.unwrap();
+        // Who made a detached sandbox stops it with `close`, and not by forgetting it.
+        let sandbox = handle.start_detached().await.unwrap();
+        assert!(!sandbox.owns_lifecycle());
+        drop(sandbox);
+        assert_eq!(
+            handle.refresh().await.unwrap().status(),
+            SandboxStatus::Running
+        );
+        handle.stop().await.unwrap();
+        let sandbox = handle.start_detached().await.unwrap();
+        sandbox.close().await.unwrap();
+        assert_eq!(
+            handle.refresh().await.unwrap().status(),
+            SandboxStatus::Stopped
+        );
+    });
+}
+
+fn connected() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        let connected = handle.connect().await.unwrap();
+        assert!(!connected.owns_lifecycle());
+        connected.close().await.unwrap();
+        assert_eq!(
+            handle.refresh().await.unwrap().status(),
+            SandboxStatus::Running
+        );
+        sandbox.close().await.unwrap();
+        assert_eq!(
+            handle.refresh().await.unwrap().status(),
+            SandboxStatus::Stopped
+        );
+    });
+}

@@ -1,0 +1,187 @@
+//! Creations and starts that fail, are cancelled, or take the place of others.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use microsandbox::launch::StartStage;
+use microsandbox::protocol::Stage;
+use microsandbox::sandbox::RootAccessConfig;
+use microsandbox::{ErrorKind, MicrosandboxError};
+
+use crate::machine::{FAILS, HANGS};
+use crate::{Fixture, Test, block_on};
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_start_that_fails_says_why_and_leaves_nothing", fails),
+    ("a_creation_that_is_cancelled_leaves_nothing", cancelled),
+    (
+        "what_makes_no_sandbox_is_refused_before_anything_is_made",
+        refused,
+    ),
+    ("a_sandbox_takes_the_place_of_another", replaces),
+    ("the_layer_on_disk_is_found_again", upper),
+    ("what_is_missing_is_named", not_installed),
+];
+
+fn fails() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let mut config = fixture.builder("web").config().clone();
+        config.kernel_cmdline = Some(FAILS.to_owned());
+        let error = fixture.microsandbox.create(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BootFailed);
+        let MicrosandboxError::BootFailed(failure) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(failure.stage, Some(StartStage::Guest(Stage::Root)));
+        assert_eq!(failure.errno, libc::EIO);
+        assert_eq!(failure.causes, ["bad luck"]);
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+    });
+    assert_eq!(fixture.directories(), (vec![], vec![]));
+}
+
+fn cancelled() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let mut config = fixture.builder("web").config().clone();
+        config.kernel_cmdline = Some(HANGS.to_owned());
+        let creation = fixture.microsandbox.create(config);
+        let result = tokio::time::timeout(Duration::from_millis(500), creation).await;
+        assert!(result.is_err());
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+        // The name is free.
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        sandbox.close().await.unwrap();
+    });
+    let (sandboxes, run) = fixture.directories();
+    assert_eq!((sandboxes.len(), run.len()), (1, 0));
+}
+
+fn refused() {
+    let fixture = Fixture::new();
+    let text = fixture.home().path().join("image.txt");
+    fs::write(&text, "").unwrap();
+    block_on(async {
+        for (builder, field, reason) in [
+            (
+                fixture.builder("web").memory(63),
+                "memory_mib",
+                "64 to 65536",
+            ),
+            (fixture.builder("web").cpus(33), "cpus", "1 to 32"),
+            (
+                fixture.builder("web").label("service.a", ""),
+                "labels",
+                "reserved",
+            ),
+            (
+                fixture.builder("web").workdir("src"),
+                "workdir",
+                "begin with /",
+            ),
+            (
+                fixture.builder("web").image("no/such/folder"),
+                "image",
+                "No such file",
+            ),
+            (fixture.builder("web").image(text), "image", ".qcow2"),
+            (
+                fixture.builder("web").image("/dev/null"),
+                "image",
+                "neither a file nor",
+            ),
+            (fixture.builder("web").image(""), "image", "missing"),
+        ] {
+            match builder.create().await.unwrap_err() {
+                MicrosandboxError::InvalidConfig {
+                    field: found,
+                    reason: found_reason,
+                } => {
+                    assert_eq!(found, field);
+                    assert!(found_reason.contains(reason), "{found_reason}");
+                }
+                error => panic!("{error:?}"),
+            }
+        }
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+    });
+    assert_eq!(fixture.directories(), (vec![], vec![]));
+}
+
+fn replaces() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let old = fixture.builder("web").env("A", "1").create().await.unwrap();
+        let new = fixture.builder("web").env("A", "2").replace();
+        let new = new.create().await.unwrap();
+        let error = old.stop().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        let found = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(found.config().unwrap().env["A"], "2");
+        let newest = fixture.builder("web").replace_with_timeout(Duration::ZERO);
+        let newest = newest.create().await.unwrap();
+        drop(new);
+        newest.stop().await.unwrap();
+        // One that is stopped, and one that is not there.
+        fixture
+            .builder("web")
+            .replace()
+            .create()
+            .await
+            .unwrap()
+            .close()
+            .await
+            .unwrap();
+        fixture
+            .builder("other")
+            .replace()
+            .create()
+            .await
+            .unwrap()
+            .close()
+            .await
+            .unwrap();
+        assert_eq!(fixture.microsandbox.list().await.unwrap().len(), 2);
+    });
+    assert_eq!(fixture.directories().0.len(), 2);
+}
+
+fn upper() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let builder = fixture
+            .builder("web")
+            .root_access(RootAccessConfig::Upper { mib: 4096 });
+        let sandbox = builder.create().await.unwrap();
+        let directory = fixture.microsandbox.get("web").await.unwrap().directory();
+        let image = directory.join("upper.img");
+        let metadata = fs::metadata(&image).unwrap();
+        assert_eq!(metadata.len(), 4 << 30);
+        // Sparse, or shared with the template.
+        assert!(metadata.blocks() * 512 < 256 << 20, "{}", metadata.blocks());
+        sandbox.stop().await.unwrap();
+        let inode = metadata.ino();
+        let again = fixture.microsandbox.start("web").await.unwrap();
+        assert_eq!(fs::metadata(&image).unwrap().ino(), inode);
+        again.close().await.unwrap();
+        fixture.microsandbox.remove("web").await.unwrap();
+        assert!(!image.exists());
+    });
+}
+
+fn not_installed() {
+    let fixture = Fixture::new();
+    fixture.microsandbox.ensure_installed().unwrap();
+    assert!(fixture.microsandbox.is_installed());
+    fs::remove_file(fixture.home().kernel().join("vmlinux")).unwrap();
+    assert!(!fixture.microsandbox.is_installed());
+    block_on(async {
+        let error = fixture.builder("web").create().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotInstalled);
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        assert!(reason.contains("vmlinux"), "{reason}");
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+    });
+}
