@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
-/// Exit status of `msb run` and `msb vm` for their own errors, as docker and env(1) use it: whatever runs in
+/// Exit status of `msb run`, `msb exec` and others that stand for a process in a guest for their own errors, as docker and env(1) use it: whatever runs in
 /// the guest rarely does.
 pub(crate) const RUN_FAILED: u8 = 125;
 

@@ -9,6 +9,7 @@ mod logging;
 mod options;
 mod output;
 mod signals;
+mod table;
 mod terminal;
 mod usage;
 mod utc;

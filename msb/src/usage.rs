@@ -61,7 +61,10 @@ fn wrong_value(error: &clap::Error) -> anyhow::Error {
 
 /// Whether the command stands for a process in a guest, whose exit statuses are not `msb`'s own.
 fn runs_a_guest() -> bool {
-    matches!(command().as_deref(), Some("run" | "vm"))
+    matches!(
+        command().as_deref(),
+        Some("run" | "vm" | "exec" | "attach" | "shell")
+    )
 }
 
 /// The command as given: no options come before it.

@@ -20,6 +20,11 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
+    /// As [`new`](Self::new), after what `decoder` has read already.
+    pub fn resume(inner: R, decoder: FrameDecoder) -> Self {
+        Self { inner, decoder }
+    }
+
     /// Waits for the next message. `None` is the end of the stream between two frames; the end
     /// inside a frame is [`FrameError::Truncated`]. The message may borrow from the reader.
     pub fn read<'a, M: Deserialize<'a>>(&'a mut self) -> Result<Option<M>, FrameError> {

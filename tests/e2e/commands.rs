@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use msb_tests::running::piped;
@@ -76,13 +77,29 @@ fn completion_is_a_script_of_the_shell() {
     // One of them can be tried anywhere.
     let script = home.path().join("msb.bash");
     fs::write(&script, home.msb(["completion", "bash"]).stdout).unwrap();
-    let check = "source \"$0\" && COMP_WORDS=(msb run --root-o) COMP_CWORD=2 && _msb msb --root-o run && echo ${COMPREPLY[@]}";
+    let check = "source \"$0\" && COMP_WORDS=(msb run --root-u) COMP_CWORD=2 && _msb msb --root-u run && echo ${COMPREPLY[@]}";
     let mut bash = Command::new("bash");
     bash.args(["-c", check]).arg(script);
     assert_eq!(
         Running::start(piped(&mut bash)).finish().lines(),
-        ["--root-overlay"]
+        ["--root-upper"]
     );
+    // Names come from `msb ls`, and are never carried out.
+    let programs = home.folder("fake");
+    fs::write(
+        programs.join("msb"),
+        "#!/bin/sh\necho web\necho 'w$(touch x)'\necho db\n",
+    )
+    .unwrap();
+    fs::set_permissions(programs.join("msb"), fs::Permissions::from_mode(0o755)).unwrap();
+    let check = "source \"$0\" && COMP_WORDS=(msb stop w) COMP_CWORD=2 && _msb_with_names msb w stop && printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", check]).arg(home.path().join("msb.bash"));
+    bash.current_dir(&programs)
+        .env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+    let finished = Running::start(piped(&mut bash)).finish();
+    assert_eq!(finished.lines(), ["web", "w\\$\\(touch\\ x\\)"]);
+    assert!(!programs.join("x").exists());
 }
 
 #[test]
@@ -91,6 +108,24 @@ fn help_describes_every_command_with_examples() {
     let help = home.msb(["--help"]);
     for command in [
         "run",
+        "create",
+        "start",
+        "stop",
+        "kill",
+        "restart",
+        "pause",
+        "unpause",
+        "drain",
+        "wait",
+        "rm",
+        "prune",
+        "ls",
+        "ps",
+        "inspect",
+        "exec",
+        "attach",
+        "shell",
+        "cp",
         "vm",
         "volume",
         "disk",
@@ -148,7 +183,7 @@ fn wrong_values_are_named_before_anything_starts() {
         ("--root-format", "iso", "iso"),
         ("--fstype", "../ext4", "ext4"),
         ("--root-partition", "0", "0"),
-        ("--root-overlay", "0", "0"),
+        ("--root-upper", "0", "0"),
         ("--tmpfs", "/data:0", "tmpfs"),
         ("--tmpfs", "/", "tmpfs"),
         ("--kernel", "/no/such/kernel", "/no/such/kernel"),
@@ -191,7 +226,7 @@ fn options_that_exclude_each_other_are_refused() {
         ["--tty", "--no-tty"],
         ["--quiet", "--log-level=info"],
         ["--root-ro", "--root-rw"],
-        ["--root-ro", "--root-overlay=tmpfs"],
+        ["--root-ro", "--root-upper=tmpfs"],
     ] {
         let finished = run(&options);
         assert_eq!(finished.code(), 125, "{finished}");

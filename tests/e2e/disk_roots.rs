@@ -82,7 +82,7 @@ fn every_linux_file_system_can_be_the_root() {
     }
     for (image, option, kind) in [
         (&squashfs, "--root-ro", "squashfs ro"),
-        (&erofs, "--root-overlay=tmpfs", "overlay rw"),
+        (&erofs, "--root-upper=tmpfs", "overlay rw"),
         (&ext2, "--root-rw", "ext4 rw"),
     ] {
         let script = "
@@ -111,7 +111,10 @@ fn a_disk_stays_as_it_is_read_only_or_under_a_layer() {
         echo new >/new && cat /new; rm /etc/passwd && ls /etc
         mkdir /tmp/x; head -c 9000000 /dev/zero >/tmp/x/large 2>/dev/null || echo full
         dd if=/dev/zero of=/dev/vda bs=4096 count=16 conv=fsync 2>/dev/null || echo protected";
-    let finished = home.guest(&image).with(["--root-overlay=8M"]).shell(script);
+    let finished = home
+        .guest(&image)
+        .with(["--root-upper=tmpfs:8M"])
+        .shell(script);
     assert_eq!(finished.lines(), ["new", "group", "full", "protected"]);
     assert_eq!(sum(&image), before);
 }
@@ -185,7 +188,7 @@ fn a_disk_is_for_one_who_writes_or_many_who_read() {
     let wait = "echo up; read x";
     let mut writer = home.guest(&image).start(wait);
     writer.stdout.wait_for("up\n");
-    for options in [&[][..], &["--root-ro"], &["--root-overlay=tmpfs"]] {
+    for options in [&[][..], &["--root-ro"], &["--root-upper=tmpfs"]] {
         let refused = home.guest(&image).with(options).run(["true"]);
         refused.assert_error(125, "is in use");
         refused.assert_error(125, "disk.img");
@@ -196,7 +199,7 @@ fn a_disk_is_for_one_who_writes_or_many_who_read() {
     reader.stdout.wait_for("up\n");
     let other = home
         .guest(&image)
-        .with(["--root-overlay=tmpfs"])
+        .with(["--root-upper=tmpfs"])
         .run(["echo", "me too"]);
     assert_eq!(other.lines(), ["me too"]);
     home.guest(&image)
@@ -296,7 +299,7 @@ fn an_image_may_be_qcow2_and_refer_to_what_is_allowed() {
         assert_clean(&extracted);
         assert_eq!(read(&extracted, "/file"), "kept\n");
         let before = sum(image);
-        let layered = ["--root-overlay=8M"].iter().chain(options);
+        let layered = ["--root-upper=tmpfs:8M"].iter().chain(options);
         let finished = home
             .guest(image)
             .with(layered)

@@ -1,13 +1,36 @@
 //! The commands, one file each.
 
+mod advice;
+mod attach;
+mod boot_advice;
 mod completion;
+mod create;
 mod disk;
 mod doctor;
+mod drain;
+mod exec;
+mod inspect;
+mod kept;
+mod kill;
+mod list;
+mod pause;
+mod process;
+mod prune;
+mod restart;
+mod rm;
 mod run;
+mod running;
+mod runtime;
 mod sandbox;
+mod selection;
+mod shell;
+mod start;
+mod stop;
+mod unpause;
 mod version;
 mod vm;
 mod volume;
+mod wait;
 
 use clap::{Parser, Subcommand};
 
@@ -22,7 +45,10 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   msb doctor                          Can this machine run microVMs?
   msb run ./rootfs                    A shell, with ./rootfs as its root file system
-  msb run ./rootfs -- uname -a        One command")]
+  msb run ./rootfs -- uname -a        One command
+  msb create --name box ./rootfs      A sandbox that stays
+  msb exec box uname -a
+  msb ls")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,6 +57,25 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Arguments>),
+    Create(Box<create::Arguments>),
+    Start(start::Arguments),
+    Stop(stop::Arguments),
+    Kill(kill::Arguments),
+    Restart(restart::Arguments),
+    Pause(pause::Arguments),
+    Unpause(unpause::Arguments),
+    Drain(drain::Arguments),
+    Wait(wait::Arguments),
+    #[command(visible_alias = "remove")]
+    Rm(rm::Arguments),
+    Prune(prune::Arguments),
+    #[command(visible_alias = "list")]
+    Ls(list::LsArguments),
+    Ps(list::PsArguments),
+    Inspect(inspect::Arguments),
+    Exec(Box<exec::Arguments>),
+    Attach(attach::Arguments),
+    Shell(shell::Arguments),
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
@@ -48,6 +93,23 @@ impl Cli {
     pub(crate) fn execute(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run(arguments) => run::execute(*arguments),
+            Command::Create(arguments) => create::execute(*arguments),
+            Command::Start(arguments) => start::execute(arguments),
+            Command::Stop(arguments) => stop::execute(arguments),
+            Command::Kill(arguments) => kill::execute(arguments),
+            Command::Restart(arguments) => restart::execute(arguments),
+            Command::Pause(arguments) => pause::execute(arguments),
+            Command::Unpause(arguments) => unpause::execute(arguments),
+            Command::Drain(arguments) => drain::execute(arguments),
+            Command::Wait(arguments) => wait::execute(arguments),
+            Command::Rm(arguments) => rm::execute(arguments),
+            Command::Prune(arguments) => prune::execute(&arguments),
+            Command::Ls(arguments) => list::ls(&arguments),
+            Command::Ps(arguments) => list::ps(&arguments),
+            Command::Inspect(arguments) => inspect::execute(&arguments),
+            Command::Exec(arguments) => exec::execute(*arguments),
+            Command::Attach(arguments) => attach::execute(arguments),
+            Command::Shell(arguments) => shell::execute(arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Disk(arguments) => disk::execute(arguments),

@@ -39,6 +39,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// Reads how long something is waited for, where 0 means not at all.
+pub(crate) fn parse_grace(text: &str) -> Result<Duration, DurationError> {
+    match parse_duration(text) {
+        Err(DurationError::Zero) => Ok(Duration::ZERO),
+        result => result,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -68,6 +76,8 @@ mod tests {
             assert_eq!(parse_duration(text), Err(DurationError::Format), "{text}");
         }
         assert_eq!(parse_duration("0"), Err(DurationError::Zero));
+        assert_eq!(parse_grace("0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_grace("x"), Err(DurationError::Format));
         assert_eq!(
             parse_duration("18446744073709551615h"),
             Err(DurationError::TooLong)

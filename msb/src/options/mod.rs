@@ -1,5 +1,6 @@
 //! What stands behind options: the little languages of their values.
 
+mod detach_keys;
 mod disk_size;
 mod duration;
 mod environment;
@@ -12,8 +13,9 @@ mod rlimit;
 mod script;
 mod size;
 
+pub(crate) use detach_keys::DetachKeys;
 pub(crate) use disk_size::{NewSize, parse_disk_size, parse_new_size};
-pub(crate) use duration::parse_duration;
+pub(crate) use duration::{parse_duration, parse_grace};
 pub(crate) use environment::Variable;
 pub(crate) use guest_path::{GuestPath, GuestPathError};
 pub(crate) use label::Label;

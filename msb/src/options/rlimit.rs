@@ -1,25 +1,25 @@
 //! Resource limits: `nofile=1024`, `nofile=1024:4096`, `core=unlimited`.
 
-use microsandbox::protocol::ResourceLimit;
+use microsandbox::sandbox::{Rlimit, RlimitResource};
 
-/// Names of the limits, as in ulimit(1) and prlimit(1), with their numbers; see setrlimit(2).
-const RESOURCES: [(&str, libc::__rlimit_resource_t); 16] = [
-    ("as", libc::RLIMIT_AS),
-    ("core", libc::RLIMIT_CORE),
-    ("cpu", libc::RLIMIT_CPU),
-    ("data", libc::RLIMIT_DATA),
-    ("fsize", libc::RLIMIT_FSIZE),
-    ("locks", libc::RLIMIT_LOCKS),
-    ("memlock", libc::RLIMIT_MEMLOCK),
-    ("msgqueue", libc::RLIMIT_MSGQUEUE),
-    ("nice", libc::RLIMIT_NICE),
-    ("nofile", libc::RLIMIT_NOFILE),
-    ("nproc", libc::RLIMIT_NPROC),
-    ("rss", libc::RLIMIT_RSS),
-    ("rtprio", libc::RLIMIT_RTPRIO),
-    ("rttime", libc::RLIMIT_RTTIME),
-    ("sigpending", libc::RLIMIT_SIGPENDING),
-    ("stack", libc::RLIMIT_STACK),
+/// Names of the limits, as in ulimit(1) and prlimit(1); see setrlimit(2).
+const RESOURCES: [(&str, RlimitResource); 16] = [
+    ("as", RlimitResource::As),
+    ("core", RlimitResource::Core),
+    ("cpu", RlimitResource::Cpu),
+    ("data", RlimitResource::Data),
+    ("fsize", RlimitResource::Fsize),
+    ("locks", RlimitResource::Locks),
+    ("memlock", RlimitResource::Memlock),
+    ("msgqueue", RlimitResource::Msgqueue),
+    ("nice", RlimitResource::Nice),
+    ("nofile", RlimitResource::Nofile),
+    ("nproc", RlimitResource::Nproc),
+    ("rss", RlimitResource::Rss),
+    ("rtprio", RlimitResource::Rtprio),
+    ("rttime", RlimitResource::Rttime),
+    ("sigpending", RlimitResource::Sigpending),
+    ("stack", RlimitResource::Stack),
 ];
 
 /// Why a text is no limit.
@@ -46,7 +46,7 @@ pub(crate) enum RlimitError {
 }
 
 /// Reads a limit. Without a hard limit, the soft limit is both.
-pub(crate) fn parse_rlimit(text: &str) -> Result<ResourceLimit, RlimitError> {
+pub(crate) fn parse_rlimit(text: &str) -> Result<Rlimit, RlimitError> {
     let (name, limits) = text.split_once('=').ok_or(RlimitError::Format)?;
     let known = RESOURCES
         .iter()
@@ -59,7 +59,7 @@ pub(crate) fn parse_rlimit(text: &str) -> Result<ResourceLimit, RlimitError> {
     if soft > hard {
         return Err(RlimitError::Order);
     }
-    Ok(ResourceLimit {
+    Ok(Rlimit {
         resource,
         soft,
         hard,
@@ -91,8 +91,8 @@ mod tests {
     #[test]
     fn limits_as_people_write_them() {
         let limit = |soft, hard| {
-            Ok(ResourceLimit {
-                resource: libc::RLIMIT_NOFILE,
+            Ok(Rlimit {
+                resource: RlimitResource::Nofile,
                 soft,
                 hard,
             })

@@ -10,7 +10,7 @@ use microsandbox::launch::{Ending, MachineProcess, Program, Report, Startup};
 use microsandbox::names::Name;
 use microsandbox::run_directory::{Claim, RunDirectory, RunDirectoryError};
 
-use super::outcome;
+use crate::commands::boot_advice;
 use crate::commands::sandbox::{self, SandboxPlan};
 use crate::failure::{Hint, with_hint};
 
@@ -26,11 +26,8 @@ pub(super) fn start(
     home: &Home,
     console: Option<File>,
 ) -> anyhow::Result<MachineProcess> {
-    let SandboxPlan {
-        name,
-        mut config,
-        named,
-    } = sandbox;
+    let name = sandbox.name.clone();
+    let (mut config, named) = sandbox.launch(home)?;
     let (name, claim) = claim(name, home)?;
     config.name = name.to_string();
     if config.hostname.is_empty() {
@@ -120,7 +117,7 @@ pub(super) fn progress(process: &mut MachineProcess) -> anyhow::Result<Progress>
         .context("the machine cannot be understood")?
     {
         Some(Report::Ready(startup)) => Ok(Progress::Ready(startup)),
-        Some(Report::Failed(failure)) => Err(outcome::start_failed(failure)),
+        Some(Report::Failed(failure)) => Err(boot_advice::start_failed(failure)),
         Some(Report::Ended { how, console }) => Ok(Progress::Ended(Some(Ended { how, console }))),
         None if process.has_ended() => Ok(Progress::Ended(None)),
         None => Ok(Progress::Waiting),

@@ -1,9 +1,10 @@
 //! `msb run`
 
 mod attend;
+mod ending;
 mod machine;
-mod outcome;
 mod plan;
+mod recorded;
 mod timings;
 
 use std::fs::File;
@@ -17,7 +18,7 @@ use microsandbox::home::Home;
 use super::sandbox::SandboxArguments;
 use crate::failure::Hint;
 use crate::logging;
-use crate::options::parse_duration;
+use crate::options::{DetachKeys, parse_duration};
 use crate::signals::Signals;
 use attend::Attendance;
 use plan::Plan;
@@ -25,9 +26,10 @@ use timings::{Timings, TimingsFormat};
 
 /// Runs a command in a microVM, with a folder or a disk image as its root file system
 ///
-/// The command's standard streams, its signals and its exit status become those of msb. Changes of a folder
-/// go to a private layer in the guest's memory and are gone afterwards, unless --root-rw is given; a disk
-/// image takes them, unless --root-ro or --root-overlay is given.
+/// The command's standard streams, its signals and its exit status become those of msb; then the sandbox is stopped, and
+/// without a name also removed. One with a name stays: `msb start` starts it again with the files that it had. Changes of a
+/// folder go to a private layer, unless --root-rw is given: in the guest's memory, or on a disk of the sandbox if it stays.
+/// A disk image takes them itself, unless --root-ro or --root-upper is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   that of the command; 128+N when signal N ended it; 124 when --timeout ended it;
@@ -37,11 +39,12 @@ Examples:
   msb run ./rootfs                                A shell
   msb run ./rootfs ls -l /                        One command
   msb run ./rootfs -- sh -c 'echo $HOME'          The same, with -- before the command
+  msb run -d --name web ./rootfs ./server         By itself; then msb attach, exec, logs, stop, start, rm
   tar c . | msb run ./rootfs tar t                Standard input is passed
   msb run -v .:/work:ro -w /work ./rootfs make    A folder of the host, read-only
   msb run -v cache:/var/cache ./rootfs make       A named volume, made at its first use
   msb run --mount-file ~/.netrc:/root/.netrc:ro ./rootfs make
-  msb run --root-overlay 1G disk.qcow2            A disk image that stays as it is
+  msb run --root-upper tmpfs disk.qcow2           A disk image that stays as it is
   msb run --mount-disk data.img:/data ./rootfs ls /data
   msb run --script 'up=apt-get update' ./rootfs up
   msb run --security restricted -u nobody ./rootfs ./untrusted
@@ -62,9 +65,17 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     interactive: bool,
 
-    /// Removes the sandbox at its end, which is always done
+    /// Lets the sandbox run by itself, and prints its name
+    #[arg(short, long, conflicts_with_all = ["interactive", "timeout"])]
+    detach: bool,
+
+    /// Removes the sandbox when it has ended, which is done with one that has no name unless it is detached
     #[arg(long)]
     rm: bool,
+
+    /// Keys that leave a command with a terminal alone: it goes on, and `msb attach` comes back to it
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
 
     /// Ends the command after so long: ms, s, m or h; a bare number counts seconds
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -86,9 +97,12 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     logging::start(arguments.sandbox.log_level());
     let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
     let console = arguments.console.as_deref().map(open_console).transpose()?;
-    let plan = Plan::from_arguments(arguments, &home)?;
+    let plan = Plan::from_arguments(arguments)?;
     // Before the first thread.
     let signals = Signals::take_over().context("cannot take over signals")?;
+    if !plan.unrecorded {
+        return recorded::run(plan, console, &signals, timings);
+    }
     let attendance = Attendance::start(plan, &home, console, signals, timings)?;
     attendance.attend()
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use microsandbox::home::Home;
 use microsandbox::protocol::Exec;
 use microsandbox::session;
 
 use super::Arguments;
+use super::recorded::Manner;
 use super::timings::TimingsFormat;
 use crate::commands::sandbox::SandboxPlan;
 use crate::failure::Hint;
@@ -22,6 +22,12 @@ pub(super) struct Plan {
     pub(super) timeout: Option<Duration>,
     /// What the process is called in messages.
     pub(super) program: String,
+    /// What becomes of it.
+    pub(super) manner: Manner,
+    /// Whether nothing of the sandbox remains afterwards.
+    pub(super) ephemeral: bool,
+    /// Whether nobody else finds the sandbox: it has no name by which, and nothing to be kept on a disk.
+    pub(super) unrecorded: bool,
     /// How the times of the phases are printed, if they are.
     pub(super) timings_format: Option<TimingsFormat>,
 }
@@ -31,20 +37,38 @@ impl Plan {
     ///
     /// # Errors
     /// The first mistake, with what to do about it.
-    pub(super) fn from_arguments(arguments: Arguments, home: &Home) -> anyhow::Result<Plan> {
+    pub(super) fn from_arguments(arguments: Arguments) -> anyhow::Result<Plan> {
         let terminal = wants_terminal(&arguments).then(terminal::size);
-        let program = arguments.sandbox.program();
-        let exec = arguments.sandbox.exec(terminal, arguments.timeout);
-        let sandbox = arguments.sandbox.resolve(home)?;
+        let manner = manner(&arguments, terminal.is_some());
+        let sandbox = arguments.sandbox.resolve()?;
+        let program = sandbox.program();
+        let exec = sandbox.exec(terminal, arguments.timeout);
         session::check(&exec)
             .hint("they may have 1 MiB together: pass large data in a file or on standard input")?;
         Ok(Plan {
+            ephemeral: arguments.rm || (!arguments.detach && sandbox.name.is_none()),
+            unrecorded: matches!(manner, Manner::Foreground)
+                && sandbox.name.is_none()
+                && !sandbox.has_labels()
+                && !sandbox.has_upper_disk(),
+            manner,
             sandbox,
             exec,
             timeout: arguments.timeout,
             program,
             timings_format: arguments.timings,
         })
+    }
+}
+
+/// A terminal can be left, unless the command's time is limited: only a client can end a command early.
+fn manner(arguments: &Arguments, terminal: bool) -> Manner {
+    if arguments.detach {
+        Manner::Detached { tty: arguments.tty }
+    } else if terminal && arguments.timeout.is_none() {
+        Manner::Terminal(arguments.detach_keys.clone())
+    } else {
+        Manner::Foreground
     }
 }
 

@@ -23,7 +23,7 @@ const MAX_SCRIPTS: usize = 512 << 10;
 pub(in crate::commands) struct GuestArguments {
     /// Host name of the guest [default: the name of the sandbox]
     #[arg(short = 'H', long, value_name = "NAME", value_parser = hostname)]
-    pub(super) hostname: Option<String>,
+    hostname: Option<String>,
 
     /// Program of the root that becomes PID 1, such as systemd; auto finds the usual ones
     #[arg(long, value_name = "PATH|auto", value_parser = os_value(InitArgument::parse))]
@@ -52,7 +52,7 @@ pub(in crate::commands) struct GuestArguments {
 
     /// What processes may do in the guest: restricted ones neither gain privileges nor mount
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t = Security::Default)]
-    pub(super) security: Security,
+    security: Security,
 }
 
 /// What stands behind `--init`.
@@ -75,19 +75,45 @@ impl InitArgument {
 
 /// Privileges in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Security {
+enum Security {
     /// Those of the user, who is root unless --user is given.
     Default,
     /// No setuid programs, no mounting; mounts are nosuid and nodev.
     Restricted,
 }
 
+/// A guest as it is to be.
+#[derive(Debug)]
+pub(super) struct ResolvedGuest {
+    /// Its host name, if it was given one.
+    pub(super) hostname: Option<String>,
+    /// The program that becomes PID 1.
+    pub(super) init: Option<Init>,
+    /// Programs in the PATH of commands.
+    pub(super) scripts: Vec<Script>,
+    /// Whether processes neither gain privileges nor mount.
+    pub(super) restricted: bool,
+}
+
 impl GuestArguments {
+    /// What the arguments mean.
+    ///
+    /// # Errors
+    /// When they contradict each other, or a script cannot be had.
+    pub(super) fn resolve(self) -> anyhow::Result<ResolvedGuest> {
+        Ok(ResolvedGuest {
+            init: self.init()?,
+            scripts: self.scripts()?,
+            restricted: self.security == Security::Restricted,
+            hostname: self.hostname,
+        })
+    }
+
     /// The program that becomes PID 1.
     ///
     /// # Errors
     /// When there are arguments for one that is still to be found.
-    pub(super) fn init(&self) -> anyhow::Result<Option<Init>> {
+    fn init(&self) -> anyhow::Result<Option<Init>> {
         match &self.init {
             None => Ok(None),
             Some(InitArgument::Auto) if self.init_arg.is_empty() && self.init_env.is_empty() => {
@@ -118,7 +144,7 @@ impl GuestArguments {
     ///
     /// # Errors
     /// When a file cannot be read, two have one name, or they are too large.
-    pub(super) fn scripts(&self) -> anyhow::Result<Vec<Script>> {
+    fn scripts(&self) -> anyhow::Result<Vec<Script>> {
         let mut names = HashSet::new();
         let mut scripts = Vec::new();
         let mut size: usize = 0;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::host::host_memory;
 use crate::logging::LogLevel;
-use crate::options::{check_memory, parse_size};
+use crate::options::{check_memory, parse_whole_mebibytes};
 
 /// Processors, memory, and what is booted.
 #[derive(Debug, Args)]
@@ -17,8 +17,8 @@ pub(in crate::commands) struct MachineArguments {
     pub(super) cpus: u8,
 
     /// Memory of the guest, 64M to 64G; a bare number counts MiB
-    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
-    pub(super) memory: u64,
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_whole_mebibytes)]
+    pub(super) memory: u32,
 
     /// The guest's kernel [default: $MSB_KERNEL, else vmlinux beside msb or in $MSB_HOME/kernel]
     #[arg(long, value_name = "FILE")]
@@ -56,6 +56,6 @@ impl MachineArguments {
     /// # Errors
     /// The first that it cannot do.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        check_memory(self.memory, host_memory())
+        check_memory(u64::from(self.memory) << 20, host_memory())
     }
 }

@@ -1,33 +1,35 @@
 //! What `run` and `create` have in common: the options of a sandbox, and what they mean here.
 
+mod configuration;
 mod guest;
+mod launch;
 mod machine;
 mod mounts;
 mod named_volumes;
 mod process;
 mod root;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
-use microsandbox::home::Home;
-use microsandbox::launch::{BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime};
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
+use microsandbox::sandbox::RootAccessConfig;
 
-use crate::boot_files;
 use crate::logging::LogLevel;
-use crate::options::{GuestPath, os_value, parse_duration};
-use guest::{GuestArguments, Security};
+use crate::options::{GuestPath, Label, os_value, parse_duration, parse_grace};
+use guest::{GuestArguments, ResolvedGuest};
 use machine::MachineArguments;
 use mounts::{MountArguments, Mounts};
-use process::ProcessArguments;
-use root::RootArguments;
+use root::{ResolvedRoot, RootArguments};
 
 pub(in crate::commands) use mounts::NamedMount;
 pub(in crate::commands) use named_volumes::acquire;
+pub(in crate::commands) use process::ProcessArguments;
 
 /// A sandbox as it stands on the command line.
 #[derive(Debug, Args)]
@@ -35,13 +37,25 @@ pub(super) struct SandboxArguments {
     #[command(flatten)]
     root: RootArguments,
 
-    /// Command and its arguments [default: the user's shell]
+    /// Command and its arguments
     #[arg(value_name = "CMD", trailing_var_arg = true)]
     command: Vec<OsString>,
 
     /// Name of the sandbox [default: msb- and 8 digits]
     #[arg(short, long, value_name = "NAME")]
     name: Option<Name>,
+
+    /// Something to remember about it, and to find it by
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = Label::parse)]
+    label: Vec<Label>,
+
+    /// Takes the place of a sandbox of that name, which is stopped and removed
+    #[arg(long, requires = "name")]
+    replace: bool,
+
+    /// The same, with so long between SIGTERM and SIGKILL for what runs in it; 0 ends it at once
+    #[arg(long, value_name = "DURATION", requires = "name", value_parser = parse_grace)]
+    replace_with_timeout: Option<Duration>,
 
     #[command(flatten)]
     machine: MachineArguments,
@@ -70,16 +84,31 @@ pub(super) struct SandboxArguments {
     /// Ends the sandbox when nothing was run in it for so long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Option<Duration>,
+
+    /// Keeps no log of what processes write
+    #[arg(long)]
+    quiet_logs: bool,
 }
 
-/// A sandbox as it is to be.
+/// A sandbox as it is to be: everything that can be checked is checked.
+#[derive(Debug)]
 pub(super) struct SandboxPlan {
     /// Its name, if it was given one.
     pub(super) name: Option<Name>,
-    /// The machine. Its name and, unless one was given, its host name are still empty.
-    pub(super) config: LaunchConfig,
-    /// Named volumes that it has besides the mounts of `config`.
-    pub(super) named: Vec<NamedMount>,
+    labels: BTreeMap<String, String>,
+    replace: bool,
+    replace_timeout: Option<Duration>,
+    machine: MachineArguments,
+    root: ResolvedRoot,
+    mounts: Mounts,
+    guest: ResolvedGuest,
+    process: ProcessArguments,
+    entrypoint: Option<OsString>,
+    shell: Option<GuestPath>,
+    command: Vec<OsString>,
+    max_duration: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    quiet_logs: bool,
 }
 
 impl SandboxArguments {
@@ -88,12 +117,52 @@ impl SandboxArguments {
         self.machine.log_level()
     }
 
+    /// Checks everything against each other and against this machine.
+    ///
+    /// # Errors
+    /// The first mistake, with what to do about it.
+    pub(super) fn resolve(self) -> anyhow::Result<SandboxPlan> {
+        self.machine.check()?;
+        let labels = self.label.into_iter();
+        Ok(SandboxPlan {
+            name: self.name,
+            labels: labels
+                .map(|label| (label.key, label.value.unwrap_or_default()))
+                .collect(),
+            replace: self.replace || self.replace_with_timeout.is_some(),
+            replace_timeout: self.replace_with_timeout,
+            guest: self.guest.resolve()?,
+            mounts: self.mounts.resolve()?,
+            root: self.root.resolve()?,
+            machine: self.machine,
+            process: self.process,
+            entrypoint: self.entrypoint,
+            shell: self.shell,
+            command: self.command,
+            max_duration: self.max_duration,
+            idle_timeout: self.idle_timeout,
+            quiet_logs: self.quiet_logs,
+        })
+    }
+}
+
+impl SandboxPlan {
     /// What the process is called in messages.
     pub(super) fn program(&self) -> String {
         match self.entrypoint.as_ref().or(self.command.first()) {
             Some(program) => program.to_string_lossy().into_owned(),
             None => "the shell".to_owned(),
         }
+    }
+
+    /// Whether it needs a directory of its own for a layer on a disk.
+    pub(super) fn has_upper_disk(&self) -> bool {
+        matches!(self.root.access, Some(RootAccessConfig::Upper { .. }))
+    }
+
+    /// Whether something is to be remembered of it, by which others find it.
+    pub(super) fn has_labels(&self) -> bool {
+        !self.labels.is_empty()
     }
 
     /// The process that is asked for.
@@ -110,61 +179,26 @@ impl SandboxArguments {
             env: self.process.environment(terminal.is_some()),
             cwd: self.process.workdir.as_ref().map(GuestPath::to_bytes),
             user: self.process.user.clone(),
-            rlimits: self.process.rlimit.clone(),
+            rlimits: self.process.limits(),
             terminal,
             stdin: true,
             timeout_ms: timeout.map(milliseconds),
         }
     }
+}
 
-    /// Checks everything against each other and against this machine.
-    ///
-    /// # Errors
-    /// The first mistake, with what to do about it.
-    pub(super) fn resolve(self, home: &Home) -> anyhow::Result<SandboxPlan> {
-        self.machine.check()?;
-        let log_level = self.log_level().name().to_owned();
-        let scripts = self.guest.scripts()?;
-        let init = self.guest.init()?;
-        let Mounts {
-            mounts,
-            named,
-            allowed,
-        } = self.mounts.resolve()?;
-        let machine = self.machine;
-        let config = LaunchConfig {
-            name: String::new(),
-            vcpus: machine.cpus,
-            memory: machine.memory,
-            kernel: boot_files::find(&KERNEL, machine.kernel.as_deref(), home)?,
-            initramfs: boot_files::find(&INITRAMFS, machine.initramfs.as_deref(), home)?,
-            extra_command_line: machine.cmdline.unwrap_or_default(),
-            root: self.root.resolve()?,
-            mounts,
-            allowed,
-            hostname: self.guest.hostname.unwrap_or_default(),
-            boot_timeout_ms: BOOT_TIMEOUT_MS,
-            log_level,
-            scripts,
-            restricted: self.guest.security == Security::Restricted,
-            init,
-            lifetime: Lifetime {
-                detached: false,
-                max_duration_ms: self.max_duration.map(milliseconds),
-                idle_timeout_ms: self.idle_timeout.map(milliseconds),
-            },
-            main: None,
-            state: None,
-            log: None,
-        };
-        Ok(SandboxPlan {
-            name: self.name,
-            config,
-            named,
-        })
+/// The name that was given, or a new one.
+///
+/// # Errors
+/// When the system has no random bytes to give.
+pub(super) fn name_or_new(name: Option<Name>) -> anyhow::Result<Name> {
+    match name {
+        Some(name) => Ok(name),
+        None => Name::generate().context("cannot make up a name"),
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+/// Whole milliseconds of a duration.
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

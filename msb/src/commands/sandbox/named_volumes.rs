@@ -12,7 +12,7 @@ use microsandbox::volumes::{
 
 use super::mounts::NamedMount;
 use crate::commands::volume::advice::advise;
-use crate::failure::with_hint;
+use crate::failure::{Hint, with_hint};
 use crate::options::NamedArgument;
 
 /// Takes the volumes into use for `sandbox`, and returns what is mounted of them.
@@ -76,6 +76,22 @@ fn begin(
         Some(hint) => with_hint(error, hint),
         None => advise(error),
     })
+}
+
+/// What if the volume exists, and what if not, where that was not said: it is taken as it is, or made as a directory.
+///
+/// # Errors
+/// When the volumes cannot be looked up, or the name is probably meant to be a path.
+pub(super) fn usual_mode(wanted: &NamedArgument) -> anyhow::Result<VolumeMode> {
+    let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
+    match Volumes::open(&home).and_then(|volumes| volumes.get(&wanted.name)) {
+        Ok(_) => Ok(VolumeMode::Existing),
+        Err(VolumeError::VolumeNotFound { .. }) => {
+            check_path(wanted)?;
+            Ok(VolumeMode::EnsureExists(VolumeConfig::default()))
+        }
+        Err(error) => Err(advise(error)),
+    }
 }
 
 /// A name that is a path here was probably meant to be one: nothing is made instead.

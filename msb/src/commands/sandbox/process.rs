@@ -2,6 +2,7 @@
 
 use clap::Args;
 use microsandbox::protocol::{Bytes, ResourceLimit};
+use microsandbox::sandbox::Rlimit;
 
 use crate::options::{GuestPath, Variable, os_value, parse_rlimit};
 
@@ -22,10 +23,19 @@ pub(in crate::commands) struct ProcessArguments {
 
     /// Resource limit of the command, such as nofile=1024:4096
     #[arg(long, value_name = "RESOURCE=SOFT[:HARD]", value_parser = parse_rlimit)]
-    pub(in crate::commands) rlimit: Vec<ResourceLimit>,
+    pub(in crate::commands) rlimit: Vec<Rlimit>,
 }
 
 impl ProcessArguments {
+    /// The resource limits for the process.
+    pub(in crate::commands) fn limits(&self) -> Vec<ResourceLimit> {
+        self.rlimit
+            .iter()
+            .copied()
+            .map(ResourceLimit::from)
+            .collect()
+    }
+
     /// The variables for the process. With a terminal, the guest should know its kind.
     pub(in crate::commands) fn environment(&self, terminal: bool) -> Vec<(Bytes, Bytes)> {
         let term = Variable::Inherit { key: "TERM".into() };

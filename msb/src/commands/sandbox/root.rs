@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
-use microsandbox::launch::{HostPath, Root, RootAccess, RootSource};
+use microsandbox::launch::{HostPath, RootSource};
+use microsandbox::sandbox::RootAccessConfig;
 
 use crate::failure::{Hint, with_hint};
-use crate::options::{DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_size};
+use crate::options::{
+    DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_whole_mebibytes,
+};
 
 /// What to do about an image that is none.
 const IMAGE_HINT: &str = "a disk image is a file that exists, or a block device";
@@ -30,9 +33,11 @@ pub(in crate::commands) struct RootArguments {
     #[arg(long, group = "root_access")]
     root_ro: bool,
 
-    /// Keeps changes in guest memory, at most SIZE of them; a folder does that without being told
-    #[arg(long, value_name = "SIZE|tmpfs", group = "root_access", value_parser = parse_layer)]
-    root_overlay: Option<Layer>,
+    /// Keeps changes in a layer of the sandbox: on a disk of SIZE, where the next start finds them, or in guest memory, at
+    /// most SIZE of them. A folder does that without being told: on a disk of 4 GiB if the sandbox is one to stay, else in
+    /// memory
+    #[arg(long, value_name = "SIZE|tmpfs[:SIZE]", group = "root_access", value_parser = parse_layer)]
+    root_upper: Option<RootAccessConfig>,
 
     /// Format of the disk image [default: what the name ends with]
     #[arg(long, value_name = "raw|qcow2|vmdk")]
@@ -51,11 +56,13 @@ pub(in crate::commands) struct RootArguments {
     root_cache: Option<Cache>,
 }
 
-/// A layer in guest memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layer {
-    /// Limit in bytes, if not half of the memory.
-    size: Option<u64>,
+/// A root that can be used.
+#[derive(Debug)]
+pub(super) struct ResolvedRoot {
+    /// Where it is.
+    pub(super) source: RootSource,
+    /// What becomes of changes, if that was said.
+    pub(super) access: Option<RootAccessConfig>,
 }
 
 impl RootArguments {
@@ -63,7 +70,7 @@ impl RootArguments {
     ///
     /// # Errors
     /// When there is no such root, or an option that does not suit it.
-    pub(in crate::commands) fn resolve(self) -> anyhow::Result<Root> {
+    pub(super) fn resolve(self) -> anyhow::Result<ResolvedRoot> {
         let path = fs::canonicalize(&self.root).map_err(anyhow::Error::from);
         let kind = path.and_then(|path| Ok((fs::metadata(&path)?, path)));
         let cannot = || format!("cannot use {} as root", self.root.display());
@@ -81,14 +88,14 @@ impl RootArguments {
                 cache: self.root_cache.unwrap_or(Cache::Writeback),
             };
             let image = disk_image(&image, "--root-format").with_context(cannot)?;
-            Ok(Root {
+            Ok(ResolvedRoot {
                 source: RootSource::Disk(image),
-                access: self.access(RootAccess::Writable),
+                access: self.access(),
             })
         }
     }
 
-    fn folder(&self, path: &Path) -> anyhow::Result<Root> {
+    fn folder(&self, path: &Path) -> anyhow::Result<ResolvedRoot> {
         let for_disks = [
             ("--root-format", self.root_format.is_some()),
             ("--root-partition", self.root_partition.is_some()),
@@ -102,18 +109,19 @@ impl RootArguments {
             ));
         }
         fs::read_dir(path).hint("the user who runs msb must be able to read ROOT")?;
-        Ok(Root {
+        Ok(ResolvedRoot {
             source: RootSource::Folder(HostPath(path.to_owned())),
-            access: self.access(RootAccess::Layer { size: None }),
+            access: self.access(),
         })
     }
 
-    fn access(&self, default: RootAccess) -> RootAccess {
-        match self.root_overlay {
-            Some(Layer { size }) => RootAccess::Layer { size },
-            None if self.root_rw => RootAccess::Writable,
-            None if self.root_ro => RootAccess::ReadOnly,
-            None => default,
+    fn access(&self) -> Option<RootAccessConfig> {
+        if self.root_rw {
+            Some(RootAccessConfig::Writable)
+        } else if self.root_ro {
+            Some(RootAccessConfig::ReadOnly)
+        } else {
+            self.root_upper
         }
     }
 }
@@ -122,7 +130,7 @@ impl RootArguments {
 ///
 /// # Errors
 /// When there is none, or nothing tells its format.
-pub(in crate::commands) fn disk_image(
+pub(super) fn disk_image(
     wanted: &DiskArgument,
     option: &str,
 ) -> anyhow::Result<microsandbox::launch::DiskImage> {
@@ -154,12 +162,19 @@ pub(in crate::commands) fn disk_image(
     })
 }
 
-fn parse_layer(text: &str) -> Result<Layer, String> {
-    let size = match text {
-        "tmpfs" => None,
-        size => Some(parse_size(size).map_err(|error| format!("{error}, or it is tmpfs"))?),
+fn parse_layer(text: &str) -> Result<RootAccessConfig, String> {
+    let size = |text| {
+        parse_whole_mebibytes(text)
+            .map_err(|error| format!("{error}, or it is tmpfs or tmpfs:SIZE"))
     };
-    Ok(Layer { size })
+    Ok(match text.split_once(':') {
+        None if text == "tmpfs" => RootAccessConfig::Tmpfs { mib: None },
+        None => RootAccessConfig::Upper { mib: size(text)? },
+        Some(("tmpfs", text)) => RootAccessConfig::Tmpfs {
+            mib: Some(size(text)?),
+        },
+        Some(_) => return Err("only tmpfs has a size behind it".to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -174,7 +189,7 @@ mod tests {
         root: RootArguments,
     }
 
-    fn resolve(arguments: &[&str], root: &Path) -> Result<Root, String> {
+    fn resolve(arguments: &[&str], root: &Path) -> Result<ResolvedRoot, String> {
         let arguments = ["run"]
             .iter()
             .chain(arguments)
@@ -185,32 +200,40 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_keeps_changes_in_a_layer_and_a_disk_takes_them() {
+    fn what_becomes_of_changes_can_be_said() {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.qcow2");
         fs::write(&disk, "").unwrap();
-        let layer = |size| RootAccess::Layer { size };
-        for (arguments, of_folder, of_disk) in [
-            (&[][..], layer(None), RootAccess::Writable),
-            (&["--root-rw"], RootAccess::Writable, RootAccess::Writable),
-            (&["--root-ro"], RootAccess::ReadOnly, RootAccess::ReadOnly),
-            (&["--root-overlay=tmpfs"], layer(None), layer(None)),
+        for (arguments, access) in [
+            (&[][..], None),
+            (&["--root-rw"], Some(RootAccessConfig::Writable)),
+            (&["--root-ro"], Some(RootAccessConfig::ReadOnly)),
             (
-                &["--root-overlay=64M"],
-                layer(Some(64 << 20)),
-                layer(Some(64 << 20)),
+                &["--root-upper=tmpfs"],
+                Some(RootAccessConfig::Tmpfs { mib: None }),
+            ),
+            (
+                &["--root-upper=tmpfs:64M"],
+                Some(RootAccessConfig::Tmpfs { mib: Some(64) }),
+            ),
+            (
+                &["--root-upper=2G"],
+                Some(RootAccessConfig::Upper { mib: 2048 }),
             ),
         ] {
-            assert_eq!(resolve(arguments, folder.path()).unwrap().access, of_folder);
+            assert_eq!(resolve(arguments, folder.path()).unwrap().access, access);
             let root = resolve(arguments, &disk).unwrap();
-            assert_eq!(root.access, of_disk);
+            assert_eq!(root.access, access);
             let RootSource::Disk(image) = root.source else {
                 panic!("{root:?}")
             };
             assert_eq!(image.format, Format::Qcow2);
         }
         assert!(resolve(&["--root-ro", "--root-rw"], folder.path()).is_err());
-        assert!(resolve(&["--root-overlay=0"], folder.path()).is_err());
+        for wrong in ["0", "tmpfs:0", "64M:tmpfs", "disk", "512K"] {
+            let option = format!("--root-upper={wrong}");
+            assert!(resolve(&[&option], folder.path()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
     with_hint(error, hint)
 }
 
-fn database(error: &DatabaseError) -> String {
+/// What to do about an error of the database.
+pub(in crate::commands) fn database(error: &DatabaseError) -> String {
     match error {
         DatabaseError::Directory(_) => {
             "make it a directory of yours that nobody else can write".to_owned()
@@ -46,7 +47,7 @@ fn database(error: &DatabaseError) -> String {
             "use the later version of msb, or another MSB_HOME".to_owned()
         }
         DatabaseError::Damaged { path, .. } => format!(
-            "put a backup of {} back, or move it away: the files of the volumes are untouched, but no volume is recorded then",
+            "put a backup of {} back, or move it away: the files of the volumes are untouched, but no volume and no sandbox is recorded then",
             path.display()
         ),
         DatabaseError::Locked { path, .. } => {

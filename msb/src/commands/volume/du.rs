@@ -5,11 +5,11 @@ use microsandbox::volumes::{VolumeName, Volumes};
 use serde::Serialize;
 
 use super::advice::advise;
-use super::view::table;
 use crate::commands::ListFormat;
 use crate::failure::{self, FAILED};
 use crate::options::display_rounded_size;
 use crate::output;
+use crate::table::table;
 
 /// Tells how much room volumes take up on the host
 #[derive(Debug, Args)]

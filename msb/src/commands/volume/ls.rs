@@ -5,10 +5,11 @@ use microsandbox::volumes::{VolumeHandle, Volumes};
 
 use super::advice::advise;
 
-use super::view::{View, table};
+use super::view::View;
 use crate::commands::ListFormat;
 use crate::options::Label;
 use crate::output;
+use crate::table::table;
 
 /// Lists the volumes
 #[derive(Debug, Args)]

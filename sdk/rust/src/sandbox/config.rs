@@ -90,12 +90,15 @@ pub struct SandboxConfig {
     #[serde(default)]
     pub entrypoint: Vec<String>,
     /// The sandbox's own process, after `entrypoint`: it is started first, and with its end the sandbox ends. Empty for a
-    /// sandbox that waits for commands.
+    /// sandbox that waits for commands, unless it has a terminal.
     #[serde(default)]
     pub command: Vec<String>,
-    /// Whether that process has a terminal.
+    /// Whether that process has a terminal, and a standard input with it. Without a command it is the shell then.
     #[serde(default)]
     pub tty: bool,
+    /// Rows and columns of that terminal until somebody attaches who has one; `None` is 24 and 80.
+    #[serde(default)]
+    pub tty_size: Option<(u16, u16)>,
     /// Resource limits of that process.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
@@ -167,6 +170,7 @@ impl SandboxConfig {
             entrypoint: Vec::new(),
             command: Vec::new(),
             tty: false,
+            tty_size: None,
             rlimits: Vec::new(),
             init: None,
             log_level: None,

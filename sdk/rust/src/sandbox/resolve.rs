@@ -394,17 +394,18 @@ fn format(
 }
 
 fn main(config: &SandboxConfig) -> Option<Exec> {
-    if config.command.is_empty() {
+    if config.command.is_empty() && !config.tty {
         return None;
     }
+    // The agent knows the shell of the user.
+    let (entrypoint, command) = if config.command.is_empty() {
+        (&[][..], config.shell.as_slice())
+    } else {
+        (&config.entrypoint[..], &config.command[..])
+    };
     let bytes = |text: &String| Bytes(text.clone().into_bytes());
     Some(Exec {
-        args: config
-            .entrypoint
-            .iter()
-            .chain(&config.command)
-            .map(bytes)
-            .collect(),
+        args: entrypoint.iter().chain(command).map(bytes).collect(),
         env: config
             .env
             .iter()
@@ -413,8 +414,12 @@ fn main(config: &SandboxConfig) -> Option<Exec> {
         cwd: config.workdir.as_ref().map(bytes),
         user: config.user.clone(),
         rlimits: config.rlimits.iter().copied().map(Into::into).collect(),
-        terminal: config.tty.then_some(TERMINAL),
-        stdin: false,
+        terminal: config.tty.then(|| {
+            config
+                .tty_size
+                .map_or(TERMINAL, |(rows, columns)| TerminalSize { rows, columns })
+        }),
+        stdin: config.tty,
         timeout_ms: None,
     })
 }

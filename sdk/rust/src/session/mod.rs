@@ -20,8 +20,12 @@ use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use protocol::{Exec, Exit, Failure, FilesRequest, FrameError, Hello, HelloError, HostMessage};
+use protocol::{
+    Exec, Exit, Failure, FilesRequest, FrameDecoder, FrameError, Hello, HelloError, HostMessage,
+    INITIAL_STDIN_CREDIT,
+};
 
+use crate::control::ControlSession;
 use crate::launch::Moment;
 pub use remote::Remote;
 
@@ -145,7 +149,36 @@ impl Session {
         streams: Streams,
     ) -> Result<Session, SessionError> {
         let request = frames(request.into())?;
-        let remote = Arc::new(Remote::new().map_err(SessionError::Setup)?);
+        // The agent gives the first credit with the session.
+        Session::join(stream, request, None, INITIAL_STDIN_CREDIT, streams)
+    }
+
+    /// Joins a session that somebody comes back to, see [`ControlClient::open_session`], to `streams`. Returns at once.
+    /// Dropping the session leaves its process alone.
+    ///
+    /// [`ControlClient::open_session`]: crate::control::ControlClient::open_session
+    ///
+    /// # Errors
+    /// When threads cannot be made.
+    pub fn resume(session: ControlSession, streams: Streams) -> Result<Session, SessionError> {
+        let ControlSession {
+            stream, decoder, ..
+        } = session;
+        stream
+            .set_read_timeout(None)
+            .and_then(|()| stream.set_write_timeout(None))
+            .map_err(SessionError::Setup)?;
+        Session::join(stream, Vec::new(), Some(decoder), 0, streams)
+    }
+
+    fn join(
+        stream: UnixStream,
+        request: Vec<u8>,
+        greeted: Option<FrameDecoder>,
+        credit: u32,
+        streams: Streams,
+    ) -> Result<Session, SessionError> {
+        let remote = Arc::new(Remote::new(credit).map_err(SessionError::Setup)?);
         let (finished, finished_writer) =
             pipe2(OFlag::O_CLOEXEC).map_err(|error| SessionError::Setup(error.into()))?;
         let mut session = Session {
@@ -169,6 +202,7 @@ impl Session {
             .map_err(SessionError::Setup)?;
         let output = output::Output {
             stream,
+            greeted,
             output: streams.output,
             error: streams.error,
             remote: Arc::clone(&session.remote),

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{FrameError, FrameReader, GuestMessage};
+use protocol::{FrameDecoder, FrameError, FrameReader, GuestMessage};
 
 use super::{Remote, SessionEnd, SessionError};
 use crate::launch::Moment;
@@ -16,6 +16,8 @@ use crate::launch::Moment;
 pub(super) struct Output {
     /// The connection.
     pub(super) stream: UnixStream,
+    /// What has been read from it already, if the greetings are exchanged.
+    pub(super) greeted: Option<FrameDecoder>,
     /// Standard output.
     pub(super) output: File,
     /// Standard error.
@@ -28,20 +30,26 @@ pub(super) struct Output {
 
 impl Output {
     /// Runs until the session is over.
-    pub(super) fn run(self) -> Result<SessionEnd, SessionError> {
+    pub(super) fn run(mut self) -> Result<SessionEnd, SessionError> {
         let end = self.read_all();
         self.remote.finish();
         end
     }
 
-    fn read_all(&self) -> Result<SessionEnd, SessionError> {
-        let mut reader = FrameReader::new(&self.stream);
-        match read(&mut reader)? {
-            Some(GuestMessage::Hello(hello)) => hello.check()?,
-            Some(GuestMessage::Failed(failure)) => return Ok(SessionEnd::Refused(failure)),
-            Some(other) => return Err(unexpected(&other)),
-            None => return Ok(SessionEnd::Disconnected),
-        }
+    fn read_all(&mut self) -> Result<SessionEnd, SessionError> {
+        let mut reader = match self.greeted.take() {
+            Some(decoder) => FrameReader::resume(&self.stream, decoder),
+            None => {
+                let mut reader = FrameReader::new(&self.stream);
+                match read(&mut reader)? {
+                    Some(GuestMessage::Hello(hello)) => hello.check()?,
+                    Some(GuestMessage::Failed(failure)) => return Ok(SessionEnd::Refused(failure)),
+                    Some(other) => return Err(unexpected(&other)),
+                    None => return Ok(SessionEnd::Disconnected),
+                }
+                reader
+            }
+        };
         loop {
             let Some(message) = read(&mut reader)? else {
                 return Ok(SessionEnd::Disconnected);

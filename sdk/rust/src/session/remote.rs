@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use protocol::{INITIAL_STDIN_CREDIT, TerminalSize};
+use protocol::TerminalSize;
 
 /// Most signals that wait to be sent. More of them while the connection is stuck say nothing new.
 const MAX_SIGNALS: usize = 16;
@@ -34,10 +34,11 @@ pub(super) struct State {
 }
 
 impl Remote {
-    pub(super) fn new() -> io::Result<Remote> {
+    /// With so many bytes of credit for standard input.
+    pub(super) fn new(credit: u32) -> io::Result<Remote> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let state = State {
-            credit: INITIAL_STDIN_CREDIT.into(),
+            credit: credit.into(),
             ..State::default()
         };
         Ok(Remote {

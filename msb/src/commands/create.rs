@@ -1,0 +1,54 @@
+//! `msb create`
+
+use clap::Args;
+use microsandbox::Sandbox;
+
+use super::advice::advise;
+use super::runtime::block_on;
+use super::sandbox::{SandboxArguments, name_or_new};
+use crate::{logging, output};
+
+/// Makes a sandbox, starts it, and prints its name
+///
+/// It runs by itself until it is stopped, and stays until it is removed: `msb start` starts it again, with the files that it
+/// had. With a command, that is its own process, with whose end it stops; `msb attach` comes to it.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:
+  0 when its guest is up, 1 otherwise
+
+Examples:
+  msb create --name web ./rootfs                  A sandbox that waits for commands
+  msb exec web uname -a
+  msb create --name db -v db:/var/lib/db ./rootfs -- /usr/bin/server
+  msb create --name box -m 2G -c 2 --init auto ./debian
+  msb create --name web --replace ./rootfs        In the place of the one that was")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    sandbox: SandboxArguments,
+
+    /// Gives the sandbox's own process a terminal
+    #[arg(short, long)]
+    tty: bool,
+
+    /// Removes the sandbox when it has ended
+    #[arg(long)]
+    rm: bool,
+}
+
+/// Makes it.
+pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
+    logging::start(arguments.sandbox.log_level());
+    let plan = arguments.sandbox.resolve()?;
+    let name = name_or_new(plan.name.clone())?;
+    let mut config = plan.configuration(&name)?;
+    config.detached = true;
+    config.tty = arguments.tty;
+    config.ephemeral = arguments.rm;
+    block_on(async {
+        match Sandbox::create(config).await {
+            Ok(_) => output::print(&format!("{name}\n")),
+            Err(error) => Err(advise(error).await),
+        }
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,84 @@
+//! `msb prune`
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use microsandbox::Sandbox;
+use microsandbox::sandbox::SandboxHandle;
+
+use super::advice::advise;
+use super::runtime::block_on;
+use super::selection::has_all;
+use crate::failure::{self, FAILED, with_hint};
+use crate::options::Label;
+use crate::output;
+
+/// Removes all sandboxes that do not run, with all that they have written, and prints their names
+///
+/// Named volumes, and folders and disks of the host, stay as they are.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:
+  0 when all of them are removed, 1 otherwise
+
+Examples:
+  msb prune
+  msb prune -f --label tier=batch")]
+pub(super) struct Arguments {
+    /// Only those with this label; given again, with all of them
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = Label::parse)]
+    label: Vec<Label>,
+
+    /// Does not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes them.
+pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
+    block_on(async {
+        let all = match Sandbox::list().await {
+            Ok(all) => all,
+            Err(error) => return Err(advise(error).await),
+        };
+        let is_wanted = |sandbox: &SandboxHandle| {
+            !sandbox.status().is_alive() && has_all(sandbox, &arguments.label)
+        };
+        let wanted: Vec<_> = all.into_iter().filter(is_wanted).collect();
+        if wanted.is_empty() || !(arguments.force || confirm(&wanted)?) {
+            return Ok(0);
+        }
+        let mut status = 0;
+        for sandbox in wanted {
+            match sandbox.remove().await {
+                Ok(()) => output::print(&format!("{}\n", sandbox.name()))?,
+                Err(error) => {
+                    failure::report(&advise(error).await);
+                    status = FAILED;
+                }
+            }
+        }
+        Ok(status)
+    })
+}
+
+/// Asks whoever sits at the terminal.
+fn confirm(sandboxes: &[SandboxHandle]) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Err(with_hint(
+            anyhow!(
+                "there is nobody to ask whether {} sandboxes may go",
+                sandboxes.len()
+            ),
+            "--force does not ask",
+        ));
+    }
+    let names: Vec<_> = sandboxes.iter().map(SandboxHandle::name).collect();
+    eprint!("Remove {}? [y/N] ", names.join(", "));
+    let mut answer = String::new();
+    io::stderr()
+        .flush()
+        .and_then(|()| io::stdin().read_line(&mut answer))
+        .context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

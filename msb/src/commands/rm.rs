@@ -1,0 +1,42 @@
+//! `msb rm`
+
+use clap::Args;
+
+use super::runtime::block_on;
+use super::selection::Selection;
+
+/// Removes sandboxes with all that they have written, and prints their names
+///
+/// Named volumes, and folders and disks of the host, stay as they are.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:
+  0 when all of them are removed, 1 otherwise
+
+Examples:
+  msb rm web
+  msb rm -f web                             Also if it runs
+  msb rm $(msb ls -q --stopped)")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Ends those that run at once
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes them.
+pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
+    let force = arguments.force;
+    block_on(
+        arguments
+            .selection
+            .each("remove", move |sandbox| async move {
+                if force && sandbox.status().is_alive() {
+                    sandbox.kill().await?;
+                }
+                sandbox.remove().await?;
+                Ok(format!("{}\n", sandbox.name()))
+            }),
+    )
+}

@@ -1,0 +1,103 @@
+//! A sandbox that runs, as commands use it that run something in it.
+
+use std::os::unix::net::UnixStream;
+
+use anyhow::anyhow;
+use microsandbox::home::Home;
+use microsandbox::names::Name;
+use microsandbox::protocol::{Bytes, Exec};
+use microsandbox::run_directory::RunDirectory;
+use microsandbox::sandbox::{SandboxConfig, SandboxStatus};
+use microsandbox::{MicrosandboxError, Sandbox};
+
+use super::advice::advise;
+use super::runtime::block_on;
+use crate::failure::{Hint, with_hint};
+
+/// A sandbox that runs.
+pub(super) struct RunningSandbox {
+    /// Its name.
+    pub(super) name: Name,
+    /// What it was created with.
+    pub(super) config: SandboxConfig,
+    /// Where its machine can be reached.
+    pub(super) directory: RunDirectory,
+}
+
+impl RunningSandbox {
+    /// Looks a sandbox up.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it takes no commands now.
+    pub(super) fn find(name: Name) -> anyhow::Result<RunningSandbox> {
+        let config = block_on(async {
+            match look_up(&name).await {
+                Ok(config) => Ok(config),
+                Err(error) => Err(advise(error).await),
+            }
+        })?;
+        RunningSandbox::of(name, config)
+    }
+
+    /// One that was just created.
+    ///
+    /// # Errors
+    /// When the home directory cannot be told.
+    pub(super) fn of(name: Name, config: SandboxConfig) -> anyhow::Result<RunningSandbox> {
+        let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
+        Ok(RunningSandbox {
+            directory: RunDirectory::of(&home, &name),
+            name,
+            config,
+        })
+    }
+
+    /// A fresh connection to the agent in the guest.
+    ///
+    /// # Errors
+    /// When the sandbox has just ended.
+    pub(super) fn connect(&self) -> anyhow::Result<UnixStream> {
+        let stream = self.directory.connect(&self.name);
+        stream.hint(format!("start it with `msb start {}`", self.name))
+    }
+
+    /// Gives a process what it does not have itself: the environment of the sandbox, its directory and its user.
+    pub(super) fn complete(&self, exec: Exec) -> Exec {
+        let own = self.config.env.iter();
+        let own = own.map(|(key, value)| (bytes(key), bytes(value)));
+        Exec {
+            env: own.chain(exec.env).collect(),
+            cwd: exec
+                .cwd
+                .or_else(|| self.config.workdir.as_deref().map(bytes)),
+            user: exec.user.or_else(|| self.config.user.clone()),
+            ..exec
+        }
+    }
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes(text.as_bytes().to_vec())
+}
+
+/// The machine is gone in the middle of things.
+pub(super) fn gone(name: &Name) -> anyhow::Error {
+    with_hint(
+        anyhow!("the sandbox {:?} ended meanwhile", name.as_str()),
+        format!("`msb inspect {name}` and `msb logs {name}` tell how"),
+    )
+}
+
+async fn look_up(name: &Name) -> Result<SandboxConfig, MicrosandboxError> {
+    let sandbox = Sandbox::get(name.as_str()).await?;
+    match sandbox.status() {
+        SandboxStatus::Running => sandbox.config(),
+        SandboxStatus::Draining => Err(MicrosandboxError::SandboxDraining {
+            name: name.to_string(),
+        }),
+        status => Err(MicrosandboxError::SandboxNotRunning {
+            name: name.to_string(),
+            status,
+        }),
+    }
+}

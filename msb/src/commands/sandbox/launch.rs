@@ -1,0 +1,76 @@
+//! A sandbox that is not recorded: its machine, and nothing that remains.
+
+use microsandbox::home::Home;
+use microsandbox::launch::{
+    BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Root, RootAccess, RootSource,
+};
+use microsandbox::sandbox::RootAccessConfig;
+
+use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
+use crate::boot_files;
+
+impl SandboxPlan {
+    /// The machine, without its name and, unless one was given, its host name; and the named volumes that it has besides
+    /// its mounts.
+    ///
+    /// # Errors
+    /// When there is nothing to boot.
+    pub(in crate::commands) fn launch(
+        self,
+        home: &Home,
+    ) -> anyhow::Result<(LaunchConfig, Vec<NamedMount>)> {
+        let Mounts {
+            mounts,
+            named,
+            allowed,
+        } = self.mounts;
+        let machine = self.machine;
+        let log_level = machine.log_level().name().to_owned();
+        let config = LaunchConfig {
+            name: String::new(),
+            vcpus: machine.cpus,
+            memory: u64::from(machine.memory) << 20,
+            kernel: boot_files::find(&KERNEL, machine.kernel.as_deref(), home)?,
+            initramfs: boot_files::find(&INITRAMFS, machine.initramfs.as_deref(), home)?,
+            extra_command_line: machine.cmdline.unwrap_or_default(),
+            root: root(self.root),
+            mounts,
+            allowed,
+            hostname: self.guest.hostname.unwrap_or_default(),
+            boot_timeout_ms: BOOT_TIMEOUT_MS,
+            log_level,
+            scripts: self.guest.scripts,
+            restricted: self.guest.restricted,
+            init: self.guest.init,
+            lifetime: Lifetime {
+                detached: false,
+                max_duration_ms: self.max_duration.map(milliseconds),
+                idle_timeout_ms: self.idle_timeout.map(milliseconds),
+            },
+            main: None,
+            state: None,
+            log: None,
+        };
+        Ok((config, named))
+    }
+}
+
+/// The root, of which nothing remains unless it is written itself.
+fn root(root: ResolvedRoot) -> Root {
+    let in_memory = |mib: Option<u32>| RootAccess::Layer {
+        size: mib.map(|mib| u64::from(mib) << 20),
+    };
+    let access = match root.access {
+        Some(RootAccessConfig::Writable) => RootAccess::Writable,
+        Some(RootAccessConfig::ReadOnly) => RootAccess::ReadOnly,
+        Some(RootAccessConfig::Tmpfs { mib }) => in_memory(mib),
+        // A disk of its own has a sandbox that is recorded.
+        Some(RootAccessConfig::Upper { .. }) => in_memory(None),
+        None if matches!(root.source, RootSource::Disk(_)) => RootAccess::Writable,
+        None => in_memory(None),
+    };
+    Root {
+        source: root.source,
+        access,
+    }
+}

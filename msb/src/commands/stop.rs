@@ -1,0 +1,39 @@
+//! `msb stop`
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::runtime::block_on;
+use super::selection::Selection;
+use crate::options::parse_grace;
+
+/// Stops running sandboxes, and prints their names
+///
+/// Their processes get SIGTERM, those that are left SIGKILL; then the guest writes everything to its disks. A guest that
+/// does not answer is ended when the time is over.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:
+  0 when all of them have stopped, 1 otherwise
+
+Examples:
+  msb stop web
+  msb stop -t 1m db
+  msb stop --label tier=batch")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Time between SIGTERM and SIGKILL; a bare number counts seconds, 0 ends the sandbox at once
+    #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = parse_grace)]
+    timeout: Duration,
+}
+
+/// Stops them.
+pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
+    let timeout = arguments.timeout;
+    block_on(arguments.selection.each("stop", move |sandbox| async move {
+        sandbox.stop_with_timeout(timeout).await?;
+        Ok(format!("{}\n", sandbox.name()))
+    }))
+}

@@ -1,0 +1,362 @@
+//! Sandboxes that stay: the commands that make, use, stop and remove them.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+
+use msb_tests::{Finished, Home, Running, Terminal, product};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Creates a sandbox that waits for commands.
+#[track_caller]
+fn create(home: &Home, options: &[&str], name: &str) {
+    let root = product::busybox();
+    let root = root.to_str().unwrap();
+    let arguments = ["create", "--memory=128M", "--name", name]
+        .into_iter()
+        .chain(options.iter().copied())
+        .chain([root]);
+    let created = home.msb(arguments);
+    assert_eq!(created.lines(), [name], "{created}");
+}
+
+/// What `msb ls --format json` says.
+#[track_caller]
+fn list(home: &Home, options: &[&str]) -> Vec<Value> {
+    let arguments = ["ls", "--format=json"].iter().chain(options);
+    let finished = home.msb(arguments);
+    serde_json::from_str(finished.text()).unwrap()
+}
+
+/// The names of these sandboxes.
+fn names(sandboxes: &[Value]) -> Vec<&str> {
+    let names = sandboxes.iter();
+    names
+        .map(|sandbox| sandbox["name"].as_str().unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn remove(home: &Home, names: &[&str]) {
+    let finished = home.msb(["rm", "-f"].iter().chain(names));
+    assert_eq!(finished.code(), 0, "{finished}");
+    assert_eq!(home.left_over(), [""; 0]);
+}
+
+fn shell(home: &Home, name: &str, script: &str) -> Finished {
+    home.msb(["exec", name, "sh", "-c", script])
+}
+
+#[test]
+fn a_sandbox_stays_with_its_files_until_it_is_removed() {
+    let home = Home::new();
+    create(
+        &home,
+        &["--label=tier=web", "-e", "A=1", "-w", "/tmp"],
+        "web",
+    );
+    assert_eq!(
+        shell(&home, "web", "echo $A; pwd; echo kept >/file").lines(),
+        ["1", "/tmp"]
+    );
+    let [web] = &list(&home, &[])[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (&web["name"], &web["status"]),
+        (&"web".into(), &"running".into())
+    );
+    assert_eq!(web["labels"]["tier"], "web");
+
+    assert_eq!(home.msb(["stop", "web"]).lines(), ["web"]);
+    assert_eq!(list(&home, &[])[0]["status"], "stopped");
+    home.wait_until_alone();
+    assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
+    assert_eq!(shell(&home, "web", "cat /file").lines(), ["kept"]);
+    assert_eq!(home.msb(["restart", "-t", "0", "web"]).lines(), ["web"]);
+    assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
+    assert_eq!(home.msb(["rm", "web"]).lines(), ["web"]);
+    assert_eq!(list(&home, &[]), [Value::Null; 0]);
+    assert!(
+        fs::read_dir(home.msb_home().join("sandboxes"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn what_cannot_be_done_now_says_what_can() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    home.msb(["start", "web"]).assert_error(1, "msb exec web");
+    home.msb(["rm", "web"]).assert_error(1, "msb rm -f web");
+    let root = product::busybox();
+    let again = home.msb(["create", "--name=web", root.to_str().unwrap()]);
+    again.assert_error(1, "--replace");
+    home.msb(["stop", "wev"])
+        .assert_error(1, "did you mean \"web\"?");
+    home.msb(["exec", "nobody", "true"])
+        .assert_error(125, "nobody");
+    assert_eq!(home.msb(["stop", "web"]).code(), 0);
+    home.msb(["stop", "web"]).assert_error(1, "msb start web");
+    home.msb(["kill", "web"]).assert_error(1, "msb start web");
+    home.msb(["exec", "web", "true"])
+        .assert_error(125, "msb start web");
+    home.msb(["attach", "web"])
+        .assert_error(125, "msb start web");
+    home.msb(["pause", "web"]).assert_error(1, "msb start web");
+    remove(&home, &["web"]);
+    home.msb(["rm", "web"]).assert_error(1, "web");
+}
+
+#[test]
+fn several_are_named_or_found_by_their_labels() {
+    let home = Home::new();
+    create(&home, &["--label=tier=batch", "--label=n=1"], "one");
+    create(&home, &["--label=tier=batch", "--label=n=2"], "two");
+    create(&home, &[], "Three");
+    let running = ["--filter=status=running"];
+    assert_eq!(names(&list(&home, &running)), ["Three", "one", "two"]);
+    assert_eq!(names(&list(&home, &["--label=tier"])), ["one", "two"]);
+    assert_eq!(
+        names(&list(&home, &["--label=tier", "--label=n=2"])),
+        ["two"]
+    );
+    let finished = home.msb(["stop", "--label=tier=batch", "none", "Three"]);
+    let mut stopped = finished.text().lines().collect::<Vec<_>>();
+    stopped.sort_unstable();
+    assert_eq!(stopped, ["Three", "one", "two"], "{finished}");
+    assert_eq!(finished.code(), 1);
+    assert!(finished.errors().contains("\"none\""), "{finished}");
+    assert_eq!(home.msb(["ps", "-q"]).text(), "");
+    assert_eq!(home.msb(["ps", "-aq"]).lines(), ["Three", "one", "two"]);
+    let table = home.msb(["list"]);
+    assert!(table.lines()[0].starts_with("NAME "), "{table}");
+    assert!(table.lines()[1].contains(" stopped "), "{table}");
+    let pruned = home.msb(["prune", "--force", "--label=n=1"]);
+    assert_eq!(pruned.lines(), ["one"]);
+    home.msb(["prune"]).assert_error(1, "--force");
+    assert_eq!(home.msb(["prune", "-f"]).lines().len(), 2);
+}
+
+#[test]
+fn a_paused_sandbox_stands_still_and_goes_on() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    assert_eq!(home.msb(["pause", "web"]).lines(), ["web"]);
+    assert_eq!(list(&home, &["--running"])[0]["status"], "paused");
+    home.msb(["exec", "web", "true"])
+        .assert_error(125, "msb unpause web");
+    assert_eq!(home.msb(["unpause", "web"]).lines(), ["web"]);
+    assert_eq!(shell(&home, "web", "echo on").lines(), ["on"]);
+    assert_eq!(home.msb(["pause", "web"]).code(), 0);
+    assert_eq!(home.msb(["stop", "web"]).lines(), ["web"]);
+    remove(&home, &["web"]);
+}
+
+#[test]
+fn a_drained_sandbox_ends_what_it_does_and_takes_nothing_new() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    let mut command = home.command([
+        "exec",
+        "-i",
+        "web",
+        "sh",
+        "-c",
+        "echo up; read line; echo $line",
+    ]);
+    let mut running = Running::start(&mut command);
+    running.stdout.wait_for("up");
+    assert_eq!(home.msb(["drain", "web"]).lines(), ["web"]);
+    home.msb(["exec", "web", "true"])
+        .assert_error(125, "draining");
+    running.send("done\n");
+    assert_eq!(running.finish().lines(), ["up", "done"]);
+    assert_eq!(home.msb(["wait", "web"]).lines(), ["0"]);
+    remove(&home, &["web"]);
+}
+
+#[test]
+fn the_status_of_exec_is_that_of_its_command() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    for (script, code) in [("exit 3", 3), ("kill -9 $$", 137)] {
+        assert_eq!(shell(&home, "web", script).code(), code);
+    }
+    home.msb(["exec", "web", "no-such-program"])
+        .assert_error(127, "no-such-program");
+    home.msb(["exec", "web", "/etc"]).assert_error(126, "/etc");
+    home.msb(["exec", "--timeout=500ms", "web", "sleep", "60"])
+        .assert_error(124, "--timeout");
+    home.msb(["exec", "--user=nobody-here", "web", "true"])
+        .assert_error(125, "--user");
+    // Standard input is the caller's with -i only, as scripts with `while read` expect.
+    let mut running = Running::start(&mut home.command(["exec", "-i", "web", "wc", "-c"]));
+    running.send([b'x'; 100_000]);
+    running.end_input();
+    assert_eq!(running.finish().lines(), ["100000"]);
+    assert_eq!(home.msb(["exec", "web", "cat"]).text(), "");
+    let finished = home.msb([
+        "exec",
+        "-e",
+        "B=2",
+        "-w",
+        "/bin",
+        "web",
+        "sh",
+        "-c",
+        "echo $B $PWD",
+    ]);
+    assert_eq!(finished.lines(), ["2 /bin"]);
+    assert_eq!(
+        home.msb(["shell", "web", "echo $((6 * 7))"]).lines(),
+        ["42"]
+    );
+    remove(&home, &["web"]);
+}
+
+#[test]
+fn a_detached_command_is_come_back_to() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    let script = "echo first; while [ ! -e /go ]; do sleep 0.1; done; echo last; exit 5";
+    let finished = home.msb(["exec", "-d", "web", "sh", "-c", script]);
+    let [number] = *finished.lines() else {
+        panic!("{finished}")
+    };
+    let mut client = home.command(["exec", "--reattach", number, "web"]);
+    let client = Running::start(&mut client);
+    client.stdout.wait_for("first");
+    // One that is killed takes nothing with it.
+    client.signal(Signal::SIGKILL);
+    drop(client);
+    assert_eq!(shell(&home, "web", "touch /go").code(), 0);
+    let finished = home.msb(["exec", "--reattach", number, "web"]);
+    assert_eq!(finished.code(), 5, "{finished}");
+    assert_eq!(finished.text(), "first\nlast\n");
+    let finished = home.msb(["exec", "--reattach", "12345", "web"]);
+    finished.assert_error(125, "12345");
+    remove(&home, &["web"]);
+}
+
+#[test]
+fn a_detached_run_ends_with_its_command() {
+    let home = Home::new();
+    let script = "echo begun; sleep 1; echo ended; exit 4";
+    let finished = home.busybox().with(["-d", "--name=job"]).shell(script);
+    assert_eq!(finished.lines(), ["job"], "{finished}");
+    assert_eq!(home.msb(["wait", "job"]).lines(), ["4"]);
+    assert_eq!(list(&home, &[])[0]["status"], "stopped");
+    // Again, as it was.
+    assert_eq!(home.msb(["start", "job"]).lines(), ["job"]);
+    let attached = home.msb(["attach", "job"]);
+    assert_eq!(attached.code(), 4, "{attached}");
+    assert_eq!(attached.text(), "begun\nended\n");
+    let again = home.busybox().with(["--name=job"]).shell("true");
+    again.assert_error(125, "--replace");
+    let replaced = home
+        .busybox()
+        .with(["--name=job", "--replace"])
+        .shell("echo new");
+    assert_eq!(replaced.lines(), ["new"]);
+    remove(&home, &["job"]);
+
+    let finished = home
+        .busybox()
+        .with(["-d", "--rm", "--name=gone"])
+        .shell("true");
+    assert_eq!(finished.lines(), ["gone"]);
+    home.wait_until_alone();
+    assert_eq!(names(&list(&home, &[])), [""; 0]);
+}
+
+#[test]
+fn keys_leave_a_process_alone() {
+    let home = Home::new();
+    let script = "echo up; read line; echo got $line; exit 6";
+    let mut terminal = home.busybox().with(["--name=box"]).terminal(script);
+    terminal.screen.wait_for("up\r\n");
+    terminal.type_keys("\x10\x11");
+    let closed = terminal.finish();
+    assert_eq!(closed.code, 0, "{}", closed.screen);
+    assert!(
+        closed.screen.contains("msb attach box"),
+        "{}",
+        closed.screen
+    );
+    assert_eq!(list(&home, &[])[0]["status"], "running");
+
+    let mut terminal = Terminal::start(home.command(["attach", "--detach-keys=q", "box"]));
+    terminal.screen.wait_for("up\r\n");
+    terminal.type_keys("it\r");
+    let closed = terminal.finish();
+    assert_eq!(closed.code, 6, "{}", closed.screen);
+    assert!(closed.screen.contains("got it"), "{}", closed.screen);
+    assert_eq!(home.msb(["wait", "box"]).lines(), ["6"]);
+    remove(&home, &["box"]);
+}
+
+#[test]
+fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
+    let home = Home::new();
+    let run = |script: &str, options: &[&str]| home.busybox().with(options).shell(script);
+    assert_eq!(run("echo kept >/file; exit 9", &["--name=box"]).code(), 9);
+    assert_eq!(list(&home, &[])[0]["status"], "stopped");
+    assert_eq!(home.msb(["start", "box"]).code(), 0);
+    assert_eq!(shell(&home, "box", "cat /file").lines(), ["kept"]);
+    let inspected = home.msb(["inspect", "box", "--format=json"]);
+    let details: Value = serde_json::from_str(inspected.text()).unwrap();
+    assert_eq!(details[0]["config"]["name"], "box");
+    assert!(
+        home.msb(["inspect", "box"])
+            .text()
+            .contains("status: running\n")
+    );
+    remove(&home, &["box"]);
+}
+
+#[test]
+fn files_go_in_and_out() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    let folder = home.folder("out");
+    fs::write(folder.join("a"), "contents").unwrap();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let copy = |from: &str, to: &str| {
+        let finished = home.msb(["cp", from, to]);
+        assert_eq!(finished.code(), 0, "{finished}");
+    };
+    copy(&path("out"), "web:/srv");
+    assert_eq!(shell(&home, "web", "cat /srv/a").lines(), ["contents"]);
+    // Into a directory that exists.
+    copy(&path("out/a"), "web:/tmp");
+    assert_eq!(shell(&home, "web", "cat /tmp/a").lines(), ["contents"]);
+    copy("web:/srv/a", &path("b"));
+    assert_eq!(
+        fs::read_to_string(home.path().join("b")).unwrap(),
+        "contents"
+    );
+    copy("web:/srv", &path("out"));
+    assert_eq!(
+        fs::read_to_string(home.path().join("out/srv/a")).unwrap(),
+        "contents"
+    );
+    let tar = home.msb(["cp", "web:/srv", "-"]);
+    assert_eq!(tar.code(), 0, "{tar}");
+    let mut command = home.command(["cp", "-", "web:/tmp"]);
+    let mut running = Running::start(&mut command);
+    running.send(&tar.stdout);
+    running.end_input();
+    assert_eq!(running.finish().code(), 0);
+    assert_eq!(shell(&home, "web", "cat /tmp/srv/a").lines(), ["contents"]);
+    home.msb(["cp", "web:/none", &path("c")])
+        .assert_error(1, "/none");
+    home.msb(["cp", &path("none"), "web:/"])
+        .assert_error(1, "none");
+    home.msb(["cp", &path("b"), &path("c")])
+        .assert_error(1, "NAME:PATH");
+    remove(&home, &["web"]);
+}
