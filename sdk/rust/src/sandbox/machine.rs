@@ -85,6 +85,22 @@ impl Machine {
         }
     }
 
+    /// A fresh connection to the machine itself, for a session that it keeps.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotRunning`].
+    pub(crate) async fn connect_control(&self) -> Result<UnixStream, MicrosandboxError> {
+        let connected = self.directory.connect_control(&self.name);
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.control_error(error.into()).await),
+        };
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream))
+            .map_err(failed("connect to", self.directory.path()))
+    }
+
     /// Does `work` with a fresh connection to the machine itself, on a thread that may wait.
     ///
     /// # Errors
