@@ -3,15 +3,17 @@
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
-use protocol::{Boot, Failure, MountSource, Root, RootSource, Stage};
+use protocol::{Boot, Failure, MountSource, Root, RootAccess, RootSource, Stage};
 
 use crate::devices::Devices;
 use crate::disks::BlockDevices;
 use crate::failure::{OrFailed, failure};
 use crate::gauges::Gauges;
 use crate::mount_plan::PlannedMount;
+use crate::profile::Profile;
 use crate::staging::Staging;
-use crate::{limits, mount_plan, mounts, network, read_ahead, root};
+use crate::upper::Upper;
+use crate::{init, limits, mount_plan, mounts, network, power_off, read_ahead, root, scripts};
 
 /// Longest host name, see gethostname(2).
 const MAX_HOSTNAME: usize = 64;
@@ -21,25 +23,36 @@ const MAX_HOSTNAME: usize = 64;
 pub(crate) struct Guest {
     pub(crate) devices: Devices,
     pub(crate) gauges: Gauges,
+    pub(crate) profile: Profile,
+    /// PID 1 is another program.
+    pub(crate) has_init: bool,
 }
 
 /// Turns the initramfs into the guest that `boot` describes. Each step needs those before it; what
 /// can be checked is checked before the first of them.
 pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
-    let plan = mount_plan::plan(&boot.root, &boot.mounts)?;
+    let plan = mount_plan::plan(&boot.root, &boot.mounts, boot.restricted)?;
     check_hostname(&boot.hostname)?;
+    scripts::check(&boot.scripts)?;
+    if let Some(init) = &boot.init {
+        init::check(init)?;
+    }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let staging = enter_root(&boot.root, &plan)?;
-    mounts::mount_system(&boot.root.access)?;
+    let (staging, upper) = enter_root(&boot.root, &plan)?;
+    mounts::mount_system(boot)?;
+    power_off::make_it_end_the_machine();
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()
     })?;
     let gauges =
-        Gauges::open(None).or_failed(Stage::Mount, || "/proc/meminfo cannot be opened".into())?;
+        Gauges::open(upper).or_failed(Stage::Mount, || "/proc/meminfo cannot be opened".into())?;
     limits::set_own().or_failed(Stage::ResourceLimit, || {
         "agentd cannot set its own limits".into()
     })?;
+    let profile = Profile::of(boot);
+    profile.restrict_guest()?;
+    scripts::make(&boot.scripts)?;
     // While /sys is what was just mounted there.
     let own_sys = plan.iter().all(|mount| !mount.target.starts_with("/sys"));
     mounts::mount_planned(&plan, &staging)?;
@@ -52,12 +65,18 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
     network::bring_up_loopback()?;
     sethostname(&boot.hostname)
         .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;
-    Ok(Guest { devices, gauges })
+    Ok(Guest {
+        devices,
+        gauges,
+        profile,
+        has_init: boot.init.is_some(),
+    })
 }
 
 /// Mounts what comes from outside, while device files are in reach, and makes the root file system the root.
-fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<Staging, Failure> {
+fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<(Staging, Option<Upper>), Failure> {
     let has_disks = matches!(root.source, RootSource::Disk(_))
+        || matches!(root.access, RootAccess::DiskLayer(_))
         || plan
             .iter()
             .any(|mount| matches!(mount.source, MountSource::Disk(_)));
@@ -67,12 +86,12 @@ fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<Staging, Failure> {
         false => None,
     };
     let staging = Staging::mount(plan, devices.as_ref())?;
-    root::mount(root, devices.as_ref())?;
+    let upper = root::mount(root, devices.as_ref())?;
     if let Some(devices) = devices {
         devices.close().or_failed(Stage::Mount, no_devices)?;
     }
     root::enter()?;
-    Ok(staging)
+    Ok((staging, upper))
 }
 
 fn check_hostname(name: &str) -> Result<(), Failure> {

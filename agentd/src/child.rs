@@ -22,6 +22,7 @@ use protocol::{Failure, GuestMessage, ResourceLimit, Stage};
 
 use crate::command::Command;
 use crate::failure::{OrFailed, failure, shown};
+use crate::profile::Profile;
 use crate::program::execute;
 use crate::task::Task;
 use crate::users::{self, Identity};
@@ -45,10 +46,11 @@ pub(crate) struct Streams {
 
 /// Does what `task` asks for in the calling process, just forked. If it cannot be begun, the reason goes into the pipe
 /// `launch` as a `Failed` frame; else that is closed.
-pub(crate) fn run(task: &Task, streams: &Streams, launch: OwnedFd) -> ! {
-    let begun = set_up(task, streams, launch.as_raw_fd()).and_then(|()| match task {
+pub(crate) fn run(task: &Task, profile: Profile, streams: &Streams, launch: OwnedFd) -> ! {
+    let ready = set_up(task, profile, streams, launch.as_raw_fd());
+    let begun = ready.and_then(|()| match task {
         Task::Program(command) => {
-            let Err(failure) = become_program(command, streams);
+            let Err(failure) = become_program(command, profile, streams);
             Err(failure)
         }
         Task::Files(directory) => open_files(directory),
@@ -101,20 +103,26 @@ fn serve(files: &Files) -> i32 {
 }
 
 /// What every task needs. Each step can be answered to the client, so their order is also the order of the answers.
-fn set_up(task: &Task, streams: &Streams, launch: RawFd) -> Result<(), Failure> {
+fn set_up(task: &Task, profile: Profile, streams: &Streams, launch: RawFd) -> Result<(), Failure> {
     // First of all let go of the other sessions' descriptors: while this process holds a copy of
     // a pipe, the pipe's reader does not see its end.
     take_streams(streams, launch).or_failed(Stage::Stdio, || {
         "The standard streams cannot be put in their places".into()
     })?;
     lead_session(task)?;
-    reset_inherited_state().or_failed(Stage::Spawn, || "The process cannot be set up".into())
+    reset_inherited_state()
+        .and_then(|()| profile.restrict_process())
+        .or_failed(Stage::Spawn, || "The process cannot be set up".into())
 }
 
-fn become_program(command: &Command, streams: &Streams) -> Result<Infallible, Failure> {
+fn become_program(
+    command: &Command,
+    profile: Profile,
+    streams: &Streams,
+) -> Result<Infallible, Failure> {
     let identity = find_identity(command)?;
     own_streams(&identity, streams);
-    let variables = command.environment(&identity);
+    let variables = command.environment(&identity, profile);
     let path = variables.iter().find(|(name, _)| name == b"PATH");
     let path = path.map(|(_, value)| value.clone()).unwrap_or_default();
     let env = environment_strings(variables)?;
@@ -170,7 +178,7 @@ fn lead_session(task: &Task) -> Result<(), Failure> {
 }
 
 /// Undoes what agentd has set up for itself and what exec does not undo.
-fn reset_inherited_state() -> io::Result<()> {
+pub(crate) fn reset_inherited_state() -> io::Result<()> {
     // Ignored signals stay ignored across exec: the Rust runtime ignores SIGPIPE, and whoever
     // started agentd may have ignored others.
     for number in Signal::iterator().filter(|number| !UNCHANGEABLE.contains(number)) {

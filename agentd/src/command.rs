@@ -7,9 +7,11 @@ use nix::errno::Errno;
 use protocol::{Bytes, Exec, Failure, ResourceLimit, Stage, TerminalSize};
 
 use crate::failure::{failure, shown};
+use crate::profile::Profile;
+use crate::scripts;
 use crate::users::{Identity, UserRequest};
 
-/// Where programs are looked for when the client does not say.
+/// Where programs are looked for besides the scripts.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An `Exec` message whose rules have been checked.
@@ -68,9 +70,13 @@ impl Command {
     }
 
     /// The environment of the process: the defaults for its user, then what the client said.
-    pub(crate) fn environment(&self, identity: &Identity) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub(crate) fn environment(
+        &self,
+        identity: &Identity,
+        profile: Profile,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut variables = vec![
-            (b"PATH".to_vec(), DEFAULT_PATH.to_vec()),
+            (b"PATH".to_vec(), default_path(profile)),
             (b"HOME".to_vec(), identity.home.clone()),
             (b"SHELL".to_vec(), identity.shell.clone()),
         ];
@@ -86,6 +92,14 @@ impl Command {
             variables.push((name.clone(), value.clone()));
         }
         variables
+    }
+}
+
+/// Where programs are looked for when nobody says.
+pub(crate) fn default_path(profile: Profile) -> Vec<u8> {
+    match profile.scripts {
+        true => [scripts::DIRECTORY.as_bytes(), DEFAULT_PATH].join(&b':'),
+        false => DEFAULT_PATH.to_vec(),
     }
 }
 
@@ -123,7 +137,9 @@ mod tests {
     }
 
     fn environment(exec: Exec, identity: &Identity) -> Vec<String> {
-        let variables = Command::new(exec).unwrap().environment(identity);
+        let variables = Command::new(exec)
+            .unwrap()
+            .environment(identity, Profile::default());
         variables
             .iter()
             .map(|(name, value)| format!("{}={}", shown(name), shown(value)))
@@ -164,6 +180,17 @@ mod tests {
             ),
             [&path, "HOME=/home/ada", "SHELL=/bin/zsh"]
         );
+    }
+
+    #[test]
+    fn scripts_come_first() {
+        let profile = Profile {
+            scripts: true,
+            restricted: false,
+        };
+        let variables = Command::new(exec()).unwrap().environment(&ada(), profile);
+        let path = [b"/.msb/scripts:", DEFAULT_PATH].concat();
+        assert!(variables.contains(&(b"PATH".to_vec(), path)));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use nix::sys::statvfs::fstatvfs;
 use protocol::Measurement;
+
+use crate::upper::Upper;
 
 /// More than the kernel writes into the file.
 const MEMINFO_SIZE: usize = 8192;
@@ -18,14 +18,19 @@ pub(crate) struct Gauges {
     /// proc_meminfo(5).
     meminfo: File,
     /// The file system of the root's private layer, if it is on a disk.
-    upper: Option<OwnedFd>,
+    upper: Option<Upper>,
 }
 
 impl Gauges {
-    /// Opens what is read later. `upper` leads to the file system of the root's private layer.
-    pub(crate) fn open(upper: Option<OwnedFd>) -> io::Result<Self> {
+    /// Opens what is read later.
+    pub(crate) fn open(upper: Option<Upper>) -> io::Result<Self> {
         let meminfo = File::open("/proc/meminfo")?;
         Ok(Self { meminfo, upper })
+    }
+
+    /// The disk of the root's private layer.
+    pub(crate) fn upper(&self) -> Option<&Upper> {
+        self.upper.as_ref()
     }
 
     /// How things stand now. It waits for nothing.
@@ -37,7 +42,7 @@ impl Gauges {
         Ok(Measurement {
             memory_total: field(text, b"MemTotal:").ok_or_else(missing)?,
             memory_available: field(text, b"MemAvailable:").ok_or_else(missing)?,
-            upper: self.upper.as_ref().map(space).transpose()?,
+            upper: self.upper.as_ref().map(Upper::space).transpose()?,
         })
     }
 }
@@ -49,15 +54,6 @@ fn field(text: &[u8], name: &[u8]) -> Option<u64> {
     let value = str::from_utf8(value).ok()?;
     let number: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     number.checked_mul(1024)
-}
-
-/// Bytes in use and free in the file system that `place` is in.
-fn space(place: &OwnedFd) -> io::Result<(u64, u64)> {
-    let found = fstatvfs(place)?;
-    let size = found.fragment_size();
-    let used = found.blocks().saturating_sub(found.blocks_free());
-    let bytes = |blocks: u64| blocks.saturating_mul(size);
-    Ok((bytes(used), bytes(found.blocks_available())))
 }
 
 #[cfg(test)]
@@ -76,7 +72,7 @@ mod tests {
     #[test]
     fn the_kernel_and_a_file_system_are_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let upper = File::open(folder.path()).unwrap().into();
+        let upper = Upper::open(folder.path()).unwrap();
         let gauges = Gauges::open(Some(upper)).unwrap();
         let before = gauges.read().unwrap();
         assert!(0 < before.memory_available && before.memory_available <= before.memory_total);

@@ -1,7 +1,7 @@
 //! PID 1 of the guest: carries out the host's boot message, then runs and controls processes for
 //! the clients of the sandbox. `docs/protocol.md` describes what it hears and says.
 //!
-//! In the order of events: [`main`] dials the host, [`boot`] mounts, [`server`] waits for events,
+//! In the order of events: [`main`] dials the host, [`boot`] mounts, [`init`] may take the place of PID 1, [`server`] waits for events,
 //! [`session`] serves one client, [`running`] its process, [`shutdown`] ends the machine.
 
 #![deny(clippy::indexing_slicing)]
@@ -16,6 +16,7 @@ mod disks;
 mod failure;
 mod files;
 mod gauges;
+mod init;
 mod input;
 mod kernel_log;
 mod limits;
@@ -24,11 +25,14 @@ mod mounts;
 mod network;
 mod output;
 mod poller;
+mod power_off;
 mod process;
+mod profile;
 mod program;
 mod read_ahead;
 mod root;
 mod running;
+mod scripts;
 mod server;
 mod session;
 mod shutdown;
@@ -36,6 +40,7 @@ mod staging;
 mod superblock;
 mod task;
 mod terminal;
+mod upper;
 mod users;
 mod vsock;
 
@@ -49,9 +54,10 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::getpid;
-use protocol::{Boot, CONTROL_PORT, GuestMessage, Hello, HostMessage, Ready, SESSION_PORT};
+use protocol::{Boot, CONTROL_PORT, GuestMessage, Hello, HostMessage, Ready, SESSION_PORT, Stage};
 
 use crate::connection::Connection;
+use crate::failure::OrFailed;
 use crate::server::Server;
 
 /// Release of agentd, as it tells its peers.
@@ -79,22 +85,29 @@ fn main() -> ExitCode {
 fn live(started: Duration) -> Result<Infallible, Box<dyn Error>> {
     let mut control = dial_host()?;
     let boot = hear_boot(&mut control)?;
-    let guest = match boot::carry_out(&boot) {
-        Ok(guest) => guest,
+    let prepared = boot::carry_out(&boot).and_then(|guest| {
+        let listener = vsock::listen_on(SESSION_PORT)
+            .or_failed(Stage::Network, || "Sessions cannot be accepted".into())?;
+        if let Some(init) = &boot.init {
+            init::hand_over(init, guest.profile)?;
+        }
+        Ok((guest, listener))
+    });
+    let (guest, listener) = match prepared {
+        Ok(prepared) => prepared,
         Err(failure) => {
             shutdown::say_last(&mut control, &GuestMessage::Failed(failure));
             return Ok(shutdown::end_machine()?);
         }
     };
-    let listener = vsock::listen_on(SESSION_PORT)?;
     let ready = Ready {
         kernel_ns: nanoseconds(started),
         agent_ns: nanoseconds(time_since_boot().saturating_sub(started)),
     };
     control.send(&GuestMessage::Ready(ready))?;
     poller::set_nonblocking(&control)?;
-    let control = Server::new(control, listener, guest)?.run()?;
-    shutdown::leave_file_systems();
+    let (control, guest) = Server::new(control, listener, guest)?.run()?;
+    shutdown::leave_file_systems(guest.gauges.upper());
     if let Some(mut control) = control {
         shutdown::say_last(&mut control, &GuestMessage::Goodbye);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
-use protocol::{Failure, Mount, MountOptions, MountSource, Root, RootSource, Stage};
+use protocol::{Failure, Mount, MountOptions, MountSource, Root, RootAccess, RootSource, Stage};
 
 use crate::failure::{failure, shown};
 
@@ -39,8 +39,12 @@ impl PlannedMount {
 }
 
 /// Checks all of `mounts` before the first is carried out, and puts parents before their children:
-/// by depth, then by path. `root` is what is the root file system already.
-pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
+/// by depth, then by path. `root` is what is the root file system already. `restricted` makes all of them `nosuid` and `nodev`.
+pub(crate) fn plan(
+    root: &Root,
+    mounts: &[Mount],
+    restricted: bool,
+) -> Result<Vec<PlannedMount>, Failure> {
     let mut plan = Vec::new();
     let mut targets = BTreeSet::new();
     let mut disks = BTreeSet::new();
@@ -49,7 +53,7 @@ pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, F
         if !targets.insert(target.clone()) {
             return Err(refusal(&mount.target, "is there twice"));
         }
-        check_source(&root.source, mount)?;
+        check_source(root, mount)?;
         if let MountSource::Disk(disk) = &mount.source
             && !disks.insert(&disk.serial)
         {
@@ -61,7 +65,11 @@ pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, F
         plan.push(PlannedMount {
             target,
             source: mount.source.clone(),
-            options: mount.options,
+            options: MountOptions {
+                no_suid: mount.options.no_suid || restricted,
+                no_dev: mount.options.no_dev || restricted,
+                ..mount.options
+            },
         });
     }
     plan.sort_by_cached_key(|mount| (mount.target.components().count(), mount.target.clone()));
@@ -70,13 +78,17 @@ pub(crate) fn plan(root: &Root, mounts: &[Mount]) -> Result<Vec<PlannedMount>, F
 
 /// The kernel has one file system for a tag or a disk, with one set of options: what is mounted twice would silently be as
 /// read-only as the other.
-fn check_source(root: &RootSource, mount: &Mount) -> Result<(), Failure> {
-    let is_root = match (&mount.source, root) {
+fn check_source(root: &Root, mount: &Mount) -> Result<(), Failure> {
+    let is_root = match (&mount.source, &root.source) {
         (MountSource::Shared { tag, .. }, RootSource::Shared { tag: root }) => tag == root,
         (MountSource::Disk(disk), RootSource::Disk(root)) => disk.serial == root.serial,
         _ => false,
     };
-    if is_root {
+    let is_layer = match (&mount.source, &root.access) {
+        (MountSource::Disk(disk), RootAccess::DiskLayer(layer)) => disk.serial == layer.serial,
+        _ => false,
+    };
+    if is_root || is_layer {
         return Err(refusal(&mount.target, "asks for what is the root itself"));
     }
     match &mount.source {
@@ -122,7 +134,7 @@ fn refusal(target: &[u8], reason: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol::{Disk, RootAccess};
+    use protocol::Disk;
 
     use super::*;
 
@@ -164,7 +176,8 @@ mod tests {
     }
 
     fn plan(mounts: &[Mount]) -> Result<Vec<PlannedMount>, Failure> {
-        super::plan(&root(RootSource::Shared { tag: "root".into() }), mounts)
+        let root = root(RootSource::Shared { tag: "root".into() });
+        super::plan(&root, mounts, false)
     }
 
     fn targets(mounts: &[&str]) -> Result<Vec<String>, Failure> {
@@ -235,10 +248,23 @@ mod tests {
             ..mount(target)
         };
         let root = root(RootSource::Disk(disk("root")));
-        let plan = |mounts: &[Mount]| super::plan(&root, mounts);
+        let plan = |mounts: &[Mount]| super::plan(&root, mounts, false);
         assert!(plan(&[on(b"/a", "disk-1"), on(b"/b", "disk-2")]).is_ok());
         assert!(plan(&[on(b"/a", "disk-1"), on(b"/b", "disk-1")]).is_err());
         assert!(plan(&[on(b"/a", "root")]).is_err());
+        let layered = Root {
+            access: RootAccess::DiskLayer(disk("upper")),
+            ..root
+        };
+        assert!(super::plan(&layered, &[on(b"/a", "upper")], false).is_err());
+    }
+
+    #[test]
+    fn the_restricted_profile_takes_privileges_from_every_mount() {
+        let root = root(RootSource::Memory);
+        let plan = super::plan(&root, &[mount(b"/a"), shared(b"/b", "x", None)], true).unwrap();
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        assert!(plan.iter().all(|mount| mount.flags() == flags));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use protocol::{Failure, MountSource, RootAccess, Stage};
+use protocol::{Boot, Failure, MountSource, RootAccess, Stage};
 
 use crate::failure::OrFailed;
 use crate::mount_plan::PlannedMount;
@@ -26,8 +26,8 @@ struct System {
 
 /// Mounts the kernel's file systems where programs expect them, and links `/dev/fd` and its
 /// kind. The calling process is already in the new root.
-pub(crate) fn mount_system(root: &RootAccess) -> Result<(), Failure> {
-    for system in systems(root) {
+pub(crate) fn mount_system(boot: &Boot) -> Result<(), Failure> {
+    for system in systems(&boot.root.access, boot.init.is_some()) {
         let System {
             kind,
             target,
@@ -58,7 +58,7 @@ pub(crate) fn mount_system(root: &RootAccess) -> Result<(), Failure> {
 }
 
 /// Parents before children.
-fn systems(root: &RootAccess) -> Vec<System> {
+fn systems(root: &RootAccess, has_init: bool) -> Vec<System> {
     let system = |kind, target, flags, data: &str| System {
         kind,
         target,
@@ -84,8 +84,9 @@ fn systems(root: &RootAccess) -> Vec<System> {
             ..system("mqueue", "/dev/mqueue", no_exec, "")
         },
     ];
-    // Under a layer /run is fresh already, and what an image keeps there stays in sight.
-    if !matches!(root, RootAccess::Layer { .. } | RootAccess::DiskLayer(_)) {
+    // Under a layer in memory /run is fresh already, and what an image keeps there stays in sight. One that outlives the
+    // guest would keep what is about its processes. An init mounts it otherwise, over what others have mounted beneath.
+    if has_init || !matches!(root, RootAccess::Layer { .. }) {
         systems.push(system("tmpfs", "/run", no_devices, "mode=0755"));
     }
     systems
@@ -147,16 +148,25 @@ fn create_and_mount(
 
 #[cfg(test)]
 mod tests {
+    use protocol::Disk;
+
     use super::*;
 
     #[test]
-    fn only_a_layer_keeps_its_run_folder() {
-        let has_run = |access| {
-            let systems = systems(access);
+    fn only_a_layer_in_memory_keeps_its_run_folder() {
+        let has_run = |access, has_init| {
+            let systems = systems(access, has_init);
             systems.iter().any(|system| system.target == "/run")
         };
-        assert!(!has_run(&RootAccess::Layer { size: None }));
-        assert!(has_run(&RootAccess::Writable));
-        assert!(has_run(&RootAccess::ReadOnly));
+        let disk = RootAccess::DiskLayer(Disk {
+            serial: "upper".into(),
+            partition: None,
+            fstype: None,
+        });
+        assert!(!has_run(&RootAccess::Layer { size: None }, false));
+        assert!(has_run(&RootAccess::Layer { size: None }, true));
+        assert!(has_run(&disk, false));
+        assert!(has_run(&RootAccess::Writable, false));
+        assert!(has_run(&RootAccess::ReadOnly, false));
     }
 }

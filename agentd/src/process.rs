@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use protocol::{Failure, Stage, TerminalSize};
 
+use crate::boot::Guest;
 use crate::child::{self, Streams};
 use crate::devices::Devices;
 use crate::failure::OrFailed;
@@ -39,7 +40,8 @@ struct Ends {
 }
 
 /// Starts a process for `task`. Whether that can be done turns out later, through `launch`.
-pub(crate) fn spawn(task: &Task, devices: &Devices) -> Result<Spawned, Failure> {
+pub(crate) fn spawn(task: &Task, guest: &Guest) -> Result<Spawned, Failure> {
+    let devices = &guest.devices;
     let (ends, streams) = match task.terminal() {
         Some(size) => open_terminal(devices, size)
             .or_failed(Stage::Stdio, || "A terminal cannot be opened".into())?,
@@ -53,7 +55,7 @@ pub(crate) fn spawn(task: &Task, devices: &Devices) -> Result<Spawned, Failure> 
     // whole; it leaves through exec or _exit.
     let fork = unsafe { fork() }.or_failed(Stage::Spawn, || "A process cannot be made".into())?;
     match fork {
-        ForkResult::Child => child::run(task, &streams, child_launch),
+        ForkResult::Child => child::run(task, guest.profile, &streams, child_launch),
         ForkResult::Parent { child } => {
             let Ends {
                 stdin,

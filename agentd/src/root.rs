@@ -5,47 +5,69 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{chdir, chroot};
-use protocol::{Failure, Root, RootAccess, RootSource, Stage};
+use protocol::{Disk, Failure, Root, RootAccess, RootSource, Stage};
 
 use crate::disks::BlockDevices;
-use crate::failure::{OrFailed, failure};
+use crate::failure::OrFailed;
+use crate::upper::Upper;
 
 /// Where the new root is put together, in the initramfs.
 const NEW_ROOT: &str = "/newroot";
 /// The root file system beneath the private layer.
 const LOWER: &str = "/lower";
-/// The tmpfs that holds the private layer.
+/// The file system that holds the private layer.
 const PRIVATE: &str = "/private";
 
-/// Mounts the root file system. `devices` is there if it is on a disk.
-pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<(), Failure> {
+/// Mounts the root file system, and returns the disk of its private layer, if there is one. `devices` is there if anything
+/// of it is on a disk.
+pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<Option<Upper>, Failure> {
     match &root.access {
         &RootAccess::Layer { size } => {
             mount_source(&root.source, devices, Path::new(LOWER), true)?;
-            mount_overlay(
-                Path::new(LOWER),
-                Path::new(PRIVATE),
-                Path::new(NEW_ROOT),
-                size,
-            )
-            .or_failed(Stage::Root, || {
-                "The private layer cannot be put over the root".into()
+            mount_memory(Path::new(PRIVATE), size).or_failed(Stage::Root, || {
+                "The memory for the private layer cannot be mounted".into()
             })?;
+            put_layer_over()?;
         }
         RootAccess::Writable => mount_source(&root.source, devices, Path::new(NEW_ROOT), false)?,
         RootAccess::ReadOnly => mount_source(&root.source, devices, Path::new(NEW_ROOT), true)?,
-        RootAccess::DiskLayer(_) => {
-            return Err(failure(
-                Stage::Root,
-                Errno::ENOSYS,
-                "There are no layers on disks yet",
-            ));
+        RootAccess::DiskLayer(disk) => {
+            mount_source(&root.source, devices, Path::new(LOWER), true)?;
+            let upper = mount_disk(disk, devices)?;
+            put_layer_over()?;
+            return Ok(Some(upper));
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Mounts the disk of the private layer. Its journal is replayed if the last guest was killed.
+fn mount_disk(disk: &Disk, devices: Option<&BlockDevices>) -> Result<Upper, Failure> {
+    let private = Path::new(PRIVATE);
+    let unusable = || format!("{PRIVATE} cannot be made");
+    fs::create_dir_all(private).or_failed(Stage::Root, unusable)?;
+    if let Some(devices) = devices {
+        devices
+            .mount(disk, false, private)
+            .map_err(|refusal| Failure {
+                stage: Stage::Root,
+                errno: refusal.errno,
+                message: format!(
+                    "The disk of the private layer cannot be mounted: {}",
+                    refusal.reason
+                ),
+            })?;
+    }
+    Upper::open(private).or_failed(Stage::Root, unusable)
+}
+
+fn put_layer_over() -> Result<(), Failure> {
+    mount_overlay(Path::new(LOWER), Path::new(PRIVATE), Path::new(NEW_ROOT))
+        .or_failed(Stage::Root, || {
+            "The private layer cannot be put over the root".into()
+        })
 }
 
 /// Makes what was mounted the root of this process and all that follow.
@@ -99,30 +121,30 @@ fn mount_source(
     }
 }
 
-/// Mounts an overlay on `target`: `lower`, which stays as it is, under a layer in memory. The two
-/// mounts that it is made of then disappear from the tree; the overlay keeps them.
-/// `size` is how many bytes the layer can hold, if not half of the memory.
-pub(crate) fn mount_overlay(
-    lower: &Path,
-    private: &Path,
-    target: &Path,
-    size: Option<u64>,
-) -> io::Result<()> {
-    fs::create_dir_all(private)?;
-    let no_devices = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(
-        Some("tmpfs"),
-        private,
-        Some("tmpfs"),
-        no_devices,
-        Some(layer_options(size).as_str()),
-    )?;
+/// Mounts memory for a private layer on `place`. `size` is how many bytes it can hold, if not half of the memory.
+pub(crate) fn mount_memory(place: &Path, size: Option<u64>) -> io::Result<()> {
+    fs::create_dir_all(place)?;
+    let options = match size {
+        Some(size) => format!("mode=0700,size={size}"),
+        None => "mode=0700".into(),
+    };
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let kind = Some("tmpfs");
+    nix::mount::mount(kind, place, kind, flags, Some(options.as_str()))?;
+    Ok(())
+}
+
+/// Mounts an overlay on `target`: `lower`, which stays as it is, under the layer in the file system that is mounted at
+/// `private`, which may have it already. The two mounts then disappear from the tree; the overlay keeps them.
+pub(crate) fn mount_overlay(lower: &Path, private: &Path, target: &Path) -> io::Result<()> {
     let (upper, work) = (private.join("upper"), private.join("work"));
-    fs::create_dir(&upper)?;
-    fs::create_dir(&work)?;
-    // The root directory takes its mode from the upper layer. That of the lower one may be 0700,
-    // as a temporary folder of the host's user is, which would lock all but root out of the guest.
-    fs::set_permissions(&upper, Permissions::from_mode(0o755))?;
+    if make_if_missing(&upper)? {
+        // The root directory takes its mode from the upper layer. That of the lower one may be 0700,
+        // as a temporary folder of the host's user is, which would lock all but root out of the guest.
+        fs::set_permissions(&upper, Permissions::from_mode(0o755))?;
+    }
+    // What a guest that was killed has left there, the overlay removes itself.
+    make_if_missing(&work)?;
     fs::create_dir_all(target)?;
     // redirect_dir: directories of the lower layer can be renamed, as in any file system.
     let options = format!(
@@ -143,10 +165,11 @@ pub(crate) fn mount_overlay(
     Ok(())
 }
 
-fn layer_options(size: Option<u64>) -> String {
-    match size {
-        Some(size) => format!("mode=0700,size={size}"),
-        None => "mode=0700".into(),
+/// Makes a directory, and tells whether it was not there.
+fn make_if_missing(directory: &Path) -> io::Result<bool> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

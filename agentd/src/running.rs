@@ -11,7 +11,7 @@ use protocol::{
     Exit, ExitStatus, Failure, FrameDecoder, GuestMessage, HostMessage, MAX_DATA, Stage, Started,
 };
 
-use crate::devices::Devices;
+use crate::boot::Guest;
 use crate::failure::failure;
 use crate::input::{Input, Notice};
 use crate::output::Output;
@@ -58,10 +58,10 @@ impl Running {
     pub(crate) fn start(
         id: u64,
         task: &Task,
-        devices: &Devices,
+        guest: &Guest,
         poller: &Poller,
     ) -> Result<Self, Failure> {
-        let spawned = process::spawn(task, devices)?;
+        let spawned = process::spawn(task, guest)?;
         let deadline = task
             .timeout()
             .and_then(|timeout| Instant::now().checked_add(timeout));

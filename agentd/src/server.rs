@@ -89,8 +89,8 @@ impl Server {
     }
 
     /// Runs until every process has ended, or could not be made to. Returns the control connection
-    /// if the host waits for an answer on it.
-    pub(crate) fn run(mut self) -> io::Result<Option<Watched<Connection>>> {
+    /// if the host waits for an answer on it, and the guest.
+    pub(crate) fn run(mut self) -> io::Result<(Option<Watched<Connection>>, Guest)> {
         loop {
             for event in self.poller.wait(self.next_deadline())? {
                 self.dispatch(event)?;
@@ -100,8 +100,9 @@ impl Server {
             self.finish_drain();
             if let Some(stop) = self.stop
                 && self.is_stopped(stop)
+                && !self.await_init(stop)
             {
-                return Ok(stop.wanted.then_some(self.control));
+                return Ok((stop.wanted.then_some(self.control), self.guest));
             }
         }
     }
@@ -131,7 +132,7 @@ impl Server {
         if let Some(session) = self.sessions.get_mut(&id) {
             let around = &mut Surroundings {
                 poller: &self.poller,
-                devices: &self.guest.devices,
+                guest: &self.guest,
                 scratch: &mut self.scratch,
             };
             act(session, around);

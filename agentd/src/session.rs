@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use protocol::{ExitStatus, Failure, FrameError, GuestMessage, Hello, HostMessage, Stage};
 
 use crate::BUILD;
+use crate::boot::Guest;
 use crate::connection::Connection;
-use crate::devices::Devices;
 use crate::failure::failure;
 use crate::poller::{Event, Poller, Source, Token, Watched};
 use crate::running::Running;
@@ -32,7 +32,7 @@ const FRAMES_PER_TURN: usize = 4;
 /// What a session needs from the event loop.
 pub(crate) struct Surroundings<'a> {
     pub(crate) poller: &'a Poller,
-    pub(crate) devices: &'a Devices,
+    pub(crate) guest: &'a Guest,
     /// For data in passing.
     pub(crate) scratch: &'a mut [u8],
 }
@@ -171,6 +171,13 @@ impl Session {
             Phase::Over => {}
         }
         self.settle(around);
+    }
+
+    /// Sends `signal` to the group of the session's process, if there is one.
+    pub(crate) fn signal(&self, signal: i32) {
+        if let Phase::Running(running) | Phase::Abandoned { running, .. } = &self.phase {
+            running.signal(signal);
+        }
     }
 
     /// The session's process has ended and is about to be reaped.
@@ -363,7 +370,7 @@ impl Phase {
     }
 
     fn start(&mut self, id: u64, task: &Task, around: &Surroundings) -> Result<(), Failure> {
-        let running = Running::start(id, task, around.devices, around.poller)?;
+        let running = Running::start(id, task, around.guest, around.poller)?;
         *self = Self::Running(Box::new(running));
         Ok(())
     }

@@ -18,12 +18,14 @@ use protocol::GuestMessage;
 
 use crate::connection::Connection;
 use crate::kernel_log;
+use crate::upper::Upper;
 
 /// How long the host may take to close the control connection after the last frame.
 const LAST_FRAME_TIME: Duration = Duration::from_secs(2);
 
-/// Writes everything back and unmounts what can be unmounted. No process is left to prevent it.
-pub(crate) fn leave_file_systems() {
+/// Writes everything back and unmounts what can be unmounted, in the end `upper`, which is beneath the root. No process is
+/// left to prevent it.
+pub(crate) fn leave_file_systems(upper: Option<&Upper>) {
     sync();
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
     for target in mount_points(&table).iter().rev() {
@@ -33,6 +35,11 @@ pub(crate) fn leave_file_systems() {
         {
             kernel_log::debug(format_args!("{} stays as it is: {error}", target.display()));
         }
+    }
+    if let Some(upper) = upper
+        && let Err(error) = upper.make_read_only()
+    {
+        kernel_log::debug(format_args!("the private layer stays as it is: {error}"));
     }
     sync();
 }

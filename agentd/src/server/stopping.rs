@@ -4,20 +4,36 @@ use std::time::{Duration, Instant};
 
 use super::Server;
 use crate::children::{self, Children};
+use crate::init;
 use crate::session::Session;
 
 /// How long processes may take to end after SIGKILL, and sessions to send what is left.
 const KILL_TIME: Duration = Duration::from_secs(1);
 
+/// How long an init may take beyond the grace to end what is its own, and the machine.
+const INIT_TIME: Duration = Duration::from_secs(5);
+
 /// The guest is being stopped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop {
-    /// SIGKILL has been sent.
-    killed: bool,
-    /// When SIGKILL is due or, after it, the wait is over.
+    step: Step,
+    /// When the step is over, whatever has come of it.
     pub(super) deadline: Instant,
+    /// Until when an init, if there is one, may go about it its own way.
+    init_until: Option<Instant>,
     /// The host is there and waits for an answer.
     pub(super) wanted: bool,
+}
+
+/// How far the stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// SIGTERM has been sent.
+    Asked,
+    /// SIGKILL has been sent.
+    Killed,
+    /// The init has been asked to end the machine.
+    InitAsked,
 }
 
 impl Server {
@@ -26,45 +42,63 @@ impl Server {
         self.listener = None;
         self.refuse_new();
         let deadline = Instant::now() + grace;
-        match self.stop {
-            Some(stop @ Stop { killed: true, .. }) => self.stop = Some(Stop { wanted, ..stop }),
-            _ if grace.is_zero() => self.kill(wanted),
-            Some(stop) => {
-                self.stop = Some(Stop {
-                    deadline: deadline.min(stop.deadline),
-                    wanted,
-                    ..stop
-                });
+        let asks_init = self.guest.has_init && !grace.is_zero();
+        let init_until = asks_init.then_some(deadline + INIT_TIME);
+        let Some(stop) = self.stop else {
+            self.stop = Some(Stop {
+                step: Step::Asked,
+                deadline,
+                init_until,
+                wanted,
+            });
+            if grace.is_zero() {
+                return self.kill();
             }
-            None => {
-                children::signal_everyone(libc::SIGTERM);
-                // Those that are stopped would not notice.
-                children::signal_everyone(libc::SIGCONT);
-                self.stop = Some(Stop {
-                    killed: false,
-                    deadline,
-                    wanted,
-                });
-            }
+            self.signal_all(libc::SIGTERM);
+            // Those that are stopped would not notice.
+            return self.signal_all(libc::SIGCONT);
+        };
+        let init_until = stop.init_until.min(init_until);
+        self.stop = Some(Stop {
+            deadline: match stop.step {
+                Step::Asked => stop.deadline.min(deadline),
+                Step::Killed => stop.deadline,
+                Step::InitAsked => init_until.unwrap_or(deadline),
+            },
+            init_until,
+            wanted,
+            ..stop
+        });
+        if stop.step == Step::Asked && grace.is_zero() {
+            self.kill();
         }
     }
 
-    fn kill(&mut self, wanted: bool) {
-        children::signal_everyone(libc::SIGKILL);
-        self.stop = Some(Stop {
-            killed: true,
-            deadline: Instant::now() + KILL_TIME,
-            wanted,
-        });
+    fn kill(&mut self) {
+        self.signal_all(libc::SIGKILL);
+        if let Some(stop) = &mut self.stop {
+            stop.step = Step::Killed;
+            stop.deadline = Instant::now() + KILL_TIME;
+        }
+    }
+
+    /// Sends `signal` to everyone; with an init, which has processes of its own, to those of the sessions.
+    fn signal_all(&self, signal: i32) {
+        if !self.guest.has_init {
+            return children::signal_everyone(signal);
+        }
+        for session in self.sessions.values() {
+            session.signal(signal);
+        }
     }
 
     /// Sends SIGKILL when the grace is over.
     pub(super) fn expire_stop(&mut self, now: Instant) {
         if let Some(stop) = self.stop
-            && !stop.killed
+            && stop.step == Step::Asked
             && stop.deadline <= now
         {
-            self.kill(stop.wanted);
+            self.kill();
         }
     }
 
@@ -72,6 +106,22 @@ impl Server {
     pub(super) fn is_stopped(&self, stop: Stop) -> bool {
         let is_quiet =
             children::look() == Children::None && !self.sessions.values().any(Session::is_busy);
-        is_quiet || (stop.killed && stop.deadline <= Instant::now())
+        is_quiet || (stop.step != Step::Asked && stop.deadline <= Instant::now())
+    }
+
+    /// After the sessions: asks the init to end the machine, and tells whether it has still time for that.
+    pub(super) fn await_init(&mut self, stop: Stop) -> bool {
+        let Some(until) = stop.init_until else {
+            return false;
+        };
+        if stop.step != Step::InitAsked {
+            init::ask_to_reboot();
+            self.stop = Some(Stop {
+                step: Step::InitAsked,
+                deadline: until,
+                ..stop
+            });
+        }
+        Instant::now() < until
     }
 }

@@ -4,9 +4,11 @@
 
 mod control;
 mod files;
+mod handing_over;
 mod hostile;
 mod launching;
 mod mounting;
+mod restricted;
 mod stopping;
 mod streams;
 mod terminals;
@@ -17,6 +19,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +27,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use protocol::{
     Bytes, Exec, Exit, ExitStatus, Failure, FrameReader, FrameWriter, GuestMessage, Hello,
-    HostMessage, INITIAL_STDIN_CREDIT, MAX_DATA, TerminalSize,
+    HostMessage, INITIAL_STDIN_CREDIT, Init, MAX_DATA, TerminalSize,
 };
 use tempfile::TempDir;
 
@@ -33,8 +36,9 @@ use crate::connection::Connection;
 use crate::devices::Devices;
 use crate::gauges::Gauges;
 use crate::poller::set_nonblocking;
+use crate::profile::Profile;
 use crate::server::Server;
-use crate::shutdown;
+use crate::{init, shutdown};
 
 /// A client that hears nothing for so long has failed its test.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +63,11 @@ struct Guest {
 impl Guest {
     /// `None` if there are not the privileges for it.
     fn start() -> Option<Self> {
+        Self::start_with(Profile::default(), None)
+    }
+
+    /// One whose sessions have this profile, and whose PID 1 becomes `init`.
+    fn start_with(profile: Profile, init: Option<Init>) -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -66,6 +75,7 @@ impl Guest {
         let listener = UnixListener::bind(folder.path().join("sock")).unwrap();
         let (control, guest_control) = UnixStream::pair().unwrap();
         control.set_read_timeout(Some(PATIENCE)).unwrap();
+        let serve = |control, listener| serve(control, listener, profile, init);
         let pid = in_new_pid_namespace(guest_control.into(), listener.into(), serve);
         Some(Self {
             pid,
@@ -143,15 +153,26 @@ fn in_new_pid_namespace(a: OwnedFd, b: OwnedFd, body: impl FnOnce(OwnedFd, Owned
     unsafe { libc::_exit(0) }
 }
 
-fn serve(control: OwnedFd, listener: OwnedFd) {
+fn serve(control: OwnedFd, listener: OwnedFd, profile: Profile, init: Option<Init>) {
     set_nonblocking(&control).unwrap();
     set_nonblocking(&listener).unwrap();
+    for fd in [&control, &listener] {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    if let Some(init) = &init
+        && let Err(failure) = init::hand_over(init, profile)
+    {
+        let mut control = Connection::new(control);
+        return shutdown::say_last(&mut control, &GuestMessage::Failed(failure));
+    }
     let guest = boot::Guest {
         devices: Devices::open().unwrap(),
         gauges: Gauges::open(None).unwrap(),
+        profile,
+        has_init: init.is_some(),
     };
     let server = Server::new(Connection::new(control), listener, guest).unwrap();
-    if let Some(mut control) = server.run().unwrap() {
+    if let Some(mut control) = server.run().unwrap().0 {
         shutdown::say_last(&mut control, &GuestMessage::Goodbye);
     }
 }

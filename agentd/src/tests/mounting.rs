@@ -7,12 +7,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use protocol::{Mount, MountOptions, MountSource, Root, RootAccess, RootSource, Stage};
+use protocol::{Mount, MountOptions, MountSource, Root, RootAccess, RootSource, Script, Stage};
 
 use super::*;
 use crate::mount_plan::{self, PlannedMount};
 use crate::staging::Staging;
-use crate::{mounts, root};
+use crate::upper::Upper;
+use crate::{mounts, root, scripts};
 
 /// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
 /// its exit status.
@@ -40,7 +41,7 @@ fn plan(mounts: &[Mount]) -> Vec<PlannedMount> {
         source: RootSource::Shared { tag: "root".into() },
         access: RootAccess::Layer { size: None },
     };
-    mount_plan::plan(&root, mounts).unwrap()
+    mount_plan::plan(&root, mounts, false).unwrap()
 }
 
 /// Carries out mounts that come from nowhere outside.
@@ -107,7 +108,8 @@ fn enter_overlay(folder: &Path) {
     let bind = MsFlags::MS_BIND;
     mount(Some(&lower), &lower, None::<&str>, bind, None::<&str>).unwrap();
     let (private, new) = (folder.join("private"), folder.join("new"));
-    root::mount_overlay(&lower, &private, &new, Some(1 << 20)).unwrap();
+    root::mount_memory(&private, Some(1 << 20)).unwrap();
+    root::mount_overlay(&lower, &private, &new).unwrap();
     root::move_to(&folder.join("new")).unwrap();
 }
 
@@ -130,6 +132,113 @@ fn an_overlay_becomes_the_root_and_spares_the_folder() {
         let lower = lower.strip_prefix("/").unwrap();
         assert_eq!(fs::read_to_string(lower.join("file")).unwrap(), "lower");
         assert!(lower.join("old").is_dir());
+    });
+}
+
+#[test]
+fn a_layer_that_outlives_its_overlay_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let place = |name: &str| folder.path().join(name);
+        let (kind, none) = (Some("tmpfs"), MsFlags::empty());
+        mount(kind, folder.path(), kind, none, None::<&str>).unwrap();
+        for name in ["lower", "disk", "private", "new"] {
+            fs::create_dir(place(name)).unwrap();
+        }
+        mount(kind, &place("disk"), kind, none, None::<&str>).unwrap();
+        fs::write(place("lower").join("file"), "lower").unwrap();
+        let bind = |from: &str, to: &str| {
+            let bind = MsFlags::MS_BIND;
+            mount(
+                Some(&place(from)),
+                &place(to),
+                None::<&str>,
+                bind,
+                None::<&str>,
+            )
+            .unwrap();
+        };
+        let put_over = || {
+            bind("lower", "lower");
+            bind("disk", "private");
+            root::mount_overlay(&place("lower"), &place("private"), &place("new")).unwrap();
+        };
+        put_over();
+        let new = place("new");
+        fs::write(new.join("file"), "upper").unwrap();
+        fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        nix::mount::umount(&new).unwrap();
+        // As a guest that was killed in the middle of a copy leaves it.
+        fs::write(place("disk").join("work/work/#1"), "half").unwrap();
+        put_over();
+        assert_eq!(fs::read_to_string(new.join("file")).unwrap(), "upper");
+        assert_eq!(fs::metadata(&new).unwrap().mode() & 0o7777, 0o700);
+        assert!(!place("disk").join("work/work/#1").exists());
+        assert_eq!(
+            fs::read_to_string(place("lower").join("file")).unwrap(),
+            "lower"
+        );
+    });
+}
+
+#[test]
+fn a_layer_is_made_read_only_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let (kind, none) = (Some("tmpfs"), MsFlags::empty());
+        mount(kind, folder.path(), kind, none, None::<&str>).unwrap();
+        let upper = Upper::open(folder.path()).unwrap();
+        let file = File::create(folder.path().join("open")).unwrap();
+        // In no mount table, as beneath an overlay.
+        nix::mount::umount2(folder.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        let error = upper.make_read_only().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+        drop(file);
+        upper.make_read_only().unwrap();
+        upper.space().unwrap();
+    });
+}
+
+#[test]
+fn scripts_are_programs_that_are_there_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        enter_overlay(folder.path());
+        scripts::make(&[]).unwrap();
+        assert!(!Path::new("/.msb").exists());
+        let script = |name: &str, body: &[u8]| Script {
+            name: name.into(),
+            body: Bytes(body.into()),
+        };
+        let large = vec![b'#'; 100_000];
+        scripts::make(&[script("go", b"#!/bin/sh\n"), script("large", &large)]).unwrap();
+        assert_eq!(fs::read("/.msb/scripts/large").unwrap(), large);
+        for path in ["/.msb", "/.msb/scripts", "/.msb/scripts/go"] {
+            let found = fs::metadata(path).unwrap();
+            assert_eq!((found.mode() & 0o7777, found.uid()), (0o755, 0), "{path}");
+        }
+        // There is room for the scripts, and for nothing else.
+        assert!(fs::write("/.msb/more", vec![0; 64 << 10]).is_err());
+    });
+}
+
+#[test]
+fn a_read_only_root_without_their_directory_has_no_scripts() {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        enter_overlay(folder.path());
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        let script = Script {
+            name: "go".into(),
+            body: Bytes(Vec::new()),
+        };
+        let failure = scripts::make(&[script]).unwrap_err();
+        assert_eq!(
+            (failure.stage, failure.errno),
+            (Stage::Scripts, libc::EROFS)
+        );
+        assert!(failure.message.contains("/.msb"), "{}", failure.message);
     });
 }
 
@@ -289,7 +398,7 @@ fn everything_is_unmounted_in_the_end() {
         fs::write("/a/with space/x", "").unwrap();
         // As long as it is open, its file system cannot be unmounted.
         let _directory = File::open("/a").unwrap();
-        shutdown::leave_file_systems();
+        shutdown::leave_file_systems(None);
         assert!(!Path::new("/a/with space/x").exists());
         assert!(!Path::new("/proc/self").exists());
         for path in ["/a/x", "/x"] {

@@ -7,14 +7,14 @@ use protocol::Shutdown;
 use super::*;
 
 impl Guest {
-    fn stop(&mut self, grace_ms: u32) {
+    pub(super) fn stop(&mut self, grace_ms: u32) {
         let control = self.control.as_ref().unwrap().try_clone().unwrap();
         let stop = HostMessage::Shutdown(Shutdown { grace_ms });
         FrameWriter::new(control).write(&stop).unwrap();
     }
 
     /// Whether the guest says goodbye, as the last thing.
-    fn says_goodbye(&mut self) -> bool {
+    pub(super) fn says_goodbye(&mut self) -> bool {
         let mut reader = FrameReader::new(self.control.take().unwrap());
         loop {
             match reader.read::<GuestMessage>().unwrap() {
