@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use microsandbox::control::{ControlReply, MachineMetrics, MachineState, MachineStatus};
 use microsandbox::launch::{Moment, Report, Startup, send_report};
-use microsandbox::protocol::{HostMessage, Ready, Shutdown};
+use microsandbox::protocol::{Exec, HostMessage, Ready, Shutdown};
 use microsandbox::run_directory::RunDirectory;
 use vmm::machine::Stopper;
 
@@ -34,6 +34,8 @@ pub(super) struct Attendant<'a> {
     /// Bytes of memory that the guest may have.
     pub(super) memory: u64,
     pub(super) started: Instant,
+    /// The sandbox's own process, until it is started.
+    pub(super) main: Option<Box<Exec>>,
     /// For the sandbox's log.
     pub(super) lines: &'a LogLines,
 }
@@ -81,7 +83,12 @@ impl Attendant<'_> {
                 self.tell_agent(&HostMessage::Shutdown(Shutdown { grace_ms }));
             }
             Action::Stop => self.stopper.stop(),
-            Action::StartMain | Action::Pause | Action::Resume | Action::Finish => {}
+            Action::StartMain => {
+                if let Some(exec) = self.main.take() {
+                    self.control.tell(Notice::StartMain(exec));
+                }
+            }
+            Action::Pause | Action::Resume | Action::Finish => {}
         }
     }
 

@@ -11,8 +11,10 @@ mod control;
 mod creator;
 mod devices;
 mod foreground;
+mod kept;
 mod log;
 mod sandbox;
+mod sessions;
 mod start;
 mod supervisor;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
 use super::control::ControlThread;
 use super::log::{Log, LogLines};
+use super::sessions::Sessions;
 use super::start::StartError;
 use super::supervisor::{Event, Supervisor};
 use super::verdict::{Outcome, Verdict};
@@ -87,8 +88,13 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         log,
     };
     let (events, received) = channel();
-    let control = ControlThread::start(control, events.clone())
-        .context("cannot serve the machine's clients")?;
+    let control = ControlThread::start(
+        control,
+        directory.clone(),
+        config.main.is_some(),
+        events.clone(),
+    )
+    .context("cannot serve the machine's clients")?;
     let host = Host {
         process,
         config: &config,
@@ -171,6 +177,13 @@ fn run(
     creator::listen(commands, events.clone()).map_err(StartError::Thread)?;
     let (accept, connection) = agent::rendezvous();
     let boot_message = boot_message(config);
+    // Looking on costs a copy of what the guest sends: where nobody asks, nobody looks.
+    let observer: Option<Box<dyn Observer>> = if config.state.is_some() || output.log.is_some() {
+        let sessions = Sessions::new(events.clone(), output.log).map_err(StartError::Event)?;
+        Some(Box::new(sessions))
+    } else {
+        None
+    };
     let machine = machine::boot(machine::Config {
         vcpus: config.vcpus,
         memory: config.memory,
@@ -181,12 +194,7 @@ fn run(
             output: Some(Box::new(output.console)),
             input: None,
         },
-        devices: devices::make(
-            config,
-            accept,
-            listener,
-            output.log.map(|log| Box::new(log) as Box<dyn Observer>),
-        )?,
+        devices: devices::make(config, accept, listener, observer)?,
     })?;
     let kernel_entry = Moment::now();
     let stopper = machine.stopper();
@@ -205,6 +213,7 @@ fn run(
         ready_at: None,
         memory: config.memory,
         started,
+        main: config.main.clone(),
         lines: host.lines,
     };
     Ok(attendant.attend())

@@ -52,6 +52,9 @@ pub(super) enum StartError {
     /// There are no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// There are no more descriptors.
+    #[error("cannot make an event")]
+    Event(#[source] io::Error),
     /// The agent never answered.
     #[error("the guest was not ready within {seconds} s")]
     TooSlow {
@@ -112,6 +115,7 @@ impl StartError {
             // A monitor that fails is most often a KVM that cannot run ordinary kernels.
             StartError::Machine(_)
             | StartError::Thread(_)
+            | StartError::Event(_)
             | StartError::Died(Ending::MonitorFailed { .. }) => StartStage::Machine,
             StartError::TooSlow { .. } | StartError::Died(_) | StartError::Agent(_) => {
                 StartStage::Boot

@@ -53,7 +53,6 @@ const LOST_LIMIT: Duration = Duration::from_secs(120);
 
 /// Something happened.
 #[derive(Debug)]
-#[allow(dead_code)]
 pub(super) enum Event {
     /// The creator wants something.
     Creator(Command),

@@ -11,6 +11,7 @@ use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use super::outgoing::Outgoing;
+use crate::vm::kept::{Delivery, KeptSession, SessionKey};
 
 /// How long a client may take to greet, and to read its last reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,6 +25,12 @@ pub(super) enum Phase {
     Idle,
     /// It asked something that others decide.
     Asked,
+    /// It waits for the sandbox's own process, of whose output it has seen so much.
+    AwaitingMain(u64),
+    /// It waits for its process to start.
+    Opening(SessionKey),
+    /// It is attached to a process.
+    Attached(SessionKey),
     /// It is told of each state; this one is told already.
     Watching(Option<MachineState>),
     /// It gets what is on its way to it, and is closed.
@@ -57,19 +64,27 @@ impl Client {
         }
     }
 
-    /// What to wait for. A client that hangs up is always noticed (poll(2)).
-    pub(super) fn interest(&self) -> PollFlags {
-        if !self.out.is_empty() {
-            // One thing after the other: whoever does not read its replies is not heard.
-            PollFlags::POLLOUT
-        } else if self.is_heard() {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
+    /// What to wait for; `session` is what it is attached to. A client that hangs up is always noticed (poll(2)).
+    pub(super) fn interest(&self, session: Option<&KeptSession>) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        let (heard, told) = match session {
+            Some(session) => (session.takes_input(), session.has_more()),
+            None => (self.is_heard(), false),
+        };
+        flags.set(PollFlags::POLLIN, heard);
+        flags.set(PollFlags::POLLOUT, told || !self.out.is_empty());
+        flags
+    }
+
+    /// The session that it is attached to.
+    pub(super) fn session(&self) -> Option<SessionKey> {
+        match self.phase {
+            Phase::Attached(key) => Some(key),
+            _ => None,
         }
     }
 
-    /// Whether it may say something now.
+    /// Whether it may ask something now: one thing after the other, and whoever does not read its replies is not heard.
     pub(super) fn is_heard(&self) -> bool {
         matches!(self.phase, Phase::Greeting | Phase::Idle) && self.out.is_empty()
     }
@@ -135,6 +150,29 @@ impl Client {
                 now,
             );
         }
+    }
+
+    /// Gives it what it has not got yet of the session that it is attached to.
+    ///
+    /// # Errors
+    /// When the client is gone, or has got all that it will get.
+    pub(super) fn deliver(&mut self, session: &mut KeptSession, now: Instant) -> Result<(), Gone> {
+        if self.out.is_empty() {
+            if session.deliver(&mut self.out).map_err(|_| Gone)? == Delivery::Finished {
+                self.phase = Phase::Leaving;
+                self.hurry(now);
+            }
+            // Where there is a deadline, the machine has ended: there is time as long as the client goes on reading.
+            if self.deadline.is_some() && !self.out.is_empty() {
+                self.hurry(now);
+            }
+        }
+        self.flush()
+    }
+
+    /// The machine has ended: the client gets what there is, if it goes on reading.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.deadline = now.checked_add(PATIENCE);
     }
 
     /// Writes what waits.

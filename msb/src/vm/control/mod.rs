@@ -1,8 +1,9 @@
 //! The machine's side of `control.sock`: one thread, which waits for nobody in particular.
 //!
 //! What only the machine can decide goes to its [supervisor](super::supervisor) as an event, and the reply comes back as a
-//! [`Notice`].
+//! [`Notice`]. Sessions that survive their clients are [kept](super::kept) here.
 
+mod attached;
 mod client;
 mod outgoing;
 mod requests;
@@ -17,9 +18,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use microsandbox::control::{ControlReply, Ended, MachineState};
+use microsandbox::protocol::Exec;
+use microsandbox::run_directory::RunDirectory;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use self::server::Server;
+pub(super) use self::outgoing::Outgoing;
+use self::server::{Machine, Server};
 use super::supervisor::Event;
 
 /// A client, as long as it is connected; no number is given twice.
@@ -33,6 +37,8 @@ pub(super) enum Notice {
     Reply(ClientId, ControlReply),
     /// The machine is in this state.
     State(MachineState),
+    /// To start the sandbox's own process.
+    StartMain(Box<Exec>),
     /// The machine is no more: clients get what is meant for them, and the thread ends.
     Ended(Box<Ended>),
 }
@@ -46,18 +52,26 @@ pub(super) struct ControlThread {
 }
 
 impl ControlThread {
-    /// Serves `listener`. What clients ask goes to `events`.
+    /// Serves `listener` for a machine whose agent is reached in `directory`, and which has a process of its own if `has_main`.
+    /// What clients ask goes to `events`.
     ///
     /// # Errors
     /// When there can be no more threads or descriptors.
     pub(super) fn start(
         listener: UnixListener,
+        directory: RunDirectory,
+        has_main: bool,
         events: Sender<Event>,
     ) -> io::Result<ControlThread> {
         let (notices, received) = channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let server = Server::new(listener, Arc::clone(&wake), received, events)?;
+        let machine = Machine {
+            directory,
+            has_main,
+            events,
+        };
+        let server = Server::new(listener, Arc::clone(&wake), received, machine)?;
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || server.run())?;

@@ -48,13 +48,22 @@ impl Server {
                 client.phase = Phase::Watching(None);
                 client.tell_state(self.state, now);
             }
+            (_, ControlRequest::Run(exec)) => return self.run_session(id, exec, now),
+            (_, ControlRequest::Attach { session, seen }) => {
+                return self.attach(id, session, seen, now);
+            }
             (_, request) => {
                 client.phase = Phase::Asked;
-                // Without a supervisor the machine is ending.
-                let _ = self.events.send(Event::Request(id, request));
+                self.tell(Event::Request(id, request));
+                return Ok(());
             }
         }
         client.flush()
+    }
+
+    /// Tells the supervisor.
+    pub(super) fn tell(&self, event: Event) {
+        let _ = self.machine.events.send(event);
     }
 }
 

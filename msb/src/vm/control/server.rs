@@ -9,11 +9,13 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use microsandbox::control::{ControlReply, Ended, MachineState, RefusalKind};
+use microsandbox::run_directory::RunDirectory;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use super::client::{Client, Gone, Phase};
 use super::{ClientId, Notice};
+use crate::vm::kept::{Kept, KeptSession, SessionKey};
 use crate::vm::supervisor::Event;
 
 /// Most clients at a time. One more is told so.
@@ -30,10 +32,21 @@ pub(super) struct Server {
     closed_until: Option<Instant>,
     wake: Arc<EventFd>,
     notices: Receiver<Notice>,
-    pub(super) events: Sender<Event>,
+    pub(super) machine: Machine,
     pub(super) clients: BTreeMap<ClientId, Client>,
     next_client: u64,
+    pub(super) kept: Kept,
     pub(super) state: MachineState,
+}
+
+/// What the thread knows of the machine.
+pub(super) struct Machine {
+    /// Where its agent is reached.
+    pub(super) directory: RunDirectory,
+    /// Whether the sandbox has a process of its own.
+    pub(super) has_main: bool,
+    /// Where its supervisor is reached. Without one the machine is ending, and tells so itself.
+    pub(super) events: Sender<Event>,
 }
 
 /// Somebody who can be served.
@@ -41,8 +54,8 @@ pub(super) struct Server {
 enum Ready {
     Notices,
     Listener,
-    /// Whether it hung up, too.
-    Client(ClientId, bool),
+    Client(ClientId),
+    Session(SessionKey),
 }
 
 impl Server {
@@ -50,7 +63,7 @@ impl Server {
         listener: UnixListener,
         wake: Arc<EventFd>,
         notices: Receiver<Notice>,
-        events: Sender<Event>,
+        machine: Machine,
     ) -> io::Result<Server> {
         listener.set_nonblocking(true)?;
         Ok(Server {
@@ -58,9 +71,10 @@ impl Server {
             closed_until: None,
             wake,
             notices,
-            events,
+            machine,
             clients: BTreeMap::new(),
             next_client: 0,
+            kept: Kept::default(),
             state: MachineState::Starting,
         })
     }
@@ -70,24 +84,37 @@ impl Server {
         while self.listener.is_some() || !self.clients.is_empty() {
             let ready = self.wait();
             let now = Instant::now();
-            for ready in ready {
+            for (ready, hung_up) in ready {
                 match ready {
                     Ready::Notices => self.take_notices(now),
                     Ready::Listener => self.accept(now),
-                    Ready::Client(id, hung_up) => self.serve(id, hung_up, now),
+                    Ready::Client(id) => self.serve(id, hung_up, now),
+                    Ready::Session(key) => {
+                        if let Some(session) = self.kept.get_mut(key) {
+                            session.exchange(hung_up);
+                        }
+                    }
                 }
             }
-            self.settle(now);
+            self.settle_sessions(now);
+            self.settle_clients(now);
         }
     }
 
-    /// Waits until somebody can be served, or a deadline comes.
-    fn wait(&self) -> Vec<Ready> {
+    /// Waits until somebody can be served, or a deadline comes. Says of each whether it hung up, too.
+    fn wait(&self) -> Vec<(Ready, bool)> {
         let mut who = vec![Ready::Notices];
         let mut descriptors = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        for key in self.kept.keys() {
+            if let Some((stream, flags)) = self.kept.get(key).and_then(KeptSession::interest) {
+                who.push(Ready::Session(key));
+                descriptors.push(PollFd::new(stream, flags));
+            }
+        }
         for (&id, client) in &self.clients {
-            who.push(Ready::Client(id, false));
-            descriptors.push(PollFd::new(client.as_fd(), client.interest()));
+            let session = client.session().and_then(|key| self.kept.get(key));
+            who.push(Ready::Client(id));
+            descriptors.push(PollFd::new(client.as_fd(), client.interest(session)));
         }
         // Last, when those who left have made room.
         if let (Some(listener), None) = (&self.listener, self.closed_until) {
@@ -98,20 +125,17 @@ impl Server {
         if poll(&mut descriptors, self.timeout()).is_err() {
             return Vec::new();
         }
-        let events = descriptors
-            .iter()
-            .map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
-        who.into_iter()
-            .zip(events)
+        let hang_up = PollFlags::POLLHUP | PollFlags::POLLERR;
+        let mut ready: Vec<_> = who
+            .into_iter()
+            .zip(&descriptors)
+            .filter_map(|(who, descriptor)| Some((who, descriptor.revents()?)))
             .filter(|(_, events)| !events.is_empty())
-            .map(|(who, events)| match who {
-                Ready::Client(id, _) => Ready::Client(
-                    id,
-                    events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR),
-                ),
-                who => who,
-            })
-            .collect()
+            .map(|(who, events)| (who, events.intersects(hang_up)))
+            .collect();
+        // Those who leave first: what they were attached to is free for those who come.
+        ready.sort_by_key(|&(who, hung_up)| !(hung_up && matches!(who, Ready::Client(_))));
+        ready
     }
 
     fn timeout(&self) -> PollTimeout {
@@ -136,6 +160,7 @@ impl Server {
                     }
                 }
                 Notice::State(state) => self.state = state,
+                Notice::StartMain(exec) => self.start_main(exec),
                 Notice::Ended(ended) => self.end(&ended, now),
             }
         }
@@ -184,7 +209,7 @@ impl Server {
     /// Writes what a client has to get and hears what it says.
     fn serve(&mut self, id: ClientId, hung_up: bool, now: Instant) {
         if self.exchange(id, hung_up, now).is_err() {
-            self.clients.remove(&id);
+            self.remove(id);
         }
     }
 
@@ -192,6 +217,9 @@ impl Server {
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
         };
+        if client.session().is_some() {
+            return self.pass_on(id, hung_up);
+        }
         client.flush()?;
         if client.is_heard() {
             // One that hung up may have said something before.
@@ -204,15 +232,25 @@ impl Server {
         }
     }
 
+    /// Forgets a client.
+    pub(super) fn remove(&mut self, id: ClientId) {
+        let client = self.clients.remove(&id);
+        if let Some(key) = client.and_then(|client| client.session())
+            && let Some(session) = self.kept.get_mut(key)
+        {
+            session.detach();
+        }
+    }
+
     /// Replies, states and deadlines: all that follows from what happened in this turn.
-    fn settle(&mut self, now: Instant) {
+    fn settle_clients(&mut self, now: Instant) {
         if self.closed_until.is_some_and(|until| until <= now) {
             self.closed_until = None;
         }
         let ids: Vec<ClientId> = self.clients.keys().copied().collect();
         for id in ids {
             if self.settle_client(id, now).is_err() {
-                self.clients.remove(&id);
+                self.remove(id);
             }
         }
     }
@@ -220,11 +258,15 @@ impl Server {
     fn settle_client(&mut self, id: ClientId, now: Instant) -> Result<(), Gone> {
         // What it said at once with what was answered just now has arrived already.
         self.hear(id, now)?;
-        let state = self.state;
+        let (state, has_ended) = (self.state, self.listener.is_none());
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
         };
         client.tell_state(state, now);
+        if has_ended && client.phase == Phase::Idle {
+            client.phase = Phase::Leaving;
+            client.hurry(now);
+        }
         client.flush()?;
         match client.deadline {
             Some(deadline) if deadline <= now => Err(Gone),
@@ -242,7 +284,8 @@ impl Server {
                     client.say(&ended, Phase::Leaving, now);
                 }
                 Phase::Leaving => {}
-                Phase::Greeting | Phase::Idle | Phase::Asked => {
+                Phase::Attached(_) | Phase::Opening(_) => client.hurry(now),
+                Phase::Greeting | Phase::Idle | Phase::Asked | Phase::AwaitingMain(_) => {
                     client.refuse(
                         RefusalKind::State,
                         "The machine has ended",

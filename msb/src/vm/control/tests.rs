@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -12,25 +13,35 @@ use microsandbox::protocol::{FrameReader, FrameWriter, Hello};
 use super::server::MAX_CLIENTS;
 use super::*;
 
+mod sessions;
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine that has a control thread and nothing else.
 struct Machine {
     control: ControlThread,
-    events: Receiver<Event>,
+    events: Mutex<Receiver<Event>>,
+    /// Where the agent would listen.
+    agent: UnixListener,
     socket: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Machine {
     fn new() -> Machine {
+        Machine::with_main(false)
+    }
+
+    fn with_main(has_main: bool) -> Machine {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let (sender, events) = channel();
+        let place = RunDirectory::at(directory.path().to_owned());
         Machine {
-            control: ControlThread::start(listener, sender).unwrap(),
-            events,
+            control: ControlThread::start(listener, place, has_main, sender).unwrap(),
+            agent: UnixListener::bind(directory.path().join("agent.sock")).unwrap(),
+            events: Mutex::new(events),
             socket,
             _directory: directory,
         }
@@ -46,9 +57,14 @@ impl Machine {
         ControlClient::greet(self.stranger(), LIMIT).unwrap()
     }
 
+    /// What the supervisor is told next.
+    fn event(&self) -> Event {
+        self.events.lock().unwrap().recv_timeout(LIMIT).unwrap()
+    }
+
     /// Answers the next request of a client.
     fn answer(&self, expected: &ControlRequest, reply: ControlReply) {
-        match self.events.recv_timeout(LIMIT).unwrap() {
+        match self.event() {
             Event::Request(id, request) => {
                 assert_eq!(&request, expected);
                 self.control.tell(Notice::Reply(id, reply));
@@ -206,11 +222,12 @@ fn who_waits_for_an_answer_at_the_end_is_refused() {
     let mut client = machine.client();
     let outcome = std::thread::scope(|scope| {
         let asked = scope.spawn(|| client.ask(&ControlRequest::Drain, LIMIT));
-        let event = machine.events.recv_timeout(LIMIT).unwrap();
+        let event = machine.event();
         assert!(matches!(event, Event::Request(..)), "{event:?}");
-        machine.control.finish(ended());
+        machine.control.tell(Notice::Ended(Box::new(ended())));
         asked.join().unwrap()
     });
+    machine.control.thread.join().unwrap();
     assert!(
         matches!(outcome, Err(ControlError::Refused(_))),
         "{outcome:?}"
