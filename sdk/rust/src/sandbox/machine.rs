@@ -7,6 +7,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::ending::result_of;
+use super::exec::refused;
 use super::pidfd::Pidfd;
 use super::watching::Watching;
 use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
@@ -85,22 +86,6 @@ impl Machine {
         }
     }
 
-    /// A fresh connection to the machine itself, for a session that it keeps.
-    ///
-    /// # Errors
-    /// [`MicrosandboxError::SandboxNotRunning`].
-    pub(crate) async fn connect_control(&self) -> Result<UnixStream, MicrosandboxError> {
-        let connected = self.directory.connect_control(&self.name);
-        let stream = match connected {
-            Ok(stream) => stream,
-            Err(error) => return Err(self.control_error(error.into()).await),
-        };
-        stream
-            .set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(stream))
-            .map_err(failed("connect to", self.directory.path()))
-    }
-
     /// Does `work` with a fresh connection to the machine itself, on a thread that may wait.
     ///
     /// # Errors
@@ -148,11 +133,7 @@ impl Machine {
                     message: refusal.message,
                 },
             },
-            ControlError::Exec(failure) => MicrosandboxError::ExecFailed {
-                stage: failure.stage,
-                errno: failure.errno,
-                message: failure.message,
-            },
+            ControlError::Exec(failure) => refused(&name, failure),
             error
             @ (ControlError::Hello(_) | ControlError::Frame(_) | ControlError::Unexpected) => {
                 MicrosandboxError::runtime("The machine's process cannot be understood")(error)

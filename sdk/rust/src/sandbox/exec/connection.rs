@@ -17,8 +17,12 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(stream: UnixStream) -> Connection {
+        Connection::with(stream, FrameDecoder::new())
+    }
+
+    /// One of which `decoder` has read already.
+    pub(crate) fn with(stream: UnixStream, decoder: FrameDecoder) -> Connection {
         let (stream, writer) = stream.into_split();
-        let decoder = FrameDecoder::new();
         Connection {
             reader: Reader { stream, decoder },
             writer,

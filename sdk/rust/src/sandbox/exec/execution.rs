@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{Exit, ExitStatus, HostMessage, Started, TerminalSize};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::channel::{Channel, ChannelError, Event, Sender};
+use super::channel::{Channel, ChannelError, Event, Opening, Sender};
+use super::connection::Connection;
 use super::options::{ExecOptions, Stdin};
 use super::refusal::refused;
 use super::stdin::StdinWriter;
+use crate::control::ControlSession;
 use crate::error::MicrosandboxError;
 
 /// What comes from a command.
@@ -151,13 +154,25 @@ impl Execution {
         })
     }
 
-    /// A command that runs already, whose output begins at `position`.
+    /// A command that the machine keeps.
+    ///
+    /// # Errors
+    /// None but for a lack of descriptors.
     pub(crate) fn resume(
-        channel: Channel,
+        kept: ControlSession,
         sandbox: &str,
-        opened: crate::control::SessionOpened,
-    ) -> Execution {
-        Execution {
+    ) -> Result<Execution, MicrosandboxError> {
+        let ControlSession {
+            opened,
+            stream,
+            decoder,
+        } = kept;
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream));
+        let stream = stream.map_err(|error| lost(ChannelError::Frame(error.into())))?;
+        let channel = Channel::open(Connection::with(stream, decoder), Opening::Machine);
+        Ok(Execution {
             stdin: Some(StdinWriter::new(channel.sender().clone())),
             channel,
             sandbox: sandbox.to_owned(),
@@ -169,7 +184,7 @@ impl Execution {
             exit: None,
             position: opened.position,
             missed: opened.missed,
-        }
+        })
     }
 
     /// Number of its session, by which one can come [back](crate::Sandbox::reattach) to it if it was begun detached.

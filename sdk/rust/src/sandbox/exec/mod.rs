@@ -19,14 +19,19 @@ pub use stdin::StdinWriter;
 pub(crate) use execution::lost;
 pub(crate) use refusal::refused;
 
+use std::time::Duration;
+
 use protocol::{Hello, HostMessage};
 use tokio::net::UnixStream;
 
 use self::channel::{Channel, ChannelError, Opening};
 use self::connection::{Connection, encoded};
 use super::Sandbox;
-use crate::control::{ControlReply, ControlRequest, Refusal, RefusalKind, SessionOpened};
+use crate::control::{ControlClient, ControlError, ControlRequest, ControlSession, RefusalKind};
 use crate::error::MicrosandboxError;
+
+/// How long a machine may take to open a session: it may have to wait for its guest to come up.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 impl Sandbox {
     /// Runs a program with arguments, without input, and waits until it has ended. Its output is kept without a limit.
@@ -118,8 +123,10 @@ impl Sandbox {
             return Err(MicrosandboxError::invalid("stdin", reason));
         }
         let exec = options.request(self.config(), program)?;
-        let (_, opened) = self.open_kept(ControlRequest::Run(Box::new(exec))).await?;
-        Ok(opened.session)
+        match self.open_kept(ControlRequest::Run(Box::new(exec))).await? {
+            Some(session) => Ok(session.opened.session),
+            None => Err(lost(ChannelError::Unexpected)),
+        }
     }
 
     /// Comes back to a command that was begun with [`exec_detached`](Self::exec_detached), or with `None` to the sandbox's
@@ -134,11 +141,14 @@ impl Sandbox {
         seen: u64,
     ) -> Result<Execution, MicrosandboxError> {
         let session = session.into();
-        let (connection, opened) = self
-            .open_kept(ControlRequest::Attach { session, seen })
-            .await?;
-        let channel = Channel::open(connection, Opening::Machine);
-        Ok(Execution::resume(channel, self.name(), opened))
+        let request = ControlRequest::Attach { session, seen };
+        let Some(kept) = self.open_kept(request).await? else {
+            return Err(MicrosandboxError::SessionNotFound {
+                name: self.name().to_owned(),
+                session: session.unwrap_or(0),
+            });
+        };
+        Execution::resume(kept, self.name())
     }
 
     /// Runs a script in the sandbox's shell, and waits until it has ended. Its output is kept without a limit.
@@ -186,13 +196,18 @@ impl Sandbox {
         self.attach(options::shell(self.config()), [""; 0]).await
     }
 
-    /// Asks the machine for a session that it keeps.
+    /// Asks the machine for a session that it keeps; `None` if there is no such.
     async fn open_kept(
         &self,
         request: ControlRequest,
-    ) -> Result<(Connection, SessionOpened), MicrosandboxError> {
-        let stream = self.machine().connect_control().await?;
-        ask_machine(stream, &request, self.name()).await
+    ) -> Result<Option<ControlSession>, MicrosandboxError> {
+        let open = move |client: ControlClient| match client.open_session(&request, OPEN_LIMIT) {
+            Err(ControlError::Refused(refusal)) if refusal.kind == RefusalKind::NoSession => {
+                Ok(None)
+            }
+            result => result.map(Some),
+        };
+        self.machine().control(open).await
     }
 }
 
@@ -214,47 +229,4 @@ pub(crate) async fn ask_agent(
     // If it is gone already, reading says so, and perhaps why.
     let _ = connection.send(&frames).await;
     Ok(Channel::open(connection, Opening::Agent))
-}
-
-/// Asks the machine's process of `sandbox` for a session.
-async fn ask_machine(
-    stream: UnixStream,
-    request: &ControlRequest,
-    sandbox: &str,
-) -> Result<(Connection, SessionOpened), MicrosandboxError> {
-    let hello = ControlRequest::Hello(Hello::current(env!("CARGO_PKG_VERSION")));
-    let mut frames = encoded(&hello).map_err(|error| lost(error.into()))?;
-    protocol::encode(request, &mut frames).map_err(|error| lost(error.into()))?;
-    let mut connection = Connection::new(stream);
-    let _ = connection.send(&frames).await;
-    loop {
-        let reply = connection.reader.next::<ControlReply>().await;
-        match reply.map_err(|error| lost(error.into()))? {
-            Some(ControlReply::Hello(hello)) => {
-                hello.check().map_err(|error| lost(error.into()))?;
-            }
-            Some(ControlReply::Session(opened)) => return Ok((connection, opened)),
-            Some(ControlReply::Refused(refusal)) => {
-                return Err(not_opened(sandbox, request, refusal));
-            }
-            Some(_) => return Err(lost(ChannelError::Unexpected)),
-            None => return Err(lost(ChannelError::Disconnected)),
-        }
-    }
-}
-
-fn not_opened(sandbox: &str, request: &ControlRequest, refusal: Refusal) -> MicrosandboxError {
-    let name = sandbox.to_owned();
-    match (refusal.kind, request) {
-        (RefusalKind::NoSession, ControlRequest::Attach { session, .. }) => {
-            MicrosandboxError::SessionNotFound {
-                name,
-                session: session.unwrap_or(0),
-            }
-        }
-        (RefusalKind::SessionInUse, _) => MicrosandboxError::SessionInUse { name },
-        _ => MicrosandboxError::Unsupported {
-            message: refusal.message,
-        },
-    }
 }

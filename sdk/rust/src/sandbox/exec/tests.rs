@@ -11,6 +11,7 @@ use protocol::{
 };
 
 use super::*;
+use crate::control::{ControlReply, SessionOpened};
 use crate::sandbox::{Rlimit, RlimitResource, SandboxConfig};
 
 /// The other end of a connection.
@@ -298,7 +299,6 @@ fn dropping_it_ends_the_connection() {
 fn a_kept_session_is_come_back_to() {
     run(async {
         let (host, guest) = StdStream::pair().unwrap();
-        host.set_nonblocking(true).unwrap();
         let machine = thread::spawn(move || {
             let mut reader = FrameReader::new(guest.try_clone().unwrap());
             let mut writer = FrameWriter::new(guest);
@@ -337,10 +337,9 @@ fn a_kept_session_is_come_back_to() {
             session: Some(7),
             seen: 5,
         };
-        let stream = UnixStream::from_std(host).unwrap();
-        let (connection, opened) = ask_machine(stream, &request, "box").await.unwrap();
-        let channel = Channel::open(connection, Opening::Machine);
-        let mut execution = Execution::resume(channel, "box", opened);
+        let client = ControlClient::greet(host, OPEN_LIMIT).unwrap();
+        let kept = client.open_session(&request, OPEN_LIMIT).unwrap();
+        let mut execution = Execution::resume(kept, "box").unwrap();
         assert_eq!((execution.position(), execution.missed()), (8, 3));
         let mut stdin = execution.stdin().unwrap();
         stdin.write_all(b"typ").await.unwrap();
@@ -351,27 +350,6 @@ fn a_kept_session_is_come_back_to() {
         );
         machine.join().unwrap();
     });
-}
-
-#[test]
-fn what_a_machine_refuses_is_typed() {
-    let request = ControlRequest::Attach {
-        session: Some(7),
-        seen: 0,
-    };
-    let refusal = |kind| Refusal {
-        kind,
-        message: "no".into(),
-    };
-    let refused = |kind| not_opened("box", &request, refusal(kind));
-    assert!(matches!(
-        refused(RefusalKind::NoSession),
-        MicrosandboxError::SessionNotFound { session: 7, .. }
-    ));
-    assert!(matches!(
-        refused(RefusalKind::SessionInUse),
-        MicrosandboxError::SessionInUse { .. }
-    ));
 }
 
 #[test]
