@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -27,7 +29,7 @@ pub(super) enum AgentEvent {
     /// The last session has ended.
     Drained,
     /// What the guest uses.
-    Measured(#[allow(dead_code)] Measurement),
+    Measured(Measurement),
     /// Everything in the guest is stopped, synced and unmounted.
     Goodbye,
     /// The agent closed the connection, or cannot be understood.
@@ -55,6 +57,8 @@ pub(super) enum AgentError {
 #[derive(Debug)]
 pub(super) struct Control {
     writer: FrameWriter<AtOnce>,
+    /// It was asked to measure, and has not answered.
+    measuring: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -62,6 +66,7 @@ impl Control {
     pub(super) fn new(stream: UnixStream) -> Control {
         Control {
             writer: FrameWriter::new(AtOnce(stream)),
+            measuring: Arc::default(),
         }
     }
 
@@ -71,6 +76,18 @@ impl Control {
     /// When the connection is gone, or full because the agent reads nothing.
     pub(super) fn tell(&mut self, message: &HostMessage<'_>) -> Result<(), FrameError> {
         self.writer.write(message)
+    }
+
+    /// Asks what the guest uses, unless it has been asked and has not answered: an agent that hangs is not asked again and
+    /// again.
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub(super) fn measure(&mut self) -> Result<(), FrameError> {
+        if self.measuring.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.tell(&HostMessage::Measure)
     }
 }
 
@@ -130,6 +147,7 @@ pub(super) fn serve(
 /// Returns the last thing to be told about the agent.
 fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentEvent, AgentError> {
     let control = Control::new(stream.try_clone().map_err(FrameError::Io)?);
+    let measuring = Arc::clone(&control.measuring);
     // The boot message may be longer than what the socket takes at once.
     let mut writer = FrameWriter::new(&stream);
     writer.write(&HostMessage::Hello(Hello::current(env!(
@@ -150,13 +168,23 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
         GuestMessage::Failed(failure) => return Ok(AgentEvent::Failed(failure)),
         _ => return Err(AgentError::Unexpected("something before its boot report")),
     }
+    let (mut stopping, mut drained) = (false, false);
     loop {
+        // Each is said once, or when it was asked for: no more events than that wait for the supervisor.
         let event = match read(&mut reader)? {
-            GuestMessage::Stopping => AgentEvent::Stopping,
-            GuestMessage::Drained => AgentEvent::Drained,
-            GuestMessage::Measured(measurement) => AgentEvent::Measured(measurement),
+            GuestMessage::Stopping if !stopping => {
+                stopping = true;
+                AgentEvent::Stopping
+            }
+            GuestMessage::Drained if !drained => {
+                drained = true;
+                AgentEvent::Drained
+            }
+            GuestMessage::Measured(measurement) if measuring.swap(false, Ordering::Relaxed) => {
+                AgentEvent::Measured(measurement)
+            }
             GuestMessage::Goodbye => return Ok(AgentEvent::Goodbye),
-            _ => return Err(AgentError::Unexpected("something that belongs to sessions")),
+            _ => return Err(AgentError::Unexpected("something that nobody asked for")),
         };
         let _ = events.send(Event::Agent(event));
     }

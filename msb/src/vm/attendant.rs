@@ -1,18 +1,22 @@
 //! Carries out what the supervisor decides.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::process;
 use std::sync::mpsc::Receiver;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use microsandbox::control::{ControlReply, MachineMetrics, MachineState, MachineStatus};
+use microsandbox::control::{ControlReply, MachineState, MachineStatus, Refusal, RefusalKind};
 use microsandbox::launch::{Moment, Report, Startup, send_report};
-use microsandbox::protocol::{Exec, HostMessage, Ready, Shutdown};
+use microsandbox::protocol::{Exec, HostMessage, Measurement, Ready, Shutdown};
 use microsandbox::run_directory::RunDirectory;
-use vmm::machine::Stopper;
+use vmm::machine::{Pauser, Stopper};
 
-use super::control::{ControlThread, Notice};
+use super::agent::AgentEvent;
+use super::clock;
+use super::control::{ClientId, ControlThread, Notice};
 use super::log::LogLines;
+use super::metrics::Metrics;
 use super::supervisor::{Action, Event, Supervisor};
 use super::verdict::Verdict;
 
@@ -21,6 +25,8 @@ pub(super) struct Attendant<'a> {
     pub(super) supervisor: Supervisor,
     pub(super) events: &'a Receiver<Event>,
     pub(super) stopper: Stopper,
+    pub(super) pauser: Pauser,
+    pub(super) metrics: Metrics,
     pub(super) control: &'a ControlThread,
     pub(super) directory: &'a RunDirectory,
     /// Where the creator is told.
@@ -31,9 +37,6 @@ pub(super) struct Attendant<'a> {
     pub(super) kernel_entry: Moment,
     /// When the guest was up, in milliseconds since 1970-01-01 00:00 UTC.
     pub(super) ready_at: Option<u64>,
-    /// Bytes of memory that the guest may have.
-    pub(super) memory: u64,
-    pub(super) started: Instant,
     /// The sandbox's own process, until it is started.
     pub(super) main: Option<Box<Exec>>,
     /// For the sandbox's log.
@@ -45,22 +48,40 @@ impl Attendant<'_> {
     pub(super) fn attend(mut self) -> Verdict {
         self.tell_state(MachineState::Starting);
         loop {
-            let actions = match self.next() {
-                Some(event) => self.supervisor.on_event(event, Instant::now()),
-                None => self.supervisor.on_deadline(Instant::now()),
+            let event = self.next();
+            let now = Instant::now();
+            let actions = match event {
+                Some(Event::Agent(AgentEvent::Measured(measurement))) => {
+                    self.answer_measures(Some(measurement), now);
+                    continue;
+                }
+                Some(event) => self.supervisor.on_event(event, now),
+                None => {
+                    if self
+                        .metrics
+                        .deadline
+                        .is_some_and(|deadline| deadline <= now)
+                    {
+                        self.answer_measures(None, now);
+                    }
+                    self.supervisor.on_deadline(now)
+                }
             };
-            for action in actions {
+            let mut actions = VecDeque::from(actions);
+            while let Some(action) = actions.pop_front() {
                 if action == Action::Finish {
+                    self.answer_measures(None, now);
                     return self.supervisor.into_verdict();
                 }
-                self.carry_out(action);
+                actions.extend(self.carry_out(action, now));
             }
         }
     }
 
     /// The next event, or `None` when the deadline came first.
     fn next(&self) -> Option<Event> {
-        let Some(deadline) = self.supervisor.deadline() else {
+        let deadlines = [self.supervisor.deadline(), self.metrics.deadline];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
             // The thread that waits for the machine always has a last word.
             return self.events.recv().ok();
         };
@@ -69,26 +90,72 @@ impl Attendant<'_> {
             .ok()
     }
 
-    fn carry_out(&mut self, action: Action) {
+    /// Returns what is to be done next because of that.
+    fn carry_out(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
             Action::Reply(client, reply) => self.control.tell(Notice::Reply(client, reply)),
             Action::State(state) => self.tell_state(state),
             Action::ReportReady(ready) => self.report_ready(ready),
-            Action::Measure(client) => {
-                let metrics = ControlReply::Metrics(Box::new(self.metrics()));
-                self.control.tell(Notice::Reply(client, metrics));
-            }
-            Action::Drain => self.tell_agent(&HostMessage::Drain),
-            Action::ShutDown { grace_ms } => {
-                self.tell_agent(&HostMessage::Shutdown(Shutdown { grace_ms }));
-            }
-            Action::Stop => self.stopper.stop(),
             Action::StartMain => {
                 if let Some(exec) = self.main.take() {
                     self.control.tell(Notice::StartMain(exec));
                 }
             }
-            Action::Pause | Action::Resume | Action::Finish => {}
+            Action::Measure(client) => self.measure(client, now),
+            Action::Pause(client) => return self.pause(client, now),
+            Action::Resume => {
+                // The guest goes on in any case.
+                if let Err(error) = self.pauser.resume() {
+                    tracing::warn!("{:#}", anyhow::Error::from(error));
+                }
+            }
+            Action::SetClock => self.tell_agent(&HostMessage::SetClock(clock::now())),
+            Action::Drain => self.tell_agent(&HostMessage::Drain),
+            Action::ShutDown { grace_ms } => {
+                self.tell_agent(&HostMessage::Shutdown(Shutdown { grace_ms }));
+            }
+            Action::Stop => self.stopper.stop(),
+            Action::Finish => {}
+        }
+        Vec::new()
+    }
+
+    fn pause(&mut self, client: ClientId, now: Instant) -> Vec<Action> {
+        match self.pauser.pause() {
+            Ok(()) => self.supervisor.on_event(Event::Paused(client), now),
+            Err(error) => {
+                let refusal = Refusal {
+                    kind: RefusalKind::Host,
+                    message: format!("The machine cannot be paused: {error}"),
+                };
+                vec![Action::Reply(client, ControlReply::Refused(refusal))]
+            }
+        }
+    }
+
+    fn measure(&mut self, client: ClientId, now: Instant) {
+        self.metrics.wait(client, now);
+        let has_agent = self.supervisor.has_agent();
+        let asked = match &mut self.supervisor.control {
+            Some(agent) if has_agent => agent.measure().is_ok(),
+            _ => false,
+        };
+        if !asked {
+            self.answer_measures(None, now);
+        }
+    }
+
+    fn answer_measures(&mut self, measurement: Option<Measurement>, now: Instant) {
+        let waiting = self.metrics.take_waiting();
+        if waiting.is_empty() {
+            return;
+        }
+        let metrics = self
+            .metrics
+            .read(measurement, self.supervisor.sessions(), now);
+        for client in waiting {
+            let reply = ControlReply::Metrics(Box::new(metrics.clone()));
+            self.control.tell(Notice::Reply(client, reply));
         }
     }
 
@@ -128,26 +195,6 @@ impl Attendant<'_> {
         }
         self.lines.write(&format!("the machine is {state}"));
         self.control.tell(Notice::State(state));
-    }
-
-    fn metrics(&self) -> MachineMetrics {
-        MachineMetrics {
-            uptime_ns: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            vcpu_time_ns: 0,
-            cpu_percent: 0.0,
-            memory_limit: self.memory,
-            memory_used: 0,
-            memory_available: None,
-            memory_host_resident: None,
-            disk_read: 0,
-            disk_written: 0,
-            net_received: 0,
-            net_sent: 0,
-            upper_used: None,
-            upper_free: None,
-            upper_host_allocated: None,
-            sessions: 0,
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod agent;
 mod attendant;
 mod boot_message;
+mod clock;
 mod console;
 mod control;
 mod creator;
@@ -13,6 +14,7 @@ mod devices;
 mod foreground;
 mod kept;
 mod log;
+mod metrics;
 mod sandbox;
 mod sessions;
 mod start;

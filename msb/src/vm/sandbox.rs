@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use microsandbox::home::Home;
 use microsandbox::launch::{Handover, LaunchConfig, LogTarget, Moment, send_report};
 use microsandbox::run_directory::RunDirectory;
 use nix::sys::prctl;
@@ -25,11 +26,12 @@ use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
 use super::control::ControlThread;
 use super::log::{Log, LogLines};
+use super::metrics::Metrics;
 use super::sessions::Sessions;
 use super::start::StartError;
 use super::supervisor::{Event, Supervisor};
 use super::verdict::{Outcome, Verdict};
-use super::{agent, creator, devices};
+use super::{agent, clock, creator, devices};
 use crate::logging::{self, LogLevel};
 use crate::{crash, failure};
 
@@ -118,6 +120,12 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     if let Err(error) = directory.remove(lock) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
+    if config.state.is_some()
+        && let Err(error) = conclude(&directory, &config.name)
+    {
+        // The next reader does it.
+        tracing::debug!("{error:#}");
+    }
     let status = match verdict.outcome {
         Outcome::NotStarted(_) => failure::RUN_FAILED,
         Outcome::Ended(_) => 0,
@@ -126,6 +134,14 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     let _ = send_report(&reports, &verdict.to_report(console));
     control.finish(ended);
     Ok(status)
+}
+
+/// Records the end in the database.
+fn conclude(directory: &RunDirectory, name: &str) -> anyhow::Result<()> {
+    // $MSB_HOME/run/<hash>
+    let home = directory.path().parent().and_then(Path::parent);
+    let home = Home::at(home.context("the run directory lies in no home")?);
+    Ok(microsandbox::conclude(&home, &name.parse()?)?)
 }
 
 /// What a machine's process has besides the machine.
@@ -198,6 +214,9 @@ fn run(
     })?;
     let kernel_entry = Moment::now();
     let stopper = machine.stopper();
+    let pauser = machine.pauser();
+    let metrics = Metrics::new(config, machine.meter(), started);
+    clock::watch(events.clone()).map_err(StartError::Thread)?;
     let agent =
         agent::serve(connection, boot_message, events.clone()).map_err(StartError::Thread)?;
     wait_for_machine(machine, agent, events).map_err(StartError::Thread)?;
@@ -205,14 +224,14 @@ fn run(
         supervisor: Supervisor::new(config, Instant::now()),
         events: received,
         stopper,
+        pauser,
+        metrics,
         control: host.control,
         directory: host.directory,
         reports: host.reports,
         process: host.process,
         kernel_entry,
         ready_at: None,
-        memory: config.memory,
-        started,
         main: config.main.clone(),
         lines: host.lines,
     };

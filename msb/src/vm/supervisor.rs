@@ -64,6 +64,10 @@ pub(super) enum Event {
     Used,
     /// The agent said something.
     Agent(AgentEvent),
+    /// The processors are halted, as this client asked.
+    Paused(ClientId),
+    /// The host's wall clock was set.
+    ClockSet,
     /// A session began.
     SessionOpened,
     /// A session ended.
@@ -79,7 +83,6 @@ pub(super) enum Event {
 }
 
 /// Something is to be done.
-#[allow(dead_code)]
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     /// A client is to be answered.
@@ -92,10 +95,12 @@ pub(super) enum Action {
     ReportReady(Ready),
     /// A client is to be told what the machine uses.
     Measure(ClientId),
-    /// The processors are to be halted.
-    Pause,
-    /// The processors are to go on, and the guest's clock to be set.
+    /// The processors are to be halted, as this client asks.
+    Pause(ClientId),
+    /// The processors are to go on.
     Resume,
+    /// The guest's wall clock is to be set.
+    SetClock,
     /// The agent is to be asked to refuse sessions, and to say when there is none any more.
     Drain,
     /// The agent is to be asked to shut the guest down.
@@ -211,6 +216,18 @@ impl Supervisor {
             Event::Request(client, request) => self.on_request(client, request, now),
             Event::Used => self.idle = None,
             Event::Agent(event) => self.on_agent(event, now),
+            Event::Paused(client) => {
+                if self.phase == Phase::Running {
+                    self.enter(Phase::Paused, None);
+                }
+                self.actions.push(Action::Reply(client, ControlReply::Done));
+            }
+            Event::ClockSet => {
+                // A paused guest is told when it goes on.
+                if matches!(self.phase, Phase::Running | Phase::Draining(_)) {
+                    self.actions.push(Action::SetClock);
+                }
+            }
             Event::SessionOpened => self.sessions = self.sessions.saturating_add(1),
             Event::SessionClosed => self.sessions = self.sessions.saturating_sub(1),
             Event::MainStarted => {
@@ -248,6 +265,16 @@ impl Supervisor {
         std::mem::take(&mut self.actions)
     }
 
+    /// Whether the agent can answer.
+    pub(super) fn has_agent(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Draining(_)) && self.lost.is_none()
+    }
+
+    /// Sessions that there are.
+    pub(super) fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
     /// The verdict, after [`Action::Finish`].
     pub(super) fn into_verdict(self) -> Verdict {
         let verdict = self.verdict.unwrap_or(Verdict {
@@ -282,10 +309,17 @@ impl Supervisor {
                 Phase::Draining(_) | Phase::Closing(_) | Phase::Stopping => None,
                 Phase::Booting | Phase::StartingMain(_) => Some("The machine is not up yet"),
             },
-            ControlRequest::Pause => Some("The machine cannot be paused"),
+            ControlRequest::Pause => match self.phase {
+                Phase::Running => return self.actions.push(Action::Pause(client)),
+                Phase::Paused => None,
+                Phase::Booting | Phase::StartingMain(_) => Some("The machine is not up yet"),
+                Phase::Draining(_) => Some("The machine is draining"),
+                Phase::Closing(_) | Phase::Stopping => Some("The machine is stopping"),
+            },
             ControlRequest::Resume => match self.phase {
                 Phase::Paused => {
                     self.resume();
+                    self.enter(Phase::Running, None);
                     None
                 }
                 Phase::Running => None,
@@ -413,16 +447,18 @@ impl Supervisor {
         self.actions.push(Action::ReportReady(ready));
     }
 
+    /// Lets a paused machine go on. It does not know what the time of day is.
     fn resume(&mut self) {
-        self.actions.push(Action::Resume);
-        self.enter(Phase::Running, None);
+        if self.phase == Phase::Paused {
+            self.actions.push(Action::Resume);
+            self.actions.push(Action::SetClock);
+        }
     }
 
     /// Lets no more sessions begin, until there is none or `limit` comes.
     fn drain(&mut self, reason: StopReason, limit: Option<Instant>) {
         match self.phase {
-            Phase::Paused => self.actions.push(Action::Resume),
-            Phase::Running => {}
+            Phase::Running | Phase::Paused => self.resume(),
             Phase::Draining(_) => {
                 // The agent knows already.
                 return self.enter(Phase::Draining(reason), limit);
@@ -439,9 +475,7 @@ impl Supervisor {
         let grace = Duration::from_millis(grace_ms.into());
         match self.phase {
             Phase::Running | Phase::Paused | Phase::Draining(_) => {
-                if self.phase == Phase::Paused {
-                    self.actions.push(Action::Resume);
-                }
+                self.resume();
                 self.actions.push(Action::ShutDown { grace_ms });
                 let closing = Closing {
                     reason,

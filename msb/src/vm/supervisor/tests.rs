@@ -210,6 +210,40 @@ fn what_is_not_up_yet_is_stopped_by_force() {
 }
 
 #[test]
+fn a_paused_machine_goes_on_before_it_is_asked_anything() {
+    let paused = || {
+        let mut life = Life::running(|config| config.lifetime.idle_timeout_ms = Some(1000));
+        let asked = life.tell(Event::Request(CLIENT, ControlRequest::Pause));
+        assert_eq!(asked, [Action::Pause(CLIENT)]);
+        let actions = life.tell(Event::Paused(CLIENT));
+        let done = Action::Reply(CLIENT, ControlReply::Done);
+        assert_eq!(actions, [Action::State(MachineState::Paused), done]);
+        // It was left so by somebody: that is not idleness. Its clock is set when it goes on.
+        assert_eq!(life.supervisor.deadline(), None);
+        assert_eq!(life.tell(Event::ClockSet), []);
+        assert_eq!(life.ask(ControlRequest::Pause), []);
+        life
+    };
+    let goes_on = [Action::Resume, Action::SetClock];
+    let mut life = paused();
+    let actions = life.ask(ControlRequest::Resume);
+    assert_eq!(actions[..2], goes_on);
+    assert_eq!(actions[2..], [Action::State(MachineState::Running)]);
+    assert_eq!(life.ask(ControlRequest::Resume), []);
+    assert_eq!(life.tell(Event::ClockSet), [Action::SetClock]);
+    let mut life = paused();
+    let actions = life.ask(stop(1_000));
+    assert_eq!(actions[..2], goes_on);
+    assert_eq!(actions[2..], shut_down(1_000));
+    let mut life = paused();
+    let actions = life.ask(ControlRequest::Drain);
+    assert_eq!(actions[..2], goes_on);
+    life.refused(ControlRequest::Pause);
+    let mut life = paused();
+    assert_eq!(life.ask(ControlRequest::Kill), stopped());
+}
+
+#[test]
 fn draining_waits_for_the_last_session() {
     let mut life = Life::running(|_| {});
     let drain = [Action::Drain, Action::State(MachineState::Draining)];

@@ -1,0 +1,62 @@
+//! Notices when the host's wall clock is set, so that the guest's can be, too.
+
+use std::io;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use microsandbox::protocol::ClockTime;
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::supervisor::Event;
+
+/// When the timer would expire, in seconds since 1970: never.
+const NEVER: i64 = i32::MAX as i64;
+
+/// Tells of each time that the wall clock jumps.
+///
+/// # Errors
+/// When there can be no more threads or descriptors.
+pub(super) fn watch(events: Sender<Event>) -> io::Result<()> {
+    let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
+    // Never joined: it ends with this process.
+    thread::Builder::new()
+        .name("clock".to_owned())
+        .spawn(move || {
+            while arm(&timer).is_ok() {
+                // Setting the clock cancels the timer (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+                match timer.wait() {
+                    Err(Errno::ECANCELED) => {
+                        if events.send(Event::ClockSet).is_err() {
+                            return;
+                        }
+                    }
+                    Err(Errno::EINTR) => {}
+                    // Somebody has set the clock to the far future.
+                    Ok(()) | Err(_) => return,
+                }
+            }
+        })?;
+    Ok(())
+}
+
+fn arm(timer: &TimerFd) -> nix::Result<()> {
+    timer.set(
+        Expiration::OneShot(TimeSpec::new(NEVER, 0)),
+        TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET,
+    )
+}
+
+/// The time of day.
+pub(super) fn now() -> ClockTime {
+    // A clock before 1970 is none that a guest should have.
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    ClockTime {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: time.subsec_nanos(),
+    }
+}
