@@ -80,6 +80,25 @@ fn many_threads_open_and_change_it_at_once() {
 }
 
 #[test]
+fn an_earlier_version_keeps_what_it_has_and_gets_what_is_new() {
+    let Fixture { home, _root } = fixture();
+    let database = Database::open(&home).unwrap();
+    insert(&database, "a").unwrap();
+    // As version 1 was.
+    let to_version_1 = "DROP TABLE sandbox_labels; DROP TABLE sandboxes; PRAGMA user_version = 1;";
+    database.connection().execute_batch(to_version_1).unwrap();
+    drop(database);
+    let database = Database::open(&home).unwrap();
+    assert_eq!(count(&database), 1);
+    let sandboxes: i64 = database
+        .read(|transaction| {
+            transaction.query_row("SELECT count(*) FROM sandboxes", [], |row| row.get(0))
+        })
+        .unwrap();
+    assert_eq!(sandboxes, 0);
+}
+
+#[test]
 fn a_later_version_is_left_alone() {
     let Fixture { home, _root } = fixture();
     let database = Database::open(&home).unwrap();

@@ -229,6 +229,17 @@ impl Registry {
         })
     }
 
+    /// Takes back [`begin_run`](Self::begin_run), of a run that never had a machine.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub(crate) fn cancel_run(&self, record: &Record) -> Result<(), MicrosandboxError> {
+        let cancelled = self
+            .database
+            .change(|transaction| record::cancel_run(transaction, record));
+        Ok(cancelled?)
+    }
+
     /// Forgets a sandbox and removes what it kept. The caller holds the lock of its name.
     ///
     /// # Errors

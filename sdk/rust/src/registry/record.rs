@@ -99,6 +99,15 @@ pub(crate) fn begin_run(transaction: &Transaction<'_>, record: &Record) -> rusql
     Ok(changed == 1)
 }
 
+/// Takes back the beginning of a run that never had a machine.
+pub(crate) fn cancel_run(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
+    transaction.execute(
+        "UPDATE sandboxes SET run = run - 1, active = 0 WHERE id = ?1 AND run = ?2 AND active = 1",
+        params![record.id.as_str(), record.run],
+    )?;
+    Ok(())
+}
+
 /// Ends a run, unless somebody has done so. A sandbox that is ephemeral, or whose creation never came to an end, is
 /// forgotten; returns whether it was.
 pub(crate) fn end_run(

@@ -190,25 +190,21 @@ impl Starting {
         let registry = Arc::new(registry);
         let directory = claim.directory.clone();
         let begin = || {
-            let record = registry.begin_run(&name)?;
-            let config = serde_json::from_str(&record.config)
-                .map_err(|error| MicrosandboxError::invalid("config", error));
-            Ok((record, config))
+            let config = serde_json::from_str(&registry.get(&name)?.record.config)
+                .map_err(|error| MicrosandboxError::invalid("config", error))?;
+            Ok((registry.begin_run(&name)?, config))
         };
-        let (record, config) = match begin() {
+        let (record, config): (Record, SandboxConfig) = match begin() {
             Ok(begun) => begun,
             Err(error) => {
                 let_go(claim);
                 return Err(error);
             }
         };
-        let spawned = config.and_then(|config: SandboxConfig| {
-            let process =
-                Starting::spawn(&registry, &record, &config, claim, None, detached, false)?;
-            Ok((config, process))
-        });
-        let (config, process) = spawned.inspect_err(|_| {
-            let _ = registry.conclude_dead(&record, StopReason::StartFailed);
+        let spawned = Starting::spawn(&registry, &record, &config, claim, None, detached, false);
+        let process = spawned.inspect_err(|_| {
+            // What cannot be taken back, the next reader concludes.
+            let _ = registry.cancel_run(&record);
             let _ = directory.remove_if_left_over();
         })?;
         Ok(Starting {

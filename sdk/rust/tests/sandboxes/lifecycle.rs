@@ -92,16 +92,12 @@ fn waiting_tells() {
         let mut config = config.config().clone();
         config.kernel_cmdline = Some(COMPLETES.to_owned());
         let sandbox = fixture.microsandbox.create(config).await.unwrap();
-        let handle = fixture.microsandbox.get("job").await.unwrap();
-        let waiting = tokio::spawn(async move { handle.wait_until_stopped().await });
-        // The watch may begin before or after the end.
-        sandbox.request_drain().await.unwrap();
-        let result = waiting.await.unwrap();
-        if let Ok(result) = result {
-            assert_eq!(result.exit_code, Some(3));
-            assert_eq!(result.signal, None);
-            assert_eq!(result.reason, StopReason::Completed);
-        }
+        let (result, drained) = tokio::join!(sandbox.wait_until_stopped(), sandbox.request_drain());
+        drained.unwrap();
+        let result = result.unwrap();
+        assert_eq!((result.exit_code, result.signal), (Some(3), None));
+        assert_eq!(result.reason, StopReason::Completed);
+        assert!(fixture.microsandbox.list().await.unwrap().is_empty());
     });
 }
 

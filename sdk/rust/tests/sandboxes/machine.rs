@@ -2,11 +2,12 @@
 //!
 //! What it does apart from that is told by the kernel's command line.
 
+use std::fs;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use microsandbox::control::{
@@ -15,19 +16,19 @@ use microsandbox::control::{
 };
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Handover, Moment, Report, StartFailure, StartStage, Startup, send_report,
+    Command, Handover, Moment, Report, RootSource, StartFailure, StartStage, Startup, send_report,
 };
 use microsandbox::protocol::{FrameReader, FrameWriter, Hello, Ready, Stage};
 
 /// Does not come up.
 pub(super) const FAILS: &str = "fails";
-/// Never comes up.
+/// Never comes up; opens the pipe of this name in its root when it has begun.
 pub(super) const HANGS: &str = "hangs";
-/// Ends with exit code 3 when it is drained.
+/// Ends with exit code 3 when it is drained and somebody watches.
 pub(super) const COMPLETES: &str = "completes";
 
 /// Everybody who watches.
-type Watchers = Arc<Mutex<Vec<UnixStream>>>;
+type Watchers = Arc<(Mutex<Vec<UnixStream>>, Condvar)>;
 
 pub(super) fn run(launch: RawFd) {
     let handover = Handover::receive(launch).unwrap();
@@ -37,6 +38,11 @@ pub(super) fn run(launch: RawFd) {
         return fail(handover);
     }
     if behaviour == HANGS {
+        let RootSource::Folder(root) = &handover.config.root.source else {
+            panic!("no folder")
+        };
+        // Somebody waits for this.
+        fs::write(root.0.join(HANGS), "").unwrap();
         // Its creator goes.
         let _: Option<Command> = FrameReader::new(&handover.commands).read().unwrap();
         return;
@@ -138,6 +144,9 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                         }
                         ControlRequest::Drain if completes => {
                             reply(&ControlReply::Done);
+                            let (streams, come) = &*watchers;
+                            let nobody = |streams: &mut Vec<_>| streams.is_empty();
+                            drop(come.wait_while(streams.lock().unwrap(), nobody).unwrap());
                             let exit = Some(Exit::Code(3));
                             let _ = ends.send(Ended {
                                 exit,
@@ -152,7 +161,8 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                         }
                         ControlRequest::Watch => {
                             reply(&ControlReply::State(MachineState::Running));
-                            watchers.lock().unwrap().push(stream.try_clone().unwrap());
+                            watchers.0.lock().unwrap().push(stream.try_clone().unwrap());
+                            watchers.1.notify_all();
                         }
                         ControlRequest::Release => reply(&ControlReply::Done),
                         request => panic!("{request:?}"),
@@ -168,7 +178,7 @@ fn finish(handover: Handover, watchers: &Watchers, ended: Ended) {
     let state = handover.config.state.clone().unwrap();
     // Somebody may have removed it.
     let _ = ended.write(&state.0);
-    for watcher in watchers.lock().unwrap().iter() {
+    for watcher in watchers.0.lock().unwrap().iter() {
         let _ = FrameWriter::new(watcher).write(&ControlReply::Ended(Box::new(ended.clone())));
     }
     let run = handover.directory.path().parent().unwrap().to_owned();

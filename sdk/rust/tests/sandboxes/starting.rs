@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use microsandbox::launch::StartStage;
 use microsandbox::protocol::Stage;
-use microsandbox::sandbox::RootAccessConfig;
+use microsandbox::sandbox::{RootAccessConfig, SandboxStatus, StopReason};
 use microsandbox::{ErrorKind, MicrosandboxError};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::machine::{FAILS, HANGS};
 use crate::{Fixture, Test, block_on};
@@ -22,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     ("a_sandbox_takes_the_place_of_another", replaces),
     ("the_layer_on_disk_is_found_again", upper),
     ("what_is_missing_is_named", not_installed),
+    ("a_start_that_cannot_begin_changes_nothing", cannot_begin),
 ];
 
 fn fails() {
@@ -44,12 +47,16 @@ fn fails() {
 
 fn cancelled() {
     let fixture = Fixture::new();
+    let pipe = fixture.home().path().join("root").join(HANGS);
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
     block_on(async {
         let mut config = fixture.builder("web").config().clone();
         config.kernel_cmdline = Some(HANGS.to_owned());
-        let creation = fixture.microsandbox.create(config);
-        let result = tokio::time::timeout(Duration::from_millis(500), creation).await;
-        assert!(result.is_err());
+        tokio::select! {
+            result = fixture.microsandbox.create(config) => panic!("{result:?}"),
+            // The machine opens it, too.
+            opened = tokio::task::spawn_blocking(|| fs::read(pipe)) => drop(opened.unwrap()),
+        }
         assert!(fixture.microsandbox.list().await.unwrap().is_empty());
         // The name is free.
         let sandbox = fixture.builder("web").create().await.unwrap();
@@ -183,5 +190,22 @@ fn not_installed() {
         let reason = std::error::Error::source(&error).unwrap().to_string();
         assert!(reason.contains("vmlinux"), "{reason}");
         assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+    });
+}
+
+fn cannot_begin() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        sandbox.stop().await.unwrap();
+        let before = fixture.microsandbox.get("web").await.unwrap();
+        fs::remove_dir(fixture.home().path().join("root")).unwrap();
+        let error = before.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let after = before.refresh().await.unwrap();
+        assert_eq!(after.status(), SandboxStatus::Stopped);
+        assert_eq!(after.last_stop().unwrap().reason, StopReason::Stopped);
+        fs::create_dir(fixture.home().path().join("root")).unwrap();
+        after.start().await.unwrap().close().await.unwrap();
     });
 }
