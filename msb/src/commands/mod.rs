@@ -4,6 +4,7 @@ mod advice;
 mod attach;
 mod boot_advice;
 mod completion;
+mod cp;
 mod create;
 mod disk;
 mod doctor;
@@ -76,6 +77,8 @@ enum Command {
     Exec(Box<exec::Arguments>),
     Attach(attach::Arguments),
     Shell(shell::Arguments),
+    #[command(visible_alias = "copy")]
+    Cp(cp::Arguments),
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
@@ -110,6 +113,7 @@ impl Cli {
             Command::Exec(arguments) => exec::execute(*arguments),
             Command::Attach(arguments) => attach::execute(arguments),
             Command::Shell(arguments) => shell::execute(arguments),
+            Command::Cp(arguments) => cp::execute(arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Disk(arguments) => disk::execute(arguments),
