@@ -138,3 +138,125 @@ pub struct MachineMetrics {
     /// Sessions that there are.
     pub sessions: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::{FrameDecoder, Stage, encode};
+
+    use super::*;
+    use crate::control::StopReason;
+
+    fn exec() -> Exec {
+        Exec {
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            rlimits: Vec::new(),
+            terminal: None,
+            stdin: false,
+            timeout_ms: None,
+        }
+    }
+
+    /// Everything behind the length field.
+    fn body(message: &impl Serialize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode(message, &mut frame).unwrap();
+        frame.split_off(4)
+    }
+
+    #[test]
+    fn requests_have_the_numbers_that_others_know() {
+        let requests = [
+            ControlRequest::Hello(Hello::current("")),
+            ControlRequest::Stop { grace_ms: 300 },
+            ControlRequest::Kill,
+            ControlRequest::Drain,
+            ControlRequest::Pause,
+            ControlRequest::Resume,
+            ControlRequest::Metrics,
+            ControlRequest::Watch,
+            ControlRequest::Run(Box::new(exec())),
+            ControlRequest::Attach {
+                session: Some(5),
+                seen: 128,
+            },
+            ControlRequest::Release,
+        ];
+        for (number, request) in (0..).zip(&requests) {
+            assert_eq!(body(request)[0], number, "{request:?}");
+        }
+        assert_eq!(body(&requests[1]), [1, 0xac, 2]);
+        assert_eq!(body(&requests[9]), [9, 1, 5, 0x80, 1]);
+    }
+
+    #[test]
+    fn replies_have_the_numbers_that_others_know() {
+        let ended = Ended {
+            reason: StopReason::Idle,
+            exit: None,
+            detail: None,
+            console: None,
+            clean: true,
+            at: 1,
+        };
+        let replies = [
+            (0, ControlReply::Hello(Hello::current(""))),
+            (1, ControlReply::Done),
+            (
+                2,
+                ControlReply::Refused(Refusal {
+                    kind: RefusalKind::Limit,
+                    message: String::new(),
+                }),
+            ),
+            (4, ControlReply::State(MachineState::Stopping)),
+            (5, ControlReply::Ended(Box::new(ended))),
+            (
+                6,
+                ControlReply::Session(SessionOpened {
+                    session: 1,
+                    missed: 2,
+                    position: 3,
+                    terminal: true,
+                }),
+            ),
+            (
+                7,
+                ControlReply::Failed(Failure {
+                    stage: Stage::Spawn,
+                    errno: 1,
+                    message: String::new(),
+                }),
+            ),
+        ];
+        for (number, reply) in &replies {
+            assert_eq!(body(reply)[0], *number, "{reply:?}");
+        }
+        assert_eq!(body(&replies[2].1), [2, 4, 0]);
+        assert_eq!(body(&replies[3].1), [4, 4]);
+        assert_eq!(body(&replies[5].1), [6, 1, 2, 3, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_can_be_read_is_written_the_same(mut bytes in prop::collection::vec(any::<u8>(), 1..64)) {
+            bytes[0] %= 12;
+            let mut frame = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
+            frame.append(&mut bytes);
+            let mut decoder = FrameDecoder::new();
+            decoder.read_from(&mut &frame[..]).unwrap();
+            if let Ok(Some(request)) = decoder.next_frame::<ControlRequest>() {
+                let mut again = Vec::new();
+                encode(&request, &mut again).unwrap();
+                decoder.read_from(&mut &again[..]).unwrap();
+                prop_assert_eq!(decoder.next_frame().unwrap(), Some(request));
+            }
+            let mut decoder = FrameDecoder::new();
+            decoder.read_from(&mut &frame[..]).unwrap();
+            let _ = decoder.next_frame::<ControlReply>();
+        }
+    }
+}
