@@ -249,9 +249,17 @@ impl Registry {
             .database
             .read(|transaction| record::by_name(transaction, name))?
             .ok_or_else(|| not_found(name))?;
+        self.forget(&record)
+    }
+
+    /// Forgets a sandbox whose creation is taken back, and removes what was made of it.
+    ///
+    /// # Errors
+    /// When the database or the directory cannot be used.
+    pub(crate) fn forget(&self, record: &Record) -> Result<(), MicrosandboxError> {
         self.database
             .change(|transaction| record::delete(transaction, &record.id))?;
-        self.directory(&record).remove()
+        self.directory(record).remove()
     }
 
     /// The sandbox of this name after its last run was concluded, for the holder of the lock of the name.

@@ -278,7 +278,8 @@ impl SandboxBuilder {
         &self.config
     }
 
-    /// Creates the sandbox and waits until its guest is up. If the future is dropped before, nothing of it remains.
+    /// Creates the sandbox and waits until its guest is up. If the future is dropped before, it is taken back, and soon
+    /// nothing of it remains.
     ///
     /// # Errors
     /// [`MicrosandboxError::InvalidConfig`] with the field; [`MicrosandboxError::SandboxAlreadyExists`];

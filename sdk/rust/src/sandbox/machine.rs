@@ -248,6 +248,9 @@ impl Machine {
     }
 
     /// The machine's process; `None` if there is none any more.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::Timeout`] if there is none yet.
     async fn process(&self) -> Result<Option<Pidfd>, MicrosandboxError> {
         let (directory, name) = (self.directory.clone(), self.name.clone());
         blocking(move || {
@@ -256,6 +259,12 @@ impl Machine {
                 // It is just being started: it answers when it is.
                 None => match ControlClient::connect(&directory, &name, ANSWER) {
                     Ok(machine) => machine.pid(),
+                    Err(_) if directory.is_locked()? => {
+                        return Err(MicrosandboxError::Timeout {
+                            what: format!("The start of the sandbox {:?}", name.as_str()),
+                            after: ANSWER,
+                        });
+                    }
                     Err(_) => return Ok(None),
                 },
             };
@@ -285,7 +294,11 @@ impl Machine {
                 Some(Observed { record, status }) => {
                     let over = self.of.as_ref().is_some_and(|(_, run)| *run < record.run);
                     if status.is_alive() && !over {
-                        told = Some(self.wait_for_end().await?);
+                        match self.wait_for_end().await {
+                            // Its creator takes its time.
+                            Err(MicrosandboxError::Timeout { .. }) => {}
+                            result => told = Some(result?),
+                        }
                         continue;
                     }
                     record.ended

@@ -23,9 +23,6 @@ use crate::volumes::{
     NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeUse, Volumes,
 };
 
-/// Most bytes that the log of a sandbox takes up.
-const LOG_LIMIT: u64 = 32 << 20;
-
 /// Permission bits of a root directory in guest memory, as `/tmp` has them.
 const TMPFS_MODE: u32 = 0o1777;
 
@@ -139,7 +136,7 @@ pub(super) fn resolve(
         state: Some(HostPath(of.directory.path().to_owned())),
         log: (!config.quiet_logs).then(|| LogTarget {
             directory: HostPath(of.directory.logs()),
-            limit: LOG_LIMIT,
+            limit: crate::logs::DEFAULT_LIMIT,
         }),
     };
     Ok(Resolved { launch, volumes })

@@ -130,6 +130,8 @@ struct Starting {
     record: Record,
     config: SandboxConfig,
     detached: bool,
+    /// Whether the sandbox is created, and not only started.
+    created: bool,
     /// `None` when it is over.
     process: Option<MachineProcess>,
 }
@@ -169,7 +171,8 @@ impl Starting {
             Starting::spawn(&registry, &record, &config, claim, console, detached, true)
         });
         let process = starting.inspect_err(|_| {
-            let _ = registry.conclude_dead(&record, StopReason::StartFailed);
+            // What cannot be taken back, the next reader does.
+            let _ = registry.forget(&record);
             let _ = directory.remove_if_left_over();
         })?;
         Ok(Starting {
@@ -177,6 +180,7 @@ impl Starting {
             record,
             config,
             detached,
+            created: true,
             process: Some(process),
         })
     }
@@ -212,6 +216,7 @@ impl Starting {
             record,
             config,
             detached,
+            created: false,
             process: Some(process),
         })
     }
@@ -302,9 +307,12 @@ impl Drop for Starting {
         // Ends it, and waits for that.
         drop(process);
         // What cannot be recorded here, the next reader records.
-        let _ = self
-            .registry
-            .conclude_dead(&self.record, StopReason::StartFailed);
+        let _ = if self.created {
+            self.registry.forget(&self.record)
+        } else {
+            self.registry
+                .conclude_dead(&self.record, StopReason::StartFailed)
+        };
     }
 }
 

@@ -57,6 +57,10 @@ fn cancelled() {
             // The machine opens it, too.
             opened = tokio::task::spawn_blocking(|| fs::read(pipe)) => drop(opened.unwrap()),
         }
+        // What had begun on another thread is taken back there.
+        if let Ok(begun) = fixture.microsandbox.get("web").await {
+            let _ = begun.wait_until_stopped().await;
+        }
         assert!(fixture.microsandbox.list().await.unwrap().is_empty());
         // The name is free.
         let sandbox = fixture.builder("web").create().await.unwrap();
