@@ -37,7 +37,7 @@ impl Meter {
     /// Bytes of the host's memory that stand behind the guest's: what the guest has ever touched and the host has not swapped
     /// out. `None` when the machine has ended.
     ///
-    /// This walks the page tables (mincore(2)), some 10 µs for each GiB in huge pages and a hundred times that in small ones.
+    /// This walks the page tables (mincore(2)), so its cost grows with the guest's memory, and less so in huge pages.
     pub fn resident_memory(&self) -> Option<u64> {
         let memory = self.memory.upgrade()?;
         memory

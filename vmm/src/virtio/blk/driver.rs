@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{BlkConfig, BlkHandle, Engine, device_with};
 use crate::ending::{Ending, EndingReporter};
-use crate::virtio::{GuestMemory, Interrupt, QueueConfig, Worker, WorkerQueue};
+use crate::virtio::{GuestMemory, Interrupt, QueueConfig, Traffic, Worker, WorkerQueue};
 
 const QUEUE_SIZE: u16 = 256;
 const AVAIL: u64 = 0x2000;
@@ -47,6 +47,7 @@ pub(super) struct Reply {
 pub(super) struct Guest {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) handle: BlkHandle,
+    pub(super) traffic: Traffic,
     worker: Worker,
     interrupt: Arc<Interrupt>,
     kick: Arc<EventFd>,
@@ -100,6 +101,7 @@ impl Guest {
         Guest {
             memory,
             handle,
+            traffic: description.traffic,
             worker,
             interrupt,
             kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),

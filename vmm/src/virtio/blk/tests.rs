@@ -89,6 +89,8 @@ fn what_was_written_is_read_and_lies_in_the_image(engine: Engine) {
     assert_eq!((read.status, read.used), (DONE, 513 + bytes.len() as u32));
     assert_eq!(read.data[..512], [99; 512]);
     assert_eq!(read.data[512..], bytes);
+    assert_eq!(guest.traffic.read(), 1024 + bytes.len() as u64);
+    assert_eq!(guest.traffic.written(), bytes.len() as u64);
     assert_eq!(guest.request(FLUSH, 0, &[], 0), reply(DONE, &[], 1));
     let image = fs::read(file.path()).unwrap();
     assert_eq!(image[100 * 512..][..bytes.len()], bytes);

@@ -15,7 +15,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{GuestMemory, exports_device, fs_device};
 use crate::fs::{Exports, FolderOptions, SharedFolder};
-use crate::virtio::{Completion, DeviceDescription};
+use crate::virtio::{Completion, DeviceDescription, Traffic};
 
 /// Where requests and replies lie in the memory of the guest; the ring is below.
 const REQUEST: u64 = 1 << 20;
@@ -76,6 +76,11 @@ impl Driver {
         let mut driver = Driver::silent(folder);
         driver.init(FsOptions::all());
         driver
+    }
+
+    /// What the device has moved.
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.device.traffic
     }
 
     /// Another driver for the queue with high priority of the same device, for another thread. This one is left with

@@ -92,6 +92,7 @@ fn the_root_shows_each_export_and_cannot_be_changed() {
     assert_eq!(names_in_root(&mut two.driver), [".", "..", "one", "two"]);
     assert_eq!(two.contents("one/f"), b"one");
     assert_eq!(two.contents("two/f"), b"two");
+    assert_eq!(two.driver.traffic().read(), 6, "they count together");
     let root = two.driver.getattr(ROOT).unwrap();
     assert_eq!(root.attr.mode, libc::S_IFDIR | 0o555);
     assert_eq!((root.attr_valid, root.attr_valid_nsec), (0, 0));

@@ -53,6 +53,10 @@ fn a_new_file_has_exactly_the_mode_that_was_asked_for() {
     assert_eq!(driver.write(entry.nodeid, at(handle, 3), b"p!").unwrap(), 2);
     assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"help!");
     assert_eq!(driver.read(entry.nodeid, handle, 0, 9).unwrap(), b"help!");
+    assert_eq!(
+        (driver.traffic().written(), driver.traffic().read()),
+        (7, 5)
+    );
     driver.release(entry.nodeid, handle).unwrap();
 
     // A file that cannot be opened for writing again is still writable for its maker.
