@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     rm: bool,
 
-    /// Keys that leave a command with a terminal alone: it goes on, and `msb attach` comes back to it
+    /// Keys that leave a command with a terminal alone in a sandbox with a name: it goes on, and `msb attach` comes back to it
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
 

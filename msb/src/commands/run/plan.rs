@@ -39,8 +39,16 @@ impl Plan {
     /// The first mistake, with what to do about it.
     pub(super) fn from_arguments(arguments: Arguments) -> anyhow::Result<Plan> {
         let terminal = wants_terminal(&arguments).then(terminal::size);
-        let manner = manner(&arguments, terminal.is_some());
+        let detached = arguments.detach.then_some(arguments.tty);
         let sandbox = arguments.sandbox.resolve()?;
+        // What others can come back to has a name, and its time is not limited: only a client can end a command early.
+        let can_be_left =
+            sandbox.name.is_some() && terminal.is_some() && arguments.timeout.is_none();
+        let manner = match detached {
+            Some(tty) => Manner::Detached { tty },
+            None if can_be_left => Manner::Terminal(arguments.detach_keys),
+            None => Manner::Foreground,
+        };
         let program = sandbox.program();
         let exec = sandbox.exec(terminal, arguments.timeout);
         session::check(&exec)
@@ -58,17 +66,6 @@ impl Plan {
             program,
             timings_format: arguments.timings,
         })
-    }
-}
-
-/// A terminal can be left, unless the command's time is limited: only a client can end a command early.
-fn manner(arguments: &Arguments, terminal: bool) -> Manner {
-    if arguments.detach {
-        Manner::Detached { tty: arguments.tty }
-    } else if terminal && arguments.timeout.is_none() {
-        Manner::Terminal(arguments.detach_keys.clone())
-    } else {
-        Manner::Foreground
     }
 }
 
