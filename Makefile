@@ -63,6 +63,7 @@ initramfs: ## Build agentd and the initramfs that starts it, and put it beside m
 rootfs: setup ## Build the root file systems of the demo and the tests (cached)
 	@tests/rootfs/build busybox >/dev/null
 	@tests/rootfs/build debian >/dev/null
+	@tests/rootfs/build systemd >/dev/null
 
 .PHONY: clean
 clean: ## Remove what was built here, but not the cache

@@ -13,7 +13,7 @@ use crate::mount_plan::PlannedMount;
 use crate::profile::Profile;
 use crate::staging::Staging;
 use crate::upper::Upper;
-use crate::{init, limits, mount_plan, mounts, network, power_off, read_ahead, root, scripts};
+use crate::{init, limits, mount_plan, mounts, network, read_ahead, root, scripts};
 
 /// Longest host name, see gethostname(2).
 const MAX_HOSTNAME: usize = 64;
@@ -40,7 +40,6 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let (staging, upper) = enter_root(&boot.root, &plan)?;
     mounts::mount_system(boot)?;
-    power_off::make_it_end_the_machine();
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()

@@ -25,7 +25,6 @@ mod mounts;
 mod network;
 mod output;
 mod poller;
-mod power_off;
 mod process;
 mod profile;
 mod program;

@@ -28,6 +28,11 @@ pub fn debian() -> PathBuf {
     from_environment("MSB_TEST_DEBIAN")
 }
 
+/// A Debian whose init is systemd.
+pub fn systemd() -> PathBuf {
+    from_environment("MSB_TEST_SYSTEMD")
+}
+
 /// The folder with the file system conformance suites.
 pub fn conformance() -> PathBuf {
     from_environment("MSB_TEST_CONFORMANCE")

@@ -1,0 +1,65 @@
+//! What a guest is besides its file systems: an init of its own, scripts, the restricted profile.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use msb_tests::Home;
+
+#[test]
+fn an_init_that_is_not_there_is_an_error() {
+    let home = Home::new();
+    let finished = home.busybox().with(["--init=/no/such"]).run(["true"]);
+    assert_eq!(finished.code(), 125);
+    assert!(finished.errors().contains("/no/such"), "{finished:?}");
+}
+
+#[test]
+fn scripts_are_found_without_a_path() {
+    let home = Home::new();
+    let finished = home
+        .busybox()
+        .with(["--script=go=echo gone", "--root-ro"])
+        .shell("go; ls -d /.msb");
+    // The root is read-only and has no place for them.
+    assert_eq!(finished.code(), 125);
+    assert!(finished.errors().contains("/.msb"), "{finished:?}");
+    let finished = home
+        .busybox()
+        .with(["--script=go=echo gone"])
+        .shell("go; stat -c '%a %u' /.msb/scripts /.msb/scripts/go");
+    assert_eq!(finished.text(), "gone\n755 0\n755 0\n");
+    let finished = home.busybox().shell("ls -d /.msb");
+    assert_eq!(finished.code(), 1);
+}
+
+#[test]
+fn root_of_the_restricted_profile_cannot_mount() {
+    let home = Home::new();
+    // Each of these is a way to mount, or to get there.
+    let ways = [
+        "mount -t tmpfs none /tmp",
+        "mount -o remount,ro /",
+        "mount -o remount,suid /t",
+        "umount /t",
+        "unshare -m true",
+        "unshare -U true",
+        "unshare -Urm mount -t tmpfs none /tmp",
+        "echo 5 >/proc/sys/user/max_user_namespaces",
+        "echo '|/bin/sh' >/proc/sys/kernel/core_pattern",
+        "cat /proc/1/environ",
+    ];
+    let mut script = String::from("grep -o ' /t tmpfs rw,nosuid,nodev' /proc/mounts;");
+    for way in ways {
+        script.push_str(&format!(
+            "({way}) 2>/dev/null && echo \"this works: {way}\";"
+        ));
+    }
+    script.push_str("grep NoNewPrivs /proc/self/status");
+    let finished = home
+        .busybox()
+        .with(["--security=restricted", "--tmpfs=/t"])
+        .shell(&script);
+    assert_eq!(
+        finished.text(),
+        " /t tmpfs rw,nosuid,nodev\nNoNewPrivs:\t1\n"
+    );
+}
