@@ -170,7 +170,6 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
     }
     let (mut stopping, mut drained) = (false, false);
     loop {
-        // Each is said once, or when it was asked for: no more events than that wait for the supervisor.
         let event = match read(&mut reader)? {
             GuestMessage::Stopping if !stopping => {
                 stopping = true;
@@ -183,8 +182,10 @@ fn talk(stream: UnixStream, boot: Boot, events: &Sender<Event>) -> Result<AgentE
             GuestMessage::Measured(measurement) if measuring.swap(false, Ordering::Relaxed) => {
                 AgentEvent::Measured(measurement)
             }
+            // Said again it is no news, and no guest fills the queue of the supervisor.
+            GuestMessage::Stopping | GuestMessage::Drained | GuestMessage::Measured(_) => continue,
             GuestMessage::Goodbye => return Ok(AgentEvent::Goodbye),
-            _ => return Err(AgentError::Unexpected("something that nobody asked for")),
+            _ => return Err(AgentError::Unexpected("something that belongs to sessions")),
         };
         let _ = events.send(Event::Agent(event));
     }
@@ -257,6 +258,42 @@ mod tests {
         let events = with_agent(&[GuestMessage::Ready(ready), GuestMessage::Goodbye]);
         assert!(
             matches!(&events[..], [AgentEvent::Ready(told, _), AgentEvent::Goodbye] if *told == ready),
+            "{events:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_said_again_is_no_news() {
+        let ready = Ready {
+            kernel_ns: 1,
+            agent_ns: 2,
+        };
+        let measurement = Measurement {
+            memory_total: 2,
+            memory_available: 1,
+            upper: None,
+        };
+        let mut answers = vec![GuestMessage::Ready(ready)];
+        for _ in 0..1000 {
+            answers.extend([
+                GuestMessage::Stopping,
+                GuestMessage::Drained,
+                // Nobody asked.
+                GuestMessage::Measured(measurement),
+            ]);
+        }
+        answers.push(GuestMessage::Goodbye);
+        let events = with_agent(&answers);
+        assert!(
+            matches!(
+                &events[..],
+                [
+                    AgentEvent::Ready(..),
+                    AgentEvent::Stopping,
+                    AgentEvent::Drained,
+                    AgentEvent::Goodbye
+                ]
+            ),
             "{events:?}"
         );
     }
