@@ -5,7 +5,7 @@ use std::future::Future;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use microsandbox::sandbox::SandboxConfig;
+use microsandbox::sandbox::{SandboxConfig, SandboxStatus};
 use microsandbox::{MicrosandboxError, Sandbox};
 use nix::sys::signal::Signal;
 
@@ -151,7 +151,10 @@ async fn on_terminal(
     keys: &DetachKeys,
     signals: &Signals,
 ) -> anyhow::Result<u8> {
-    let (outcome, session) = kept::follow(running, None, keys, signals)?;
+    let (outcome, session) = match kept::follow(running, None, keys, signals) {
+        Ok(followed) => followed,
+        Err(error) => return ended_before(&sandbox, error).await,
+    };
     match outcome {
         Outcome::Detached => advised(sandbox.detach()).await?,
         Outcome::Exited(_) | Outcome::Refused(_) => {
@@ -162,6 +165,23 @@ async fn on_terminal(
         }
     }
     Ok(kept::report(running, outcome, None, session))
+}
+
+/// A short command may have ended before anybody could come to it, and its sandbox with it. Returns its exit status.
+async fn ended_before(sandbox: &Sandbox, error: anyhow::Error) -> anyhow::Result<u8> {
+    let name = sandbox.name();
+    let status = advised(Sandbox::get(name)).await?.status();
+    if status.is_alive() && status != SandboxStatus::Stopping {
+        return Err(error);
+    }
+    let end = advised(sandbox.wait_until_stopped()).await?;
+    let status = match (end.exit_code, end.signal) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, Some(signal)) => signal_status(signal),
+        (None, None) => return Err(error),
+    };
+    tracing::warn!("the command ended before its output could be shown: `msb logs {name}` has it");
+    Ok(status)
 }
 
 async fn advised<T>(work: impl Future<Output = Result<T, MicrosandboxError>>) -> anyhow::Result<T> {
