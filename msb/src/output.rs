@@ -1,6 +1,7 @@
 //! Standard output for what `msb` itself has to say.
 
 use std::io::{self, ErrorKind, Write};
+use std::ops::ControlFlow;
 
 use anyhow::Context;
 
@@ -9,12 +10,22 @@ use anyhow::Context;
 /// # Errors
 /// When standard output cannot be written for another reason.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let _ = stream(text)?;
+    Ok(())
+}
+
+/// Prints `text`, which others follow; breaks off when nobody reads any more.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub(crate) fn stream(text: &str) -> anyhow::Result<ControlFlow<()>> {
     let mut output = io::stdout().lock();
     match output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
     {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to standard output"),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error).context("cannot write to standard output"),
     }
 }

@@ -9,11 +9,14 @@ mod create;
 mod disk;
 mod doctor;
 mod drain;
+mod events;
 mod exec;
 mod inspect;
 mod kept;
 mod kill;
 mod list;
+mod logs;
+mod metrics;
 mod pause;
 mod process;
 mod prune;
@@ -26,6 +29,7 @@ mod sandbox;
 mod selection;
 mod shell;
 mod start;
+mod stats;
 mod stop;
 mod unpause;
 mod version;
@@ -79,6 +83,10 @@ enum Command {
     Shell(shell::Arguments),
     #[command(visible_alias = "copy")]
     Cp(cp::Arguments),
+    Logs(Box<logs::Arguments>),
+    Stats(stats::Arguments),
+    Metrics(metrics::Arguments),
+    Events(events::Arguments),
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
@@ -114,6 +122,10 @@ impl Cli {
             Command::Attach(arguments) => attach::execute(arguments),
             Command::Shell(arguments) => shell::execute(arguments),
             Command::Cp(arguments) => cp::execute(arguments),
+            Command::Logs(arguments) => logs::execute(&arguments),
+            Command::Stats(arguments) => stats::execute(arguments),
+            Command::Metrics(arguments) => metrics::execute(arguments),
+            Command::Events(arguments) => events::execute(&arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Disk(arguments) => disk::execute(arguments),

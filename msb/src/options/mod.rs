@@ -7,6 +7,7 @@ mod environment;
 mod guest_path;
 mod label;
 mod memory;
+mod moment;
 mod mount;
 mod mount_options;
 mod rlimit;
@@ -20,6 +21,7 @@ pub(crate) use environment::Variable;
 pub(crate) use guest_path::{GuestPath, GuestPathError};
 pub(crate) use label::Label;
 pub(crate) use memory::check_memory;
+pub(crate) use moment::{Tail, parse_moment, parse_tail};
 pub(crate) use mount::{
     DiskArgument, MountArgument, MountSourceArgument, NamedArgument, parse_disk_cache,
     parse_fstype, parse_partition,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::database::DatabaseError;
 use crate::home::NoHome;
 use crate::launch::{BootFileError, LaunchError, NoProgram, ReportError, StartFailure, StartStage};
+use crate::logs::LogError;
 use crate::private_directory::PrivateDirectoryError;
 use crate::run_directory::RunDirectoryError;
 use crate::sandbox::SandboxStatus;
@@ -113,6 +114,9 @@ pub enum MicrosandboxError {
     /// Something cannot be done with the files of a volume.
     #[error(transparent)]
     VolumeFs(#[from] VolumeFsError),
+    /// A log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -188,6 +192,7 @@ pub enum ErrorKind {
     VolumeAlreadyExists,
     VolumeInUse,
     Volume,
+    Log,
     Database,
     NotInstalled,
     Runtime,
@@ -262,6 +267,7 @@ impl MicrosandboxError {
             Self::Volume(VolumeError::VolumeAlreadyExists { .. }) => ErrorKind::VolumeAlreadyExists,
             Self::Volume(VolumeError::VolumeInUse { .. }) => ErrorKind::VolumeInUse,
             Self::Volume(_) | Self::VolumeFs(_) => ErrorKind::Volume,
+            Self::Log(_) => ErrorKind::Log,
             Self::Database(_) => ErrorKind::Database,
             Self::NotInstalled(_) => ErrorKind::NotInstalled,
             Self::Runtime { .. } => ErrorKind::Runtime,

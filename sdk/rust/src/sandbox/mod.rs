@@ -7,6 +7,7 @@ mod exec;
 mod filter;
 mod fs;
 mod handle;
+mod logs;
 mod machine;
 mod metrics;
 mod mount;

@@ -1,0 +1,62 @@
+//! Lines, put together from the pieces in which they were written.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use microsandbox::logs::{LogEntry, LogSource};
+
+/// Bytes of a line that are waited for.
+const MAX_LINE: usize = 64 << 10;
+
+/// A line of one session and source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Where it comes from.
+    pub(super) source: LogSource,
+    /// Its session; `None` for lines of the machine itself.
+    pub(super) session: Option<u64>,
+    /// When its beginning was written.
+    pub(super) timestamp: SystemTime,
+    /// Its bytes, without the newline.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Lines that are not complete yet.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    incomplete: BTreeMap<(Option<u64>, LogSource), Line>,
+}
+
+impl Lines {
+    /// Calls `complete` with each line that `entry` completes.
+    pub(super) fn feed<E>(
+        &mut self,
+        entry: &LogEntry,
+        mut complete: impl FnMut(Line) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for piece in entry.data.split_inclusive(|&byte| byte == b'\n') {
+            let key = (entry.session_id, entry.source);
+            let line = self.incomplete.entry(key).or_insert_with(|| Line {
+                source: entry.source,
+                session: entry.session_id,
+                timestamp: entry.timestamp,
+                bytes: Vec::new(),
+            });
+            let whole = piece.strip_suffix(b"\n");
+            line.bytes.extend_from_slice(whole.unwrap_or(piece));
+            if (whole.is_some() || line.bytes.len() >= MAX_LINE)
+                && let Some(line) = self.incomplete.remove(&key)
+            {
+                complete(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left at the end.
+    pub(super) fn rest(&mut self) -> Vec<Line> {
+        let mut rest: Vec<_> = std::mem::take(&mut self.incomplete).into_values().collect();
+        rest.sort_by_key(|line| line.timestamp);
+        rest
+    }
+}
