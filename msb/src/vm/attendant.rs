@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::path::Path;
 use std::process;
 use std::sync::mpsc::Receiver;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use vmm::machine::{Pauser, Stopper};
 use super::agent::AgentEvent;
 use super::clock;
 use super::control::{ClientId, ControlThread, Notice};
+use super::diagnostics;
 use super::log::LogLines;
 use super::metrics::Metrics;
 use super::supervisor::{Action, Event, Supervisor};
@@ -39,6 +41,8 @@ pub(super) struct Attendant<'a> {
     pub(super) ready_at: Option<u64>,
     /// The sandbox's own process, until it is started.
     pub(super) main: Option<Box<Exec>>,
+    /// The sandbox's directory.
+    pub(super) state: Option<&'a Path>,
     /// For the sandbox's log.
     pub(super) lines: &'a LogLines,
 }
@@ -114,10 +118,17 @@ impl Attendant<'_> {
             Action::ShutDown { grace_ms } => {
                 self.tell_agent(&HostMessage::Shutdown(Shutdown { grace_ms }));
             }
+            Action::LeaveCreator => self.leave_creator(),
             Action::Stop => self.stopper.stop(),
             Action::Finish => {}
         }
         Vec::new()
+    }
+
+    fn leave_creator(&self) {
+        if let Err(error) = diagnostics::leave_creator(self.state) {
+            tracing::warn!("the creator's standard error stays open: {error}");
+        }
     }
 
     fn pause(&mut self, client: ClientId, now: Instant) -> Vec<Action> {

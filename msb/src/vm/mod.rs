@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod creator;
 mod devices;
+mod diagnostics;
 mod foreground;
 mod kept;
 mod log;

@@ -31,7 +31,7 @@ use super::sessions::Sessions;
 use super::start::StartError;
 use super::supervisor::{Event, Supervisor};
 use super::verdict::{Outcome, Verdict};
-use super::{agent, clock, creator, devices};
+use super::{agent, clock, creator, devices, diagnostics};
 use crate::logging::{self, LogLevel};
 use crate::{crash, failure};
 
@@ -75,6 +75,10 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         volumes,
         console,
     } = handover;
+    if config.lifetime.detached {
+        let state = config.state.as_ref().map(|path| path.0.as_path());
+        diagnostics::leave_creator(state).context("cannot let go of the creator")?;
+    }
     tracing::debug!(
         name = config.name,
         vcpus = config.vcpus,
@@ -233,6 +237,7 @@ fn run(
         kernel_entry,
         ready_at: None,
         main: config.main.clone(),
+        state: config.state.as_ref().map(|path| path.0.as_path()),
         lines: host.lines,
     };
     Ok(attendant.attend())

@@ -108,6 +108,8 @@ pub(super) enum Action {
         /// Milliseconds between SIGTERM and SIGKILL.
         grace_ms: u32,
     },
+    /// The creator's standard error is to be let go of.
+    LeaveCreator,
     /// The machine is to be stopped.
     Stop,
     /// It is over.
@@ -208,7 +210,7 @@ impl Supervisor {
             Event::Creator(Command::Shutdown { grace_ms }) => {
                 self.close(StopReason::Stopped, grace_ms, PATIENT_ANSWER_LIMIT, now);
             }
-            Event::Creator(Command::Release) => self.owned = false,
+            Event::Creator(Command::Release) => self.release(),
             Event::CreatorGone if self.owned => {
                 self.stop(Ending::Forced, StopReason::CreatorDied, None, now);
             }
@@ -326,7 +328,7 @@ impl Supervisor {
                 _ => Some("The machine is not paused"),
             },
             ControlRequest::Release => {
-                self.owned = false;
+                self.release();
                 None
             }
             ControlRequest::Hello(_)
@@ -445,6 +447,12 @@ impl Supervisor {
         self.time_over = time.and_then(|time| now.checked_add(time));
         self.enter(Phase::Running, None);
         self.actions.push(Action::ReportReady(ready));
+    }
+
+    /// The creator lets go of the machine.
+    fn release(&mut self) {
+        self.owned = false;
+        self.actions.push(Action::LeaveCreator);
     }
 
     /// Lets a paused machine go on. It does not know what the time of day is.

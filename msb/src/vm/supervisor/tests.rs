@@ -332,7 +332,10 @@ fn the_creator_takes_its_machine_along_unless_it_let_it_go() {
     released.tell(Event::Creator(Command::Release));
     assert_eq!(released.tell(Event::CreatorGone), []);
     let mut released = Life::running(|_| {});
-    assert_eq!(released.ask(ControlRequest::Release), []);
+    assert_eq!(
+        released.ask(ControlRequest::Release),
+        [Action::LeaveCreator]
+    );
     assert_eq!(released.tell(Event::CreatorGone), []);
 }
 
