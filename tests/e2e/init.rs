@@ -2,7 +2,36 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use msb_tests::Home;
+use std::fs;
+
+use msb_tests::{Home, product};
+
+#[test]
+fn systemd_boots_and_is_stopped_cleanly() {
+    let home = Home::new();
+    let share = home.folder("share");
+    // The service is systemd's, not the session's; what it does when it is stopped shows who stopped it, and when.
+    let script = "
+        # The session begins as soon as systemd has been executed; it listens a little later.
+        until [ -S /run/systemd/private ]; do sleep 0.2; done
+        systemctl is-system-running --wait; systemctl --failed --no-legend
+        cat /proc/1/comm
+        systemd-run --quiet --unit=witness -p 'ExecStop=/bin/sh -c \"echo stopped >/share/witness\"' sleep 1000
+        systemctl is-active witness";
+    let finished = home
+        .guest(product::systemd())
+        .with(["--memory=512M", "--init=auto", "--volume"])
+        .with([format!("{}:/share", share.display())])
+        .shell(script);
+    assert_eq!(
+        (finished.code(), finished.text(), finished.errors()),
+        (0, "running\nsystemd\nactive\n", "")
+    );
+    assert_eq!(
+        fs::read_to_string(share.join("witness")).unwrap(),
+        "stopped\n"
+    );
+}
 
 #[test]
 fn an_init_that_is_not_there_is_an_error() {
