@@ -7,9 +7,9 @@ set -eu
 : "${ROOT:?names a folder with a root file system}"
 export ROOT COMMAND="$1"
 
-seq 1 "${JOBS:-20}" | xargs -P "${PARALLEL:-4}" -I JOB sh -c '
+seq 1 "${JOBS:-20}" | xargs -P "${PARALLEL:-4}" -I {} sh -c '
     status=0
-    output=$(msb run --memory 128M -e JOB=JOB "$ROOT" -- sh -c "$COMMAND" </dev/null) || status=$?
-    printf "job %s: status %s: %s\n" JOB "$status" "$output"
+    output=$(msb run --memory 128M -e JOB={} "$ROOT" -- sh -c "$COMMAND" </dev/null) || status=$?
+    printf "job %s: status %s: %s\n" {} "$status" "$output"
     exit $((status != 0))
 '
