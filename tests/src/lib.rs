@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod processes;
 pub mod product;
 pub mod running;
+pub mod sandboxes;
 pub mod terminal;
 pub mod transcript;
 pub mod tree;

@@ -1,0 +1,45 @@
+//! Sandboxes as a program has them, with the library.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::symlink;
+
+use microsandbox::sandbox::SandboxBuilder;
+use microsandbox::{Microsandbox, Sandbox};
+
+use crate::{Home, LIMIT, product};
+
+/// Begins to make a sandbox in `home` that ends with its value and leaves nothing.
+///
+/// # Panics
+/// When there can be no link to the program.
+pub fn sandbox(home: &Home, name: &str) -> SandboxBuilder {
+    let bin = home.msb_home().join("bin");
+    if !bin.exists() {
+        fs::create_dir(&bin).unwrap();
+        symlink(product::msb(), bin.join("msb")).unwrap();
+    }
+    let here = Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
+    here.builder(name).ephemeral(true).memory(256)
+}
+
+/// Runs what a program does with sandboxes, in a runtime of one thread.
+///
+/// # Panics
+/// When it takes longer than [`LIMIT`].
+pub fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async { tokio::time::timeout(LIMIT, work).await.expect("it hangs") })
+}
+
+/// Stops a sandbox, and waits until its machine is gone.
+///
+/// # Panics
+/// When it cannot be stopped.
+pub async fn stop(sandbox: Sandbox) {
+    sandbox.stop().await.unwrap();
+    sandbox.wait_until_stopped().await.unwrap();
+}
