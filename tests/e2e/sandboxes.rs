@@ -1,0 +1,284 @@
+//! Sandboxes of the library in real VMs: every state, every reason, who ends with whom.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use microsandbox::sandbox::{
+    RootAccessConfig, SandboxBuilder, SandboxStatus, SandboxStopResult, StopReason,
+};
+use microsandbox::{ErrorKind, Microsandbox, Sandbox};
+use msb_tests::{Home, LIMIT, product};
+
+/// Tells the program that it is a creator, and in which home.
+const CREATOR: &str = "MSB_TEST_CREATOR";
+
+/// Tells a creator that its sandbox outlives it.
+const DETACHED: &str = "MSB_TEST_DETACHED";
+
+/// Memory of each sandbox, in MiB.
+const MEMORY: u32 = 96;
+
+/// The sandboxes of a home.
+fn microsandbox(home: &Home) -> Microsandbox {
+    let bin = home.msb_home().join("bin");
+    if !bin.exists() {
+        fs::create_dir(&bin).unwrap();
+        symlink(product::msb(), bin.join("msb")).unwrap();
+    }
+    Microsandbox::at(microsandbox::home::Home::at(home.msb_home()))
+}
+
+fn builder(microsandbox: &Microsandbox, name: &str) -> SandboxBuilder {
+    microsandbox
+        .builder(name)
+        .image(product::busybox())
+        .memory(MEMORY)
+        .root_access(RootAccessConfig::Tmpfs { mib: None })
+}
+
+/// Runs a test to its end, or fails it.
+fn block_on(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(10 * LIMIT, test).await.unwrap() });
+}
+
+async fn status(sandbox: &Sandbox, microsandbox: &Microsandbox) -> SandboxStatus {
+    microsandbox.get(sandbox.name()).await.unwrap().status()
+}
+
+/// How it ends, without anybody asking for it.
+async fn end(sandbox: &Sandbox) -> SandboxStopResult {
+    let waiting = tokio::time::timeout(LIMIT, sandbox.wait_until_stopped());
+    waiting.await.unwrap().unwrap()
+}
+
+#[test]
+fn a_sandbox_passes_through_its_states_and_keeps_its_layer() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let sandbox = builder(&microsandbox, "web")
+            .root_access(RootAccessConfig::Upper { mib: 64 })
+            .create()
+            .await
+            .unwrap();
+        assert_eq!(
+            status(&sandbox, &microsandbox).await,
+            SandboxStatus::Running
+        );
+        let written = sandbox.shell("echo kept >/kept && sync").await.unwrap();
+        assert!(written.success(), "{written:?}");
+        let metrics = sandbox.metrics().await.unwrap();
+        assert_eq!(metrics.memory_limit_bytes, u64::from(MEMORY) << 20);
+        assert!(metrics.vcpu_time_ns > 0);
+
+        let mut running = sandbox.shell_stream("read line; exit 7").await.unwrap();
+        sandbox.request_drain().await.unwrap();
+        assert_eq!(
+            status(&sandbox, &microsandbox).await,
+            SandboxStatus::Draining
+        );
+        let refused = sandbox.shell("true").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::SandboxDraining, "{refused}");
+        running.kill().await.unwrap();
+        assert!(running.wait().await.is_ok());
+        let result = end(&sandbox).await;
+        assert_eq!(result.reason, StopReason::Drained);
+        assert_eq!(result.status, SandboxStatus::Stopped);
+        let refused = sandbox.shell("true").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::SandboxNotRunning, "{refused}");
+
+        let again = microsandbox.start("web").await.unwrap();
+        assert_eq!(
+            again.shell("cat /kept").await.unwrap().stdout_text(),
+            "kept\n"
+        );
+        again.stop().await.unwrap();
+        assert_eq!(end(&again).await.reason, StopReason::Stopped);
+        microsandbox.remove("web").await.unwrap();
+    });
+}
+
+#[test]
+fn waiting_tells_why_a_sandbox_ended() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let sandbox = builder(&microsandbox, "main")
+            .command(["sh", "-c", "sleep 1; exit 3"])
+            .create()
+            .await
+            .unwrap();
+        let result = end(&sandbox).await;
+        assert_eq!(result.reason, StopReason::Completed);
+        assert_eq!((result.exit_code, result.signal), (Some(3), None));
+
+        let sandbox = builder(&microsandbox, "idle").idle_timeout(Duration::from_millis(1));
+        let sandbox = sandbox.create().await.unwrap();
+        assert_eq!(end(&sandbox).await.reason, StopReason::Idle);
+
+        let sandbox = builder(&microsandbox, "limit").max_duration(Duration::from_secs(1));
+        let sandbox = sandbox.create().await.unwrap();
+        assert_eq!(end(&sandbox).await.reason, StopReason::MaxDuration);
+
+        let sandbox = builder(&microsandbox, "panic").create().await.unwrap();
+        // The session ends with the machine.
+        let _ = sandbox.shell("echo c >/proc/sysrq-trigger").await;
+        let result = end(&sandbox).await;
+        assert_eq!(result.status, SandboxStatus::Crashed);
+        assert_eq!(result.reason, StopReason::Crashed);
+        let detail = result.detail.unwrap();
+        assert!(detail.contains("panic"), "{detail}");
+
+        let sandbox = builder(&microsandbox, "killed").create().await.unwrap();
+        sandbox.kill().await.unwrap();
+        assert_eq!(end(&sandbox).await.reason, StopReason::Killed);
+    });
+}
+
+#[test]
+fn a_guest_that_hangs_is_stopped_in_the_end() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let sandbox = builder(&microsandbox, "deaf").create().await.unwrap();
+        // Nothing in it listens any more.
+        let hung = sandbox.shell("trap '' TERM; while :; do :; done");
+        let stopped = async { sandbox.stop_with_timeout(Duration::from_secs(1)).await };
+        let (hung, stopped) = tokio::join!(hung, stopped);
+        drop(hung);
+        stopped.unwrap();
+        assert_eq!(
+            status(&sandbox, &microsandbox).await,
+            SandboxStatus::Stopped
+        );
+    });
+}
+
+#[test]
+fn a_sandbox_takes_the_place_of_a_running_one() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let old = builder(&microsandbox, "web")
+            .env("A", "1")
+            .create()
+            .await
+            .unwrap();
+        let new = builder(&microsandbox, "web").env("A", "2").replace();
+        let new = new.create().await.unwrap();
+        assert_eq!(new.shell("echo $A").await.unwrap().stdout_text(), "2\n");
+        let error = old.stop().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        new.close().await.unwrap();
+    });
+}
+
+/// Not a test but a role: a creator that waits to be killed.
+#[test]
+fn creator() {
+    let Some(home) = std::env::var_os(CREATOR) else {
+        return;
+    };
+    let microsandbox = Microsandbox::at(microsandbox::home::Home::at(home));
+    block_on(async {
+        let detached = std::env::var_os(DETACHED).is_some();
+        let sandbox = builder(&microsandbox, "web").detached(detached);
+        let sandbox = sandbox.create().await.unwrap();
+        // Standard output is the harness's.
+        fs::write("/dev/stderr", "ready\n").unwrap();
+        sandbox.wait_until_stopped().await.unwrap();
+    });
+}
+
+fn kill_creator(home: &Home, detached: bool) {
+    let mut creator = Command::new(std::env::current_exe().unwrap());
+    creator
+        .args(["--exact", "creator", "--nocapture"])
+        .env(CREATOR, home.msb_home())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if detached {
+        creator.env(DETACHED, "1");
+    }
+    let mut creator = creator.spawn().unwrap();
+    let lines = BufReader::new(creator.stderr.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let ready = lines.any(|line| line.contains("ready"));
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+    assert!(ready);
+}
+
+#[test]
+fn who_is_attached_dies_with_its_creator_and_who_is_detached_does_not() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    kill_creator(&home, false);
+    block_on(async {
+        let handle = microsandbox.get("web").await.unwrap();
+        let result = tokio::time::timeout(LIMIT, handle.wait_until_stopped()).await;
+        assert_eq!(result.unwrap().unwrap().reason, StopReason::CreatorDied);
+        handle.remove().await.unwrap();
+    });
+    kill_creator(&home, true);
+    block_on(async {
+        let handle = microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        let sandbox = handle.connect().await.unwrap();
+        assert_eq!(
+            sandbox.shell("echo alive").await.unwrap().stdout_text(),
+            "alive\n"
+        );
+        sandbox.stop().await.unwrap();
+    });
+}
+
+/// As many as the host has memory for, 30 at most.
+fn how_many() -> usize {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let available = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let kib: usize = available
+        .and_then(|line| line.split_whitespace().nth(1))
+        .unwrap()
+        .parse()
+        .unwrap();
+    // What the host needs of its own, and half of it for the tests beside this one.
+    let each = usize::try_from(MEMORY).unwrap() + 32;
+    (kib / 1024 / 2 / each).clamp(2, 30)
+}
+
+#[test]
+fn many_are_started_and_stopped_at_once() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let mut creations = tokio::task::JoinSet::new();
+        for number in 0..how_many() {
+            let builder = builder(&microsandbox, &format!("sandbox {number}"));
+            creations.spawn(builder.ephemeral(true).create());
+        }
+        let wanted = creations.len();
+        let sandboxes: Vec<_> = creations.join_all().await;
+        let sandboxes: Vec<_> = sandboxes.into_iter().map(Result::unwrap).collect();
+        assert_eq!(microsandbox.list().await.unwrap().len(), wanted);
+        assert_eq!(
+            microsandbox.all_sandbox_metrics().await.unwrap().len(),
+            wanted
+        );
+        let mut stops = tokio::task::JoinSet::new();
+        for sandbox in sandboxes {
+            stops.spawn(sandbox.close());
+        }
+        for stopped in stops.join_all().await {
+            stopped.unwrap();
+        }
+        assert!(microsandbox.list().await.unwrap().is_empty());
+    });
+}
