@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use msb_tests::{Finished, Home, Running, Terminal, product};
+use msb_tests::{Finished, Home, Running, Terminal, piped, product};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -245,14 +245,18 @@ fn a_detached_command_is_come_back_to() {
 #[test]
 fn a_detached_run_ends_with_its_command() {
     let home = Home::new();
-    let script = "echo begun; sleep 1; echo ended; exit 4";
+    let script = "echo begun; while [ ! -e /go ]; do sleep 0.1; done; rm /go; echo ended; exit 4";
     let finished = home.busybox().with(["-d", "--name=job"]).shell(script);
     assert_eq!(finished.lines(), ["job"], "{finished}");
+    assert_eq!(shell(&home, "job", "touch /go").code(), 0);
     assert_eq!(home.msb(["wait", "job"]).lines(), ["4"]);
     assert_eq!(list(&home, &[])[0]["status"], "stopped");
     // Again, as it was.
     assert_eq!(home.msb(["start", "job"]).lines(), ["job"]);
-    let attached = home.msb(["attach", "job"]);
+    let attached = Running::start(piped(&mut home.command(["attach", "job"])));
+    attached.stdout.wait_for("begun\n");
+    assert_eq!(shell(&home, "job", "touch /go").code(), 0);
+    let attached = attached.finish();
     assert_eq!(attached.code(), 4, "{attached}");
     assert_eq!(attached.text(), "begun\nended\n");
     let again = home.busybox().with(["--name=job"]).shell("true");
