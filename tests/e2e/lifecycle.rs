@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use msb_tests::{Finished, Home, Running, Terminal, piped, product};
+use msb_tests::running::piped;
+use msb_tests::{Finished, Home, Running, Terminal, product};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
