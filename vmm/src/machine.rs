@@ -16,7 +16,7 @@ pub use crate::cpu::MAX_VCPUS;
 use crate::cpu::{self, CpuError, CpuTemplate};
 pub use crate::ending::Ending;
 use crate::ending::EndingReporter;
-use crate::kernel::{self, KernelError};
+use crate::kernel::{self, KernelError, boot_config};
 use crate::layout;
 use crate::memory::{self, MemoryError};
 pub use crate::memory::{MAX_MEMORY, MIN_MEMORY};
@@ -39,7 +39,8 @@ pub struct Config {
     pub kernel: File,
     /// cpio archive that the kernel unpacks as its first root.
     pub initramfs: Option<File>,
-    /// Kernel command line; the devices' parameters are appended.
+    /// Kernel command line; the devices' parameters are appended. Where it has no room for some 50 of them, the kernel has to know
+    /// CONFIG_BOOT_CONFIG.
     pub command_line: String,
     /// The serial port.
     pub console: Console,
@@ -71,9 +72,9 @@ pub enum BootError {
     /// More devices than the address space has room for.
     #[error("a machine cannot have {0} devices")]
     TooManyDevices(usize),
-    /// The kernel command line, on which each device is named, has no room for them.
+    /// The kernel command line, on which each device is named, has no room for them, and there is no initramfs that they could follow.
     #[error(
-        "{devices} devices do not fit beside the kernel command line: together they have {length} bytes, and a kernel takes {maximum}"
+        "{devices} devices do not fit beside the kernel command line without an initramfs: together they have {length} bytes, and a kernel takes {maximum}"
     )]
     DevicesDoNotFit {
         /// How many.
@@ -119,14 +120,14 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
     let console = log.state();
     let ports = attach_ports(&vm, log, &ending)?;
 
-    // After the devices, which the command line names.
-    let command_line = command_line(&config.command_line, &slots)?;
+    // After the devices, which the parameters name.
+    let parameters = Parameters::new(&config.command_line, &slots, config.initramfs.is_some())?;
     let entry = load_kernel(
         &memory,
         config.memory,
         config.kernel,
         config.initramfs,
-        &command_line,
+        &parameters,
     )?;
     cpu::write_tables(&memory, config.vcpus, &lines)?;
 
@@ -343,26 +344,63 @@ fn attach_ports(vm: &VmFd, log: ConsoleLog, ending: &EndingReporter) -> Result<P
     Ok(ports)
 }
 
-/// The caller's parameters and those that name the devices. What stands behind " -- " is for the first process, so the
-/// devices go before it (Linux `Documentation/admin-guide/kernel-parameters.rst`).
-fn command_line(given: &str, slots: &[VirtioSlot]) -> Result<String, BootError> {
-    let devices: String = slots
-        .iter()
-        .map(|slot| format!(" {}", slot.parameter()))
-        .collect();
-    let line = match given.split_once(" -- ") {
-        Some((kernel, init)) => format!("{kernel}{devices} -- {init}"),
-        None => format!("{given}{devices}").trim_start().to_owned(),
-    };
-    let maximum = layout::COMMAND_LINE_SIZE - layout::COMMAND_LINE_OF_KERNEL - 1;
-    if line.len() > maximum && !slots.is_empty() {
-        return Err(BootError::DevicesDoNotFit {
-            devices: slots.len(),
-            length: line.len(),
-            maximum,
-        });
+/// What the kernel is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Parameters {
+    command_line: String,
+    /// Names of devices for which the command line has no room.
+    boot_config: Vec<String>,
+}
+
+impl Parameters {
+    /// The caller's parameters and those that name the devices: all of them on the command line, or all in a boot configuration, so that
+    /// the kernel finds them in order.
+    fn new(
+        given: &str,
+        slots: &[VirtioSlot],
+        has_initramfs: bool,
+    ) -> Result<Parameters, BootError> {
+        let names: String = slots
+            .iter()
+            .map(|slot| format!(" {}={}", VirtioSlot::PARAMETER, slot.name()))
+            .collect();
+        let line = command_line(given, &names);
+        let maximum = layout::COMMAND_LINE_SIZE - layout::COMMAND_LINE_OF_KERNEL - 1;
+        if line.len() <= maximum || slots.is_empty() {
+            return Ok(Parameters {
+                command_line: line,
+                boot_config: Vec::new(),
+            });
+        }
+        if !has_initramfs {
+            return Err(BootError::DevicesDoNotFit {
+                devices: slots.len(),
+                length: line.len(),
+                maximum,
+            });
+        }
+        Ok(Parameters {
+            command_line: command_line(given, &format!(" {}", boot_config::PARAMETER)),
+            boot_config: slots.iter().map(VirtioSlot::name).collect(),
+        })
     }
-    Ok(line)
+
+    /// What follows an initramfs of so many bytes.
+    fn behind_initramfs(&self, size: u64) -> Vec<u8> {
+        if self.boot_config.is_empty() {
+            return Vec::new();
+        }
+        boot_config::of_parameter(VirtioSlot::PARAMETER, &self.boot_config, size)
+    }
+}
+
+/// Adds parameters to a command line. What stands behind " -- " is for the first process, so they go before it (Linux
+/// `Documentation/admin-guide/kernel-parameters.rst`).
+fn command_line(given: &str, added: &str) -> String {
+    match given.split_once(" -- ") {
+        Some((kernel, init)) => format!("{kernel}{added} -- {init}"),
+        None => format!("{given}{added}").trim_start().to_owned(),
+    }
 }
 
 /// Loads what the boot processor starts with; returns where.
@@ -371,14 +409,17 @@ fn load_kernel(
     memory_size: u64,
     kernel: File,
     initramfs: Option<File>,
-    command_line: &str,
+    parameters: &Parameters,
 ) -> Result<u64, BootError> {
     let loaded = kernel::load(memory, kernel)?;
     let low_memory_end = memory.iter().next().map_or(0, GuestMemoryRegion::len);
     let initramfs = initramfs
-        .map(|file| kernel::load_initramfs(memory, file, loaded.end, low_memory_end))
+        .map(|file| {
+            let trailer = |size| parameters.behind_initramfs(size);
+            kernel::load_initramfs(memory, file, trailer, loaded.end, low_memory_end)
+        })
         .transpose()?;
-    kernel::write_command_line(memory, command_line)?;
+    kernel::write_command_line(memory, &parameters.command_line)?;
     kernel::write_boot_params(memory, memory_size, &loaded, initramfs)?;
     Ok(loaded.entry)
 }
@@ -398,22 +439,40 @@ fn start_console_input(
 mod tests {
     use super::*;
 
+    fn slots(count: usize) -> Vec<VirtioSlot> {
+        (0..count).map_while(VirtioSlot::new).collect()
+    }
+
     #[test]
     fn devices_are_named_before_the_first_process_arguments() {
-        let slots = [VirtioSlot::new(0).unwrap(), VirtioSlot::new(1).unwrap()];
+        let line = |given, count| {
+            let parameters = Parameters::new(given, &slots(count), true).unwrap();
+            assert_eq!(parameters.boot_config, [""; 0]);
+            assert_eq!(parameters.behind_initramfs(5), []);
+            parameters.command_line
+        };
         assert_eq!(
-            command_line("quiet -- single", &slots).unwrap(),
+            line("quiet -- single", 2),
             "quiet virtio_mmio.device=4K@0xd0000000:1 virtio_mmio.device=4K@0xd0001000:2 -- single"
         );
-        assert_eq!(command_line("", &[]).unwrap(), "");
+        assert_eq!(line("", 0), "");
+    }
+
+    #[test]
+    fn devices_that_the_command_line_has_no_room_for_follow_the_initramfs() {
+        let parameters = Parameters::new("quiet -- single", &slots(70), true).unwrap();
+        assert_eq!(parameters.command_line, "quiet bootconfig -- single");
+        assert_eq!(parameters.boot_config.len(), 70);
+        assert_eq!(parameters.boot_config[69], "4K@0xd0045000:4");
+        let text = parameters.behind_initramfs(0);
+        assert!(text.starts_with(b"kernel.virtio_mmio.device = 4K@0xd0000000:1, 4K@0xd0001000:2,"));
     }
 
     #[test]
     fn a_device_that_the_kernel_would_not_hear_of_is_an_error() {
-        let slots: Vec<_> = (0..60).filter_map(VirtioSlot::new).collect();
-        assert!(command_line("quiet", &slots[..50]).is_ok());
+        assert!(Parameters::new("quiet", &slots(50), false).is_ok());
         assert!(matches!(
-            command_line("quiet", &slots),
+            Parameters::new("quiet", &slots(60), false),
             Err(BootError::DevicesDoNotFit { devices: 60, .. })
         ));
     }

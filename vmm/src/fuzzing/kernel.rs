@@ -12,7 +12,7 @@ const MEMORY: u64 = memory::MIN_MEMORY;
 /// Loads `image` as a kernel and, when it is one, `initramfs` beside it, and writes the boot parameters.
 pub fn kernel(image: File, initramfs: File, command_line: &str) {
     let memory = memory::create(MEMORY).unwrap();
-    let size = initramfs.metadata().unwrap().len();
+    let size = initramfs.metadata().unwrap().len() + 7;
     let Ok(kernel) = load(&memory, image) else {
         return;
     };
@@ -22,7 +22,7 @@ pub fn kernel(image: File, initramfs: File, command_line: &str) {
         kernel.end
     );
     let low_memory_end = MEMORY.min(layout::HOLE_START);
-    let initramfs = load_initramfs(&memory, initramfs, kernel.end, low_memory_end).ok();
+    let initramfs = load_initramfs(&memory, initramfs, |_| b"trailer".into(), kernel.end, low_memory_end).ok();
     if let Some(loaded) = initramfs {
         assert_eq!(loaded.size, size);
         assert!(loaded.address >= kernel.end, "over the kernel: {loaded:?}");

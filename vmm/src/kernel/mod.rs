@@ -1,5 +1,6 @@
 //! Loading a kernel, its initial file system and its command line into guest memory.
 
+pub(crate) mod boot_config;
 mod boot_params;
 mod bzimage;
 mod elf;
@@ -118,10 +119,12 @@ pub(crate) struct LoadedInitramfs {
     pub(crate) size: u64,
 }
 
-/// Copies the initramfs to the end of the memory below the hole, where the kernel frees it after unpacking.
+/// Copies the initramfs, and what `trailer` makes for its length, to the end of the memory below the hole, where the kernel frees it after
+/// unpacking.
 pub(crate) fn load_initramfs(
     memory: &GuestMemory,
     mut file: File,
+    trailer: impl FnOnce(u64) -> Vec<u8>,
     kernel_end: u64,
     low_memory_end: u64,
 ) -> Result<LoadedInitramfs, KernelError> {
@@ -129,18 +132,23 @@ pub(crate) fn load_initramfs(
         file: "initramfs",
         error,
     };
-    let size = file.metadata().map_err(read)?.len();
-    if size == 0 {
+    let length = file.metadata().map_err(read)?.len();
+    if length == 0 {
         return Err(KernelError::EmptyInitramfs);
     }
+    let trailer = trailer(length);
+    let size = length.saturating_add(trailer.len() as u64);
     let address = low_memory_end
         .checked_sub(size)
         .map(|address| address & !0xfff)
         .filter(|address| *address >= kernel_end)
-        .ok_or(KernelError::InitramfsTooLarge { size })?;
-    let mut slice = memory::slice(memory, address, size).map_err(KernelError::DoesNotFit)?;
+        .ok_or(KernelError::InitramfsTooLarge { size: length })?;
+    let mut slice = memory::slice(memory, address, length).map_err(KernelError::DoesNotFit)?;
     file.read_exact_volatile(&mut slice)
         .map_err(|error| read(io::Error::other(error)))?;
+    memory
+        .write_slice(&trailer, GuestAddress(address.saturating_add(length)))
+        .map_err(KernelError::Write)?;
     Ok(LoadedInitramfs { address, size })
 }
 

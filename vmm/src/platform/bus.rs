@@ -26,10 +26,13 @@ impl VirtioSlot {
         Some(VirtioSlot { address, irq })
     }
 
-    /// How the kernel's command line names the device (Linux: drivers/virtio/virtio_mmio.c).
-    pub(crate) fn parameter(&self) -> String {
+    /// The kernel parameter that names a device, once for each (Linux: drivers/virtio/virtio_mmio.c).
+    pub(crate) const PARAMETER: &str = "virtio_mmio.device";
+
+    /// What it says of this one.
+    pub(crate) fn name(&self) -> String {
         let kib = layout::VIRTIO_MMIO_SIZE / 1024;
-        format!("virtio_mmio.device={kib}K@{:#x}:{}", self.address, self.irq)
+        format!("{kib}K@{:#x}:{}", self.address, self.irq)
     }
 }
 
@@ -95,7 +98,7 @@ mod tests {
     fn slots_are_apart_and_lines_are_shared_only_when_they_run_out() {
         let slots: Vec<_> = (0..64).map_while(VirtioSlot::new).collect();
         assert_eq!(slots.len(), 64);
-        assert_eq!(slots[0].parameter(), "virtio_mmio.device=4K@0xd0000000:1");
+        assert_eq!(slots[0].name(), "4K@0xd0000000:1");
         assert_eq!(slots[21].irq, 23);
         assert_eq!(slots[22].irq, 1);
         assert!(slots.iter().all(|slot| slot.irq != layout::SERIAL_IRQ));
