@@ -114,9 +114,9 @@ fn what_is_written_is_read_and_lies_in_the_image_and_what_is_read_only_stays_as_
 }
 
 #[test]
-fn forty_disks_work_at_once_although_they_share_interrupt_lines() {
+fn sixty_disks_work_at_once_although_they_share_interrupt_lines() {
     let home = Home::new();
-    let disks: Vec<_> = (0..40u8)
+    let disks: Vec<_> = (0..60u8)
         .map(|index| image(&home.path().join(format!("{index}.img")), b'0' + index, MIB))
         .collect();
     // Each is read and written by a process of its own; a lost interrupt is waited for in vain.
@@ -127,7 +127,7 @@ fn forty_disks_work_at_once_although_they_share_interrupt_lines() {
             dd if=/dev/$disk of=/$disk bs=64k count=8 iflag=direct 2>/dev/null || exit
             dd if=/$disk of=/dev/$disk bs=32k seek=16 oflag=direct conv=fsync 2>/dev/null || exit
         done
-        echo $number $(head -c 1 /$disk) >/done-$disk
+        printf '%s %s\\n' $number "$(head -c 1 /$disk)" >/done-$disk
 END
         for disk in $(ls /sys/block | grep ^vd); do sh /each $disk & done; wait
         cat /done-* | sort -n
@@ -135,16 +135,16 @@ END
     let finished = run(&home, &disks, script);
     assert_eq!(finished.code(), 0, "{finished}");
     let lines = lines(&finished);
-    assert_eq!(lines.len(), 41, "{finished}");
-    let mut served: Vec<_> = lines[..40].to_vec();
+    assert_eq!(lines.len(), 61, "{finished}");
+    let mut served: Vec<_> = lines[..60].to_vec();
     served.sort_unstable();
-    let mut expected: Vec<_> = (0..40u8)
+    let mut expected: Vec<_> = (0..60u8)
         .map(|index| format!("disk{index} {}", char::from(b'0' + index)))
         .collect();
     expected.sort_unstable();
     assert_eq!(served, expected);
     // There are more devices than lines.
-    let shared = lines[40].strip_prefix("shared ").unwrap();
+    let shared = lines[60].strip_prefix("shared ").unwrap();
     assert!(shared.parse::<u32>().unwrap() > 10, "{finished}");
 }
 
@@ -164,15 +164,4 @@ fn disks_that_cannot_be_had_are_errors() {
     }
     let unknown = run(&home, &["/a/disk".to_owned()], "");
     assert!(unknown.errors().contains("tells no format"), "{unknown}");
-}
-
-#[test]
-fn more_devices_than_the_command_line_can_name_are_an_error() {
-    let home = Home::new();
-    let disks: Vec<_> = (0..60u8)
-        .map(|index| image(&home.path().join(format!("{index}.img")), 0, 4096))
-        .collect();
-    let finished = run(&home, &disks, "");
-    assert_eq!(finished.code(), 125, "{finished}");
-    assert!(finished.errors().contains("60 devices"), "{finished}");
 }

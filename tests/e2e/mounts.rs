@@ -444,3 +444,29 @@ fn there_may_be_64_mounts_of_all_kinds() {
     assert_eq!(finished.lines(), expected);
     assert_clean(&first);
 }
+
+/// So many devices are named behind the initramfs, because the kernel's command line has no room for them.
+#[test]
+fn all_of_64_mounts_may_be_disks() {
+    let home = Home::new();
+    let first = disk(&home, "disk-0.img");
+    let mut options = Vec::new();
+    for index in 0..64 {
+        let image = home.path().join(format!("disk-{index}.img"));
+        if index > 0 {
+            fs::copy(&first, &image).unwrap();
+        }
+        options.push(option("mount-disk", &image, &format!("/disks/{index}")));
+    }
+    let script = "
+        for disk in /disks/*; do cat $disk/file; echo $disk >$disk/own; done
+        cat /disks/*/own; grep -c ' /disks/' /proc/mounts";
+    let finished = home.busybox().with(options).shell(script);
+    let mut expected = vec!["disk-0.img files".to_owned(); 64];
+    let mut own: Vec<_> = (0..64).map(|index| format!("/disks/{index}")).collect();
+    own.sort_unstable();
+    expected.extend(own);
+    expected.push("64".to_owned());
+    assert_eq!(finished.lines(), expected, "{finished}");
+    assert_clean(&home.path().join("disk-63.img"));
+}

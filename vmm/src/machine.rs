@@ -463,7 +463,7 @@ mod tests {
         let parameters = Parameters::new("quiet -- single", &slots(70), true).unwrap();
         assert_eq!(parameters.command_line, "quiet bootconfig -- single");
         assert_eq!(parameters.boot_config.len(), 70);
-        assert_eq!(parameters.boot_config[69], "4K@0xd0045000:4");
+        assert_eq!(parameters.boot_config[69], "4K@0xd0045000:5");
         let text = parameters.behind_initramfs(0);
         assert!(text.starts_with(b"kernel.virtio_mmio.device = 4K@0xd0000000:1, 4K@0xd0001000:2,"));
     }

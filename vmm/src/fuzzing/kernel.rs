@@ -22,7 +22,14 @@ pub fn kernel(image: File, initramfs: File, command_line: &str) {
         kernel.end
     );
     let low_memory_end = MEMORY.min(layout::HOLE_START);
-    let initramfs = load_initramfs(&memory, initramfs, |_| b"trailer".into(), kernel.end, low_memory_end).ok();
+    let initramfs = load_initramfs(
+        &memory,
+        initramfs,
+        |_| b"trailer".into(),
+        kernel.end,
+        low_memory_end,
+    )
+    .ok();
     if let Some(loaded) = initramfs {
         assert_eq!(loaded.size, size);
         assert!(loaded.address >= kernel.end, "over the kernel: {loaded:?}");

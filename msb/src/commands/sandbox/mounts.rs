@@ -17,9 +17,6 @@ use crate::options::{MountArgument, MountSourceArgument, NamedArgument, os_value
 /// Most mounts of a guest.
 const MAX_MOUNTS: usize = 64;
 
-/// Most disks of a guest besides its root. Each is a device, which the kernel's command line names, and that is limited.
-const MAX_DISKS: usize = 40;
-
 /// What is mounted in a sandbox.
 #[derive(Debug, Args)]
 pub(in crate::commands) struct MountArguments {
@@ -161,14 +158,6 @@ fn check(mounts: &[MountArgument]) -> anyhow::Result<()> {
         return Err(with_hint(
             anyhow!("a guest cannot have {count} mounts"),
             format!("give {MAX_MOUNTS} at most: a folder that holds others is one"),
-        ));
-    }
-    let is_disk = |mount: &&MountArgument| matches!(mount.source, MountSourceArgument::Disk(_));
-    let disks = mounts.iter().filter(is_disk).count();
-    if disks > MAX_DISKS {
-        return Err(with_hint(
-            anyhow!("a guest cannot have {disks} disks"),
-            format!("give --mount-disk {MAX_DISKS} times at most"),
         ));
     }
     let mut seen = HashSet::new();
