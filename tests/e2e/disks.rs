@@ -127,7 +127,7 @@ fn sixty_disks_work_at_once_although_they_share_interrupt_lines() {
             dd if=/dev/$disk of=/$disk bs=64k count=8 iflag=direct 2>/dev/null || exit
             dd if=/$disk of=/dev/$disk bs=32k seek=16 oflag=direct conv=fsync 2>/dev/null || exit
         done
-        printf '%s %s\\n' $number "$(head -c 1 /$disk)" >/done-$disk
+        printf '%s %s\\n' $number $(head -c 1 /$disk) >/done-$disk
 END
         for disk in $(ls /sys/block | grep ^vd); do sh /each $disk & done; wait
         cat /done-* | sort -n

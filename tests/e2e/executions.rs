@@ -197,7 +197,8 @@ fn clients_that_go_in_the_middle_leave_nothing() {
             );
         }
         let script = format!(
-            "while [ $({count}) -gt {} ]; do usleep 10000; done",
+            // The shell that counts here is one more.
+            "while [ $({count}) -gt $(({} + 1)) ]; do usleep 10000; done",
             before.trim()
         );
         assert!(sandbox.shell(&script).await.unwrap().success());

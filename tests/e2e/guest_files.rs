@@ -99,14 +99,7 @@ fn peak() -> u64 {
 fn a_gibibyte_goes_either_way_in_bounded_memory() {
     let home = Home::new();
     let folder = home.folder("data");
-    let local = home.path().join("local");
-    {
-        let file = File::create(&local).unwrap();
-        let part: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 3) as u8).collect();
-        for number in 0..1024_u64 {
-            file.write_all_at(&part, number << 20).unwrap();
-        }
-    }
+    let part: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 3) as u8).collect();
     let before = peak();
     run(async {
         // The guest has a quarter of it as memory.
@@ -114,18 +107,26 @@ fn a_gibibyte_goes_either_way_in_bounded_memory() {
         let builder = builder.volume("/data", MountConfig::bind(&folder));
         let sandbox = builder.create().await.unwrap();
         let fs = sandbox.fs();
-        fs.copy_from_host(&local, "/data/there").await.unwrap();
-        fs.copy_to_host("/data/there", home.path().join("back"))
-            .await
-            .unwrap();
+        let mut there = fs.write_stream("/data/there", None).await.unwrap();
+        for _ in 0..1024 {
+            there.write_all(&part).await.unwrap();
+        }
+        there.finish().await.unwrap();
+        let mut back = fs.read_stream("/data/there").await.unwrap();
+        let mut count = 0;
+        while let Some(data) = back.recv().await.unwrap() {
+            for piece in data.chunks(1 << 16) {
+                let at = count % part.len();
+                let expected = part[at..].iter().chain(&part).take(piece.len());
+                assert!(piece.iter().eq(expected), "at {count}");
+                count += piece.len();
+            }
+        }
+        assert_eq!(count, 1 << 30);
         stop(sandbox).await;
     });
     let used = peak().saturating_sub(before);
     assert!(used < 64 << 20, "{used} bytes of memory were used");
-    for copy in [folder.join("there"), home.path().join("back")] {
-        let same = Command::new("cmp").arg(&local).arg(&copy).status().unwrap();
-        assert!(same.success(), "{copy:?}");
-    }
 }
 
 /// Makes a tree with everything in it that a tree can have.
@@ -231,7 +232,7 @@ fn a_tree_goes_there_and_back_as_it_is() {
         fs.write_archive(File::open(&archive).unwrap(), "/srv/unpacked")
             .await
             .unwrap();
-        let script = "cd /srv && diff -r tree/a unpacked/a && stat -c %h:%a unpacked/a/file";
+        let script = "cd /srv && diff -r --no-dereference tree/a unpacked/a && stat -c %h:%a unpacked/a/file";
         let output = sandbox.shell(script).await.unwrap();
         assert_eq!(output.stdout_text(), "2:4711\n", "{}", output.stderr_text());
         stop(sandbox).await;
