@@ -1,0 +1,117 @@
+//! What sandboxes wrote: kept, bounded, followed, read when they have stopped.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use msb_tests::{Finished, Home, Running, product};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Creates a sandbox that waits for commands.
+#[track_caller]
+fn create(home: &Home, options: &[&str], name: &str) {
+    let root = product::busybox();
+    let root = root.to_str().unwrap();
+    let arguments = ["create", "--memory=128M", "--name", name]
+        .into_iter()
+        .chain(options.iter().copied())
+        .chain([root]);
+    let created = home.msb(arguments);
+    assert_eq!(created.lines(), [name], "{created}");
+}
+
+fn shell(home: &Home, name: &str, script: &str) -> Finished {
+    home.msb(["exec", name, "sh", "-c", script])
+}
+
+#[track_caller]
+fn remove(home: &Home, name: &str) {
+    assert_eq!(home.msb(["rm", "-f", name]).lines(), [name]);
+}
+
+fn logs(home: &Home, options: &[&str]) -> Finished {
+    home.msb(["logs"].iter().chain(options))
+}
+
+#[test]
+fn what_commands_wrote_is_read_byte_for_byte_running_and_stopped() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    let bytes = r"printf 'a\0\377\nb' ; printf error >&2";
+    assert_eq!(shell(&home, "web", bytes).code(), 0);
+    for _ in 0..2 {
+        let read = logs(&home, &["web"]);
+        assert_eq!(read.code(), 0, "{read}");
+        assert_eq!(read.stdout, b"a\0\xff\nb");
+        assert_eq!(read.stderr, b"error");
+        // It works when it has stopped, too.
+        home.msb(["stop", "web"]);
+    }
+    let system = logs(&home, &["--source=system", "web"]);
+    assert!(system.text().contains("ready"), "{system}");
+    assert!(system.text().contains("stopped"), "{system}");
+    home.msb(["rm", "web"]);
+    logs(&home, &["web"]).assert_error(1, "web");
+}
+
+#[test]
+fn lines_are_chosen() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    shell(&home, "web", "seq 1 20; echo 'no number' >&2");
+    shell(&home, "web", "echo last");
+    assert_eq!(
+        logs(&home, &["--tail=2", "--source=stdout", "web"]).lines(),
+        ["20", "last"]
+    );
+    assert_eq!(
+        logs(&home, &["--grep=^1[0-2]", "web"]).lines(),
+        ["10", "11", "12"]
+    );
+    assert_eq!(
+        logs(&home, &["--since=1h", "--grep=last", "web"]).lines(),
+        ["last"]
+    );
+    assert_eq!(logs(&home, &["--until=1h", "web"]).stdout, b"");
+    let json = logs(&home, &["--json", "--tail=1", "web"]);
+    let entry: Value = serde_json::from_str(json.text()).unwrap();
+    assert_eq!(entry["text"], "last\n");
+    assert_eq!(entry["source"], "stdout");
+    assert_eq!(entry["session"], 2);
+    let stamped = logs(&home, &["--timestamps", "--show-id", "--tail=1", "web"]);
+    let time = entry["timestamp"].as_str().unwrap();
+    assert_eq!(stamped.lines(), [format!("{time} [2] last")]);
+    remove(&home, "web");
+}
+
+#[test]
+fn a_log_is_followed_until_its_sandbox_ends() {
+    let home = Home::new();
+    create(&home, &[], "web");
+    shell(&home, "web", "echo before");
+    let mut following = Running::start(&mut home.command(["logs", "-f", "web"]));
+    following.stdout.wait_for("before");
+    shell(&home, "web", "echo meanwhile");
+    following.stdout.wait_for("meanwhile");
+    // However it ends.
+    nix::sys::signal::kill(home.machine(), Signal::SIGKILL).unwrap();
+    following.end_input();
+    let finished = following.finish();
+    assert_eq!(finished.lines(), ["before", "meanwhile"]);
+    assert_eq!(finished.code(), 0);
+    remove(&home, "web");
+}
+
+#[test]
+fn quiet_logs_are_empty_and_files_are_no_output() {
+    let home = Home::new();
+    create(&home, &["--quiet-logs"], "quiet");
+    shell(&home, "quiet", "echo secret");
+    assert_eq!(logs(&home, &["--source=all", "quiet"]).stdout, b"");
+    create(&home, &[], "web");
+    shell(&home, "web", "echo contents >/file");
+    let copied = home.msb(["cp", "web:/file", home.folder("out").to_str().unwrap()]);
+    assert_eq!(copied.code(), 0, "{copied}");
+    assert_eq!(logs(&home, &["web"]).stdout, b"");
+    remove(&home, "web");
+    remove(&home, "quiet");
+}
