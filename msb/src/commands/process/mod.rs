@@ -51,10 +51,12 @@ impl Attended<'_> {
         if !self.exec.stdin {
             streams.input = None;
         }
+        let raw = raw_mode(terminal)?;
         let session =
             Session::attach(self.stream, self.exec, streams).context("cannot run the command")?;
         let following = Following {
             session,
+            raw,
             terminal,
             deadline: self.timeout.and_then(|timeout| {
                 Instant::now().checked_add(timeout.checked_add(TIMEOUT_SLACK)?)
@@ -95,10 +97,12 @@ impl Returning<'_> {
                 None
             }
         };
+        let raw = raw_mode(terminal)?;
         let session =
             Session::resume(self.session, streams).context("cannot come back to the process")?;
         let following = Following {
             session,
+            raw,
             terminal,
             deadline: None,
             keys,
@@ -110,6 +114,8 @@ impl Returning<'_> {
 /// A session whose signals and terminal are those of `msb`.
 struct Following {
     session: Session,
+    /// The terminal is as it was before when this is dropped, before anything else is said.
+    raw: Option<RawMode>,
     terminal: bool,
     deadline: Option<Instant>,
     keys: Option<KeyWatch>,
@@ -117,11 +123,6 @@ struct Following {
 
 impl Following {
     fn follow(self, signals: &Signals) -> anyhow::Result<(Outcome, Option<Moment>)> {
-        // Only now: an error before this is printed to a terminal that is as it was.
-        let _raw = (self.terminal && io::stdin().is_terminal())
-            .then(RawMode::enter)
-            .transpose()
-            .context("cannot put the terminal into raw mode")?;
         if self.terminal {
             // It may have changed since the arguments were read.
             self.session.remote().resize(terminal::size());
@@ -132,6 +133,7 @@ impl Following {
             Some(outcome) => outcome,
             None => self.session.end().map_err(outcome::session_failed)?.into(),
         };
+        drop(self.raw);
         Ok((outcome, first_output))
     }
 
@@ -176,6 +178,15 @@ impl Following {
             }
         }
     }
+}
+
+/// Puts the terminal into raw mode, before the first output comes: what a terminal in the guest has prepared must not be
+/// prepared again.
+fn raw_mode(terminal: bool) -> anyhow::Result<Option<RawMode>> {
+    (terminal && io::stdin().is_terminal())
+        .then(RawMode::enter)
+        .transpose()
+        .context("cannot put the terminal into raw mode")
 }
 
 /// Descriptors of their own for the standard streams: the session closes them when it ends.
