@@ -40,7 +40,7 @@ pub(super) fn exec() -> Exec {
         user: None,
         rlimits: Vec::new(),
         terminal: None,
-        stdin: false,
+        stdin: true,
         timeout_ms: None,
     }
 }

@@ -98,6 +98,7 @@ impl KeptSession {
         stream: UnixStream,
         exec: Box<Exec>,
     ) -> Result<KeptSession, FrameError> {
+        let takes_input = exec.stdin || exec.terminal.is_some();
         let mut out = Outgoing::default();
         out.push(&HostMessage::Hello(Hello::current(env!(
             "CARGO_PKG_VERSION"
@@ -113,7 +114,7 @@ impl KeptSession {
                 started: None,
                 backlog: Backlog::default(),
                 credit: INITIAL_STDIN_CREDIT.into(),
-                input_closed: false,
+                input_closed: !takes_input,
             },
             end: None,
             attached: None,
@@ -243,8 +244,14 @@ impl KeptSession {
                     return Err(Violation);
                 }
                 self.process.credit = self.process.credit.saturating_sub(length);
+                if self.process.input_closed {
+                    return Ok(());
+                }
             }
-            HostMessage::StdinEnd | HostMessage::Resize(_) | HostMessage::Signal(_) => {}
+            // A process has one end of its input, however many clients come and go.
+            HostMessage::StdinEnd if self.process.input_closed => return Ok(()),
+            HostMessage::StdinEnd => self.process.input_closed = true,
+            HostMessage::Resize(_) | HostMessage::Signal(_) => {}
             _ => return Err(Violation),
         }
         if self.stream.is_some() && !self.hung_up {

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use microsandbox::control::{ControlSession, SessionOpened};
 use microsandbox::protocol::{
-    Exit, ExitStatus, Failure, FrameDecoder, GuestMessage, HostMessage, INITIAL_STDIN_CREDIT,
+    Exec, Exit, ExitStatus, Failure, FrameDecoder, GuestMessage, HostMessage, INITIAL_STDIN_CREDIT,
     MAX_DATA, Stage, Started,
 };
 
@@ -41,6 +41,11 @@ struct Guest {
 impl Guest {
     /// Takes the next session and greets.
     fn accept(machine: &Machine) -> Guest {
+        Guest::accept_with(machine, &exec())
+    }
+
+    /// As [`accept`](Self::accept), where this is asked for.
+    fn accept_with(machine: &Machine, exec: &Exec) -> Guest {
         let (stream, _) = machine.agent.accept().unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
@@ -49,7 +54,7 @@ impl Guest {
             decoder: FrameDecoder::new(),
         };
         assert!(matches!(guest.next(), HostMessage::Hello(_)));
-        assert_eq!(guest.next(), HostMessage::Exec(Box::new(exec())));
+        assert_eq!(guest.next(), HostMessage::Exec(Box::new(exec.clone())));
         guest.say(&GuestMessage::Hello(Hello::current("test")));
         guest
     }
@@ -184,6 +189,51 @@ fn a_client_is_joined_to_its_process() {
     assert_eq!(client.next(), Some(GuestMessage::Stderr(b"err")));
     assert_eq!(client.next(), Some(EXITED));
     assert_eq!(client.next(), None);
+    machine.control.finish(ended());
+}
+
+#[test]
+fn a_process_has_one_end_of_its_input_whoever_comes_and_goes() {
+    let machine = Machine::running();
+    let (client, mut guest) = machine.start(1);
+    client.say(&HostMessage::StdinEnd);
+    assert_eq!(guest.next(), HostMessage::StdinEnd);
+    drop(client);
+    // Others have nothing to say either, or do not know yet that nobody listens.
+    let mut next = machine.come_back(1, 0);
+    next.say(&HostMessage::StdinEnd);
+    assert_eq!(next.next(), Some(GuestMessage::Started(started(1))));
+    assert_eq!(next.next(), Some(GuestMessage::StdinClosed));
+    next.say(&HostMessage::StdinEnd);
+    next.say(&HostMessage::Signal(1));
+    assert_eq!(guest.next(), HostMessage::Signal(1));
+    guest.say(&EXITED);
+    assert_eq!(next.next(), Some(EXITED));
+    machine.control.finish(ended());
+}
+
+#[test]
+fn a_process_without_input_is_told_nothing_of_it() {
+    let machine = Machine::running();
+    let exec = Exec {
+        stdin: false,
+        ..exec()
+    };
+    let request = ControlRequest::Run(Box::new(exec.clone()));
+    let (mut client, mut guest) = std::thread::scope(|scope| {
+        let client = scope.spawn(|| machine.open(&request).unwrap());
+        let guest = Guest::accept_with(&machine, &exec);
+        guest.say(&GuestMessage::Started(started(1)));
+        let client = client.join().unwrap();
+        (client, guest)
+    });
+    assert_eq!(client.next(), Some(GuestMessage::Started(started(1))));
+    assert_eq!(client.next(), Some(GuestMessage::StdinClosed));
+    client.say(&HostMessage::StdinEnd);
+    client.say(&HostMessage::Signal(1));
+    assert_eq!(guest.next(), HostMessage::Signal(1));
+    guest.say(&EXITED);
+    assert_eq!(client.next(), Some(EXITED));
     machine.control.finish(ended());
 }
 
