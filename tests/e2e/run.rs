@@ -143,9 +143,7 @@ fn a_name_is_the_host_name_and_is_taken_once() {
     let guest = || home.busybox().with(["--name", "web"]);
     let mut first = guest().start("hostname; read wait; echo over");
     first.stdout.wait_for("web\n");
-    guest()
-        .run(["true"])
-        .assert_error(125, "\"web\" is running");
+    guest().run(["true"]).assert_error(125, "\"web\" exists");
     // Others are not in the way.
     let unnamed = home.busybox().run(["hostname"]);
     let name = unnamed.lines()[0].strip_prefix("msb-").unwrap();
@@ -228,11 +226,8 @@ fn kernel_and_initramfs_can_be_named() {
 fn the_log_has_levels() {
     let home = Home::new();
     let run = |options: &[&str]| home.busybox().with(options).run(["true"]);
-    assert!(
-        run(&["--log-level", "debug", "-n", "chatty"])
-            .errors()
-            .contains("name=chatty")
-    );
+    let chatty = run(&["--log-level", "debug", "-n", "chatty"]);
+    assert!(chatty.errors().contains("chatty"), "{chatty}");
     assert_eq!(run(&["--log-level", "info"]).code(), 0);
     assert_eq!(run(&["--quiet"]).errors(), "");
 }
