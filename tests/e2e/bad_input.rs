@@ -334,7 +334,7 @@ fn frames_that_make_no_sense_end_their_own_session_only() {
             framed(2, &[4, 0]),
             "A frame holds 1 bytes after its message",
         ),
-        ("the future", frame(&future), "version 77, this side 2"),
+        ("the future", frame(&future), "version 77, this side 3"),
         (
             "a stranger",
             frame(&stranger),

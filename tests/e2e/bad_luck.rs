@@ -261,7 +261,7 @@ fn when_the_machine_is_killed_while_its_guest_boots_msb_says_so() {
 #[test]
 fn what_both_of_them_leave_behind_is_removed_by_the_next() {
     let home = Home::new();
-    let guest = home.busybox().with(["--name=unlucky"]);
+    let guest = home.busybox().with(["--rm", "--name=unlucky"]);
     let running = guest.start("echo ready; sleep 1000");
     running.stdout.wait_for("ready\n");
     let machine = home.machine();
@@ -292,16 +292,16 @@ fn a_full_disk_under_the_home_is_told_and_left_as_it_was() {
     let home = Home::new();
     let command = home.busybox().shell_command("echo came up");
     // The first is the home itself. Then there is no room for the run directories, their lock, the machine's directory,
-    // its lock, its socket.
-    for inodes in 1..=5 {
+    // its lock, its two sockets.
+    for inodes in 1..=6 {
         let finished = with_small_home(&command, &format!("nr_inodes={inodes}"));
         finished.assert_error(125, "no space left on device");
         finished.assert_error(125, "make room there");
         assert_eq!(finished.text(), "", "{inodes}: {finished}");
     }
-    // With nothing to spare everything goes well.
+    // With nothing to spare everything goes well: the machine's state is in a file, which is replaced by another.
     assert_eq!(
-        with_small_home(&command, "nr_inodes=6,size=4k").lines(),
+        with_small_home(&command, "nr_inodes=9,size=8k").lines(),
         ["came up"]
     );
 }
@@ -362,7 +362,7 @@ fn limits_of_the_host_are_told() {
     let log = home.path().join("log");
     let options = ["--console".as_ref(), log.as_os_str()];
     for (resource, limit, why) in [
-        (Resource::RLIMIT_NOFILE, 8, "too many open files"),
+        (Resource::RLIMIT_NOFILE, 9, "too many open files"),
         (Resource::RLIMIT_FSIZE, 0, "file too large"),
     ] {
         let mut command = home.busybox().with(options).command(["true"]);
