@@ -153,7 +153,10 @@ fn a_name_is_the_host_name_and_is_taken_once() {
     );
     first.send("\n");
     assert_eq!(first.finish().lines(), ["web", "over"]);
-    // It is free again.
+    // It stays, until another takes its place; with --rm the name is free again.
+    guest().run(["true"]).assert_error(125, "\"web\" exists");
+    let replaced = guest().with(["--replace", "--rm"]).run(["hostname"]);
+    assert_eq!(replaced.lines(), ["web"]);
     assert_eq!(guest().run(["hostname"]).lines(), ["web"]);
 }
 
