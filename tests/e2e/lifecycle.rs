@@ -275,6 +275,9 @@ fn a_detached_run_ends_with_its_command() {
         .shell("true");
     assert_eq!(finished.lines(), ["gone"]);
     home.wait_until_alone();
+    let brief = home.busybox().with(["-d", "--rm", "--name=brief"]);
+    assert_eq!(brief.shell("sleep 1000").lines(), ["brief"]);
+    remove(&home, &["brief"]);
     assert_eq!(names(&list(&home, &[])), [""; 0]);
 }
 

@@ -1,6 +1,7 @@
 //! `msb rm`
 
 use clap::Args;
+use microsandbox::ErrorKind;
 
 use super::runtime::block_on;
 use super::selection::Selection;
@@ -32,10 +33,15 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
         arguments
             .selection
             .each("remove", move |sandbox| async move {
-                if force && sandbox.status().is_alive() {
+                let ends = force && sandbox.status().is_alive();
+                if ends {
                     sandbox.kill().await?;
                 }
-                sandbox.remove().await?;
+                match sandbox.remove().await {
+                    // One that is removed at its end is so by now.
+                    Err(error) if ends && error.kind() == ErrorKind::SandboxNotFound => {}
+                    removed => removed?,
+                }
                 Ok(format!("{}\n", sandbox.name()))
             }),
     )
