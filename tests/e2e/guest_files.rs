@@ -102,12 +102,12 @@ fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
     let part: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 3) as u8).collect();
     let before = peak();
     run(async {
-        let builder = sandbox(&home, "box").image(product::busybox()).memory(128);
+        let builder = sandbox(&home, "box").image(product::busybox()).memory(96);
         let builder = builder.volume("/data", MountConfig::bind(&folder));
         let sandbox = builder.create().await.unwrap();
         let fs = sandbox.fs();
         let mut there = fs.write_stream("/data/there", None).await.unwrap();
-        for _ in 0..256 {
+        for _ in 0..128 {
             there.write_all(&part).await.unwrap();
         }
         there.finish().await.unwrap();
@@ -123,7 +123,7 @@ fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
                 count += length;
             }
         }
-        assert_eq!(count, 256 << 20);
+        assert_eq!(count, 128 << 20);
         stop(sandbox).await;
     });
     let used = peak().saturating_sub(before);
