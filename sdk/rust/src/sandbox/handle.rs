@@ -251,7 +251,8 @@ macro_rules! lifecycle {
             /// the last run ended.
             ///
             /// # Errors
-            /// [`MicrosandboxError::SandboxNotFound`] if it was removed.
+            /// [`MicrosandboxError::SandboxNotFound`] if it was removed, as an ephemeral one is at its end: how that was is
+            /// told to those who wait already.
             pub async fn wait_until_stopped(&self) -> Result<SandboxStopResult, MicrosandboxError> {
                 self.machine().wait_until_stopped().await
             }
