@@ -5,22 +5,9 @@
 use std::fs;
 
 use msb_tests::running::piped;
-use msb_tests::{Finished, Home, Running, Terminal, product};
+use msb_tests::{Home, Running, Terminal, product};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// Creates a sandbox that waits for commands.
-#[track_caller]
-fn create(home: &Home, options: &[&str], name: &str) {
-    let root = product::busybox();
-    let root = root.to_str().unwrap();
-    let arguments = ["create", "--memory=128M", "--name", name]
-        .into_iter()
-        .chain(options.iter().copied())
-        .chain([root]);
-    let created = home.msb(arguments);
-    assert_eq!(created.lines(), [name], "{created}");
-}
 
 /// What `msb ls --format json` says.
 #[track_caller]
@@ -45,20 +32,13 @@ fn remove(home: &Home, names: &[&str]) {
     assert_eq!(home.left_over(), [""; 0]);
 }
 
-fn shell(home: &Home, name: &str, script: &str) -> Finished {
-    home.msb(["exec", name, "sh", "-c", script])
-}
-
 #[test]
 fn a_sandbox_stays_with_its_files_until_it_is_removed() {
     let home = Home::new();
-    create(
-        &home,
-        &["--label=tier=web", "-e", "A=1", "-w", "/tmp"],
-        "web",
-    );
+    home.create(&["--label=tier=web", "-e", "A=1", "-w", "/tmp"], "web");
     assert_eq!(
-        shell(&home, "web", "echo $A; pwd; echo kept >/file").lines(),
+        home.exec_shell("web", "echo $A; pwd; echo kept >/file")
+            .lines(),
         ["1", "/tmp"]
     );
     let [web] = &list(&home, &[])[..] else {
@@ -74,7 +54,7 @@ fn a_sandbox_stays_with_its_files_until_it_is_removed() {
     assert_eq!(list(&home, &[])[0]["status"], "stopped");
     home.wait_until_alone();
     assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
-    assert_eq!(shell(&home, "web", "cat /file").lines(), ["kept"]);
+    assert_eq!(home.exec_shell("web", "cat /file").lines(), ["kept"]);
     assert_eq!(home.msb(["restart", "-t", "0", "web"]).lines(), ["web"]);
     assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
     assert_eq!(home.msb(["rm", "web"]).lines(), ["web"]);
@@ -90,7 +70,7 @@ fn a_sandbox_stays_with_its_files_until_it_is_removed() {
 #[test]
 fn what_cannot_be_done_now_says_what_can() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     home.msb(["start", "web"]).assert_error(1, "msb exec web");
     home.msb(["rm", "web"]).assert_error(1, "msb rm -f web");
     let root = product::busybox();
@@ -115,9 +95,9 @@ fn what_cannot_be_done_now_says_what_can() {
 #[test]
 fn several_are_named_or_found_by_their_labels() {
     let home = Home::new();
-    create(&home, &["--label=tier=batch", "--label=n=1"], "one");
-    create(&home, &["--label=tier=batch", "--label=n=2"], "two");
-    create(&home, &[], "Three");
+    home.create(&["--label=tier=batch", "--label=n=1"], "one");
+    home.create(&["--label=tier=batch", "--label=n=2"], "two");
+    home.create(&[], "Three");
     let running = ["--filter=status=running"];
     assert_eq!(names(&list(&home, &running)), ["Three", "one", "two"]);
     assert_eq!(names(&list(&home, &["--label=tier"])), ["one", "two"]);
@@ -145,13 +125,13 @@ fn several_are_named_or_found_by_their_labels() {
 #[test]
 fn a_paused_sandbox_stands_still_and_goes_on() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     assert_eq!(home.msb(["pause", "web"]).lines(), ["web"]);
     assert_eq!(list(&home, &["--running"])[0]["status"], "paused");
     home.msb(["exec", "web", "true"])
         .assert_error(125, "msb unpause web");
     assert_eq!(home.msb(["unpause", "web"]).lines(), ["web"]);
-    assert_eq!(shell(&home, "web", "echo on").lines(), ["on"]);
+    assert_eq!(home.exec_shell("web", "echo on").lines(), ["on"]);
     assert_eq!(home.msb(["pause", "web"]).code(), 0);
     assert_eq!(home.msb(["stop", "web"]).lines(), ["web"]);
     remove(&home, &["web"]);
@@ -160,7 +140,7 @@ fn a_paused_sandbox_stands_still_and_goes_on() {
 #[test]
 fn a_drained_sandbox_ends_what_it_does_and_takes_nothing_new() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     let mut command = home.command([
         "exec",
         "-i",
@@ -183,9 +163,9 @@ fn a_drained_sandbox_ends_what_it_does_and_takes_nothing_new() {
 #[test]
 fn the_status_of_exec_is_that_of_its_command() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     for (script, code) in [("exit 3", 3), ("kill -9 $$", 137)] {
-        assert_eq!(shell(&home, "web", script).code(), code);
+        assert_eq!(home.exec_shell("web", script).code(), code);
     }
     home.msb(["exec", "web", "no-such-program"])
         .assert_error(127, "no-such-program");
@@ -222,7 +202,7 @@ fn the_status_of_exec_is_that_of_its_command() {
 #[test]
 fn a_detached_command_is_come_back_to() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     let script = "echo first; while [ ! -e /go ]; do sleep 0.1; done; echo last; exit 5";
     let finished = home.msb(["exec", "-d", "web", "sh", "-c", script]);
     let [number] = *finished.lines() else {
@@ -234,7 +214,7 @@ fn a_detached_command_is_come_back_to() {
     // One that is killed takes nothing with it.
     client.signal(Signal::SIGKILL);
     drop(client);
-    assert_eq!(shell(&home, "web", "touch /go").code(), 0);
+    assert_eq!(home.exec_shell("web", "touch /go").code(), 0);
     let finished = home.msb(["exec", "--reattach", number, "web"]);
     assert_eq!(finished.code(), 5, "{finished}");
     assert_eq!(finished.text(), "first\nlast\n");
@@ -249,14 +229,14 @@ fn a_detached_run_ends_with_its_command() {
     let script = "echo begun; while [ ! -e /go ]; do sleep 0.1; done; rm /go; echo ended; exit 4";
     let finished = home.busybox().with(["-d", "--name=job"]).shell(script);
     assert_eq!(finished.lines(), ["job"], "{finished}");
-    assert_eq!(shell(&home, "job", "touch /go").code(), 0);
+    assert_eq!(home.exec_shell("job", "touch /go").code(), 0);
     assert_eq!(home.msb(["wait", "job"]).lines(), ["4"]);
     assert_eq!(list(&home, &[])[0]["status"], "stopped");
     // Again, as it was.
     assert_eq!(home.msb(["start", "job"]).lines(), ["job"]);
     let attached = Running::start(piped(&mut home.command(["attach", "job"])));
     attached.stdout.wait_for("begun\n");
-    assert_eq!(shell(&home, "job", "touch /go").code(), 0);
+    assert_eq!(home.exec_shell("job", "touch /go").code(), 0);
     let attached = attached.finish();
     assert_eq!(attached.code(), 4, "{attached}");
     assert_eq!(attached.text(), "begun\nended\n");
@@ -314,7 +294,7 @@ fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
     assert_eq!(run("echo kept >/file; exit 9", &["--name=box"]).code(), 9);
     assert_eq!(list(&home, &[])[0]["status"], "stopped");
     assert_eq!(home.msb(["start", "box"]).code(), 0);
-    assert_eq!(shell(&home, "box", "cat /file").lines(), ["kept"]);
+    assert_eq!(home.exec_shell("box", "cat /file").lines(), ["kept"]);
     let inspected = home.msb(["inspect", "box", "--format=json"]);
     let details: Value = serde_json::from_str(inspected.text()).unwrap();
     assert_eq!(details[0]["config"]["name"], "box");
@@ -329,7 +309,7 @@ fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
 #[test]
 fn files_go_in_and_out() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     let folder = home.folder("out");
     fs::write(folder.join("a"), "contents").unwrap();
     let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
@@ -338,10 +318,10 @@ fn files_go_in_and_out() {
         assert_eq!(finished.code(), 0, "{finished}");
     };
     copy(&path("out"), "web:/srv");
-    assert_eq!(shell(&home, "web", "cat /srv/a").lines(), ["contents"]);
+    assert_eq!(home.exec_shell("web", "cat /srv/a").lines(), ["contents"]);
     // Into a directory that exists.
     copy(&path("out/a"), "web:/tmp");
-    assert_eq!(shell(&home, "web", "cat /tmp/a").lines(), ["contents"]);
+    assert_eq!(home.exec_shell("web", "cat /tmp/a").lines(), ["contents"]);
     copy("web:/srv/a", &path("b"));
     assert_eq!(
         fs::read_to_string(home.path().join("b")).unwrap(),
@@ -359,7 +339,10 @@ fn files_go_in_and_out() {
     running.send(&tar.stdout);
     running.end_input();
     assert_eq!(running.finish().code(), 0);
-    assert_eq!(shell(&home, "web", "cat /tmp/srv/a").lines(), ["contents"]);
+    assert_eq!(
+        home.exec_shell("web", "cat /tmp/srv/a").lines(),
+        ["contents"]
+    );
     home.msb(["cp", "web:/none", &path("c")])
         .assert_error(1, "/none");
     home.msb(["cp", &path("none"), "web:/"])

@@ -2,26 +2,9 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use msb_tests::{Finished, Home, Running, product};
+use msb_tests::{Finished, Home, Running};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// Creates a sandbox that waits for commands.
-#[track_caller]
-fn create(home: &Home, options: &[&str], name: &str) {
-    let root = product::busybox();
-    let root = root.to_str().unwrap();
-    let arguments = ["create", "--memory=128M", "--name", name]
-        .into_iter()
-        .chain(options.iter().copied())
-        .chain([root]);
-    let created = home.msb(arguments);
-    assert_eq!(created.lines(), [name], "{created}");
-}
-
-fn shell(home: &Home, name: &str, script: &str) -> Finished {
-    home.msb(["exec", name, "sh", "-c", script])
-}
 
 #[track_caller]
 fn remove(home: &Home, name: &str) {
@@ -35,9 +18,9 @@ fn logs(home: &Home, options: &[&str]) -> Finished {
 #[test]
 fn what_commands_wrote_is_read_byte_for_byte_running_and_stopped() {
     let home = Home::new();
-    create(&home, &[], "web");
+    home.create(&[], "web");
     let bytes = r"printf 'a\0\377\nb' ; printf error >&2";
-    assert_eq!(shell(&home, "web", bytes).code(), 0);
+    assert_eq!(home.exec_shell("web", bytes).code(), 0);
     for _ in 0..2 {
         let read = logs(&home, &["web"]);
         assert_eq!(read.code(), 0, "{read}");
@@ -56,9 +39,9 @@ fn what_commands_wrote_is_read_byte_for_byte_running_and_stopped() {
 #[test]
 fn lines_are_chosen() {
     let home = Home::new();
-    create(&home, &[], "web");
-    shell(&home, "web", "seq 1 20; echo 'no number' >&2");
-    shell(&home, "web", "echo last");
+    home.create(&[], "web");
+    home.exec_shell("web", "seq 1 20; echo 'no number' >&2");
+    home.exec_shell("web", "echo last");
     assert_eq!(
         logs(&home, &["--tail=2", "--source=stdout", "web"]).lines(),
         ["20", "last"]
@@ -86,11 +69,11 @@ fn lines_are_chosen() {
 #[test]
 fn a_log_is_followed_until_its_sandbox_ends() {
     let home = Home::new();
-    create(&home, &[], "web");
-    shell(&home, "web", "echo before");
+    home.create(&[], "web");
+    home.exec_shell("web", "echo before");
     let mut following = Running::start(&mut home.command(["logs", "-f", "web"]));
     following.stdout.wait_for("before");
-    shell(&home, "web", "echo meanwhile");
+    home.exec_shell("web", "echo meanwhile");
     following.stdout.wait_for("meanwhile");
     // However it ends.
     nix::sys::signal::kill(home.machine(), Signal::SIGKILL).unwrap();
@@ -104,11 +87,11 @@ fn a_log_is_followed_until_its_sandbox_ends() {
 #[test]
 fn quiet_logs_are_empty_and_files_are_no_output() {
     let home = Home::new();
-    create(&home, &["--quiet-logs"], "quiet");
-    shell(&home, "quiet", "echo secret");
+    home.create(&["--quiet-logs"], "quiet");
+    home.exec_shell("quiet", "echo secret");
     assert_eq!(logs(&home, &["--source=all", "quiet"]).stdout, b"");
-    create(&home, &[], "web");
-    shell(&home, "web", "echo contents >/file");
+    home.create(&[], "web");
+    home.exec_shell("web", "echo contents >/file");
     let copied = home.msb(["cp", "web:/file", home.folder("out").to_str().unwrap()]);
     assert_eq!(copied.code(), 0, "{copied}");
     assert_eq!(logs(&home, &["web"]).stdout, b"");

@@ -127,6 +127,27 @@ impl Home {
         Running::start(&mut self.command(arguments)).finish()
     }
 
+    /// Creates a sandbox that waits for commands, with busybox as its root.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    #[track_caller]
+    pub fn create(&self, options: &[&str], name: &str) {
+        let root = product::busybox();
+        let root = root.to_str().expect("the path of the root is text");
+        let arguments = ["create", "--memory=128M", "--name", name]
+            .into_iter()
+            .chain(options.iter().copied())
+            .chain([root]);
+        let created = self.msb(arguments);
+        assert_eq!(created.lines(), [name], "{created}");
+    }
+
+    /// Runs a script in the sandbox of this name.
+    pub fn exec_shell(&self, name: &str, script: &str) -> Finished {
+        self.msb(["exec", name, "sh", "-c", script])
+    }
+
     /// A guest with the small root file system.
     pub fn busybox(&self) -> Guest<'_> {
         Guest::new(self, product::busybox())
