@@ -1,0 +1,1 @@
+//! File system images in the format EROFS, which Linux mounts read-only.

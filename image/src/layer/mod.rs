@@ -1,0 +1,1 @@
+//! Layers of images: tar archives, compressed or not, which become EROFS images.

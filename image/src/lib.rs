@@ -1,0 +1,10 @@
+//! OCI and Docker images: what their names mean, where they are kept, and how their layers become file systems that a
+//! guest mounts.
+//!
+//! Everything in an image is hostile input: anybody may have made it.
+
+pub mod digest;
+pub mod erofs;
+pub mod layer;
+
+pub use digest::{Digest, DigestError, Hasher};
