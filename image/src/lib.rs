@@ -6,5 +6,9 @@
 pub mod digest;
 pub mod erofs;
 pub mod layer;
+pub mod manifest;
+pub mod reference;
 
 pub use digest::{Digest, DigestError, Hasher};
+pub use manifest::{Compression, Descriptor, ImageConfig, Manifest};
+pub use reference::{Reference, ReferenceError};
