@@ -7,8 +7,12 @@ pub mod digest;
 pub mod erofs;
 pub mod layer;
 pub mod manifest;
+pub mod progress;
 pub mod reference;
+pub mod store;
 
 pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{Compression, Descriptor, ImageConfig, Manifest};
+pub use progress::Progress;
 pub use reference::{Reference, ReferenceError};
+pub use store::{Store, StoreError};

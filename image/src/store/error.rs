@@ -1,0 +1,74 @@
+//! Why something cannot be kept, or is not there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::manifest::ManifestError;
+
+/// Something cannot be kept, or is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The content is not what its digest says.
+    #[error("The content of {expected} has the digest {found}")]
+    WrongDigest {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// There is more of it, or less, than its descriptor says.
+    #[error("The content of {digest} has {found} bytes, not {expected}")]
+    WrongSize {
+        /// Of the content.
+        digest: Digest,
+        /// What its descriptor says.
+        expected: u64,
+        /// What there is, or at least that much.
+        found: u64,
+    },
+    /// Some of it has not come. What has, is kept, and can be completed.
+    #[error("Of the content of {digest}, {found} of {expected} bytes came")]
+    Incomplete {
+        /// Of the content.
+        digest: Digest,
+        /// What its descriptor says.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// It is not there.
+    #[error("The content of {digest} is missing in the store")]
+    Missing {
+        /// Of the content.
+        digest: Digest,
+    },
+    /// A document in the store cannot be used.
+    #[error("The document {digest} cannot be used")]
+    Document {
+        /// Of the document.
+        digest: Digest,
+        /// Why.
+        source: ManifestError,
+    },
+    /// A system call failed.
+    #[error("Failed to {action} {path}")]
+    Io {
+        /// What was attempted, in the infinitive.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// Makes an error of a system call one of the store.
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+    }
+}

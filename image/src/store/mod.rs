@@ -1,0 +1,284 @@
+//! Where images are kept: the blobs they came as, and the file systems that were made of their layers.
+//!
+//! Everything is named for its content, and gets its name when it is complete and durable: whoever finds a name finds all
+//! of it, whenever anybody crashed or the machine lost power.
+//!
+//! | directory | what it holds |
+//! |---|---|
+//! | `blobs/sha256/` | manifests, configurations and layers as they came |
+//! | `layers/v1/` | an EROFS image for each layer, named for the digest of its tar archive |
+//! | `partial/` | blobs of which a part is here |
+//! | `staging/` | EROFS images in the making |
+//! | `locks/` | a file for each blob and layer that is being made: of several who want it, one makes it |
+//!
+//! Who adds or uses something shares the store's lock until a record spares it, see [`Store::share`]; who removes
+//! what no record spares has it alone, see [`Store::exclude`].
+
+mod blob;
+mod error;
+mod prune;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+pub use blob::{BlobState, BlobWriter};
+pub use error::StoreError;
+pub use prune::{Exclusive, Pruned};
+
+use crate::digest::Digest;
+use crate::manifest::{
+    Descriptor, Document, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest,
+};
+use error::failed;
+
+/// Version of the file systems that are made of layers. Those of another are not used.
+const LAYERS_VERSION: &str = "v1";
+
+/// A directory with images. Any number of threads and processes may use one at a time.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The store, of which nothing is removed while this lives.
+#[derive(Debug)]
+pub struct Shared {
+    store: Store,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store at `root`, which is made if it is not there. Nobody but this user must be able to write to the
+    /// directory that it is in.
+    ///
+    /// # Errors
+    /// When its directories cannot be made.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Store, StoreError> {
+        let store = Store { root: root.into() };
+        let places = [
+            store.blobs(),
+            store.layers(),
+            store.partial(),
+            store.staging(),
+            store.locks(),
+        ];
+        for place in places {
+            make_directory(&place)?;
+        }
+        Ok(store)
+    }
+
+    /// Sees to it that nothing is removed until the returned value is dropped. Waits for those who remove something.
+    ///
+    /// # Errors
+    /// When the lock cannot be had.
+    pub fn share(&self) -> Result<Shared, StoreError> {
+        let path = self.root.join("lock");
+        let lock = open_lock(&path)?;
+        lock.lock_shared().map_err(failed("lock", &path))?;
+        Ok(Shared {
+            store: self.clone(),
+            _lock: lock,
+        })
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn layers(&self) -> PathBuf {
+        self.root.join("layers").join(LAYERS_VERSION)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    fn layer(&self, diff_id: &Digest) -> PathBuf {
+        self.layers().join(Store::layer_name(diff_id))
+    }
+
+    fn layer_name(diff_id: &Digest) -> String {
+        format!("{}.erofs", diff_id.hex())
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+}
+
+impl Shared {
+    /// Begins to add a blob, or says that it is there. While somebody else is adding it this waits, without bound: not to
+    /// be called where futures are polled.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] when it is there, but of another size.
+    pub fn blob_writer(&self, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
+        blob::begin(&self.store, descriptor)
+    }
+
+    /// Adds a blob that is in memory.
+    ///
+    /// # Errors
+    /// As [`blob_writer`](Self::blob_writer).
+    pub fn add(&self, content: &[u8], media_type: &str) -> Result<Descriptor, StoreError> {
+        let descriptor = Descriptor::of(content, media_type);
+        if let BlobState::Write(mut writer) = self.blob_writer(&descriptor)? {
+            writer.restart()?;
+            writer.write(content)?;
+            writer.commit()?;
+        }
+        Ok(descriptor)
+    }
+
+    /// Whether a blob is there.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.store.blob(digest).exists()
+    }
+
+    /// A blob, and its size.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`].
+    pub fn open_blob(&self, digest: &Digest) -> Result<(File, u64), StoreError> {
+        let path = self.store.blob(digest);
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing { digest: *digest },
+            _ => failed("open", &path)(error),
+        })?;
+        let size = file.metadata().map_err(failed("examine", &path))?.len();
+        Ok((file, size))
+    }
+
+    /// The bytes of a small blob, checked against its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::WrongSize`] when it has more than `limit` bytes, and
+    /// [`StoreError::WrongDigest`] when the disk has changed it.
+    pub fn read_blob(&self, digest: &Digest, limit: usize) -> Result<Vec<u8>, StoreError> {
+        let (file, size) = self.open_blob(digest)?;
+        let limit = limit as u64;
+        if size > limit {
+            return Err(StoreError::WrongSize {
+                digest: *digest,
+                expected: limit,
+                found: size,
+            });
+        }
+        let mut content = Vec::new();
+        file.take(limit)
+            .read_to_end(&mut content)
+            .map_err(failed("read", &self.store.blob(digest)))?;
+        let found = Digest::of(&content);
+        if found != *digest {
+            return Err(StoreError::WrongDigest {
+                expected: *digest,
+                found,
+            });
+        }
+        Ok(content)
+    }
+
+    /// The EROFS image of a layer, if one was made.
+    pub fn layer(&self, diff_id: &Digest) -> Option<PathBuf> {
+        Some(self.store.layer(diff_id)).filter(|path| path.exists())
+    }
+
+    /// A manifest or an index.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, or no such document.
+    pub fn document(&self, digest: &Digest) -> Result<Document, StoreError> {
+        let content = self.read_blob(digest, MAX_MANIFEST_BYTES)?;
+        Document::parse(&content, None).map_err(|source| StoreError::Document {
+            digest: *digest,
+            source,
+        })
+    }
+
+    /// The manifest of an image.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, or no manifest.
+    pub fn manifest(&self, digest: &Digest) -> Result<Manifest, StoreError> {
+        let content = self.read_blob(digest, MAX_MANIFEST_BYTES)?;
+        Manifest::parse(&content).map_err(|source| StoreError::Document {
+            digest: *digest,
+            source,
+        })
+    }
+
+    /// The configuration of the image with this manifest.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, or does not fit the manifest.
+    pub fn config(&self, manifest: &Manifest) -> Result<ImageConfig, StoreError> {
+        let digest = manifest.config.digest;
+        let content = self.read_blob(&digest, MAX_CONFIG_BYTES)?;
+        ImageConfig::parse(&content, manifest)
+            .map_err(|source| StoreError::Document { digest, source })
+    }
+}
+
+/// Makes a directory for this user alone, and its name durable.
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    make_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("create", path)(error))
+        }
+        _ => sync_directory(parent),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed("write", path))
+}
+
+/// Gives a complete file its name, durably, for reading only. What had the name before had the same content.
+fn publish(file: &File, from: &Path, to: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::PermissionsExt;
+    let read_only = fs::Permissions::from_mode(0o444);
+    file.set_permissions(read_only)
+        .and_then(|()| file.sync_all())
+        .map_err(failed("write", from))?;
+    fs::rename(from, to).map_err(failed("create", to))?;
+    sync_directory(to.parent().unwrap_or(Path::new("/")))
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("open", path))
+}
+
+/// Waits until nobody else makes `what`. The file stays: only who has the store alone may remove it, because others may
+/// be about to lock it.
+fn lock(store: &Store, what: &str) -> Result<File, StoreError> {
+    let path = store.locks().join(what);
+    let lock = open_lock(&path)?;
+    lock.lock().map_err(failed("lock", &path))?;
+    Ok(lock)
+}

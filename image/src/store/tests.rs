@@ -1,0 +1,232 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::manifest::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+
+const CONTENT: &[u8] = b"some content";
+
+struct Fixture {
+    store: Store,
+    root: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let root = tempfile::tempdir().unwrap();
+    Fixture {
+        store: Store::open(root.path().join("images")).unwrap(),
+        root,
+    }
+}
+
+impl Fixture {
+    /// The files of the store, without locks.
+    fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        for directory in ["blobs/sha256", "layers/v1", "partial", "staging"] {
+            for entry in fs::read_dir(self.root.path().join("images").join(directory)).unwrap() {
+                files.push(format!(
+                    "{directory}/{}",
+                    entry.unwrap().file_name().display()
+                ));
+            }
+        }
+        files
+    }
+}
+
+fn begin(shared: &Shared, descriptor: &Descriptor) -> BlobWriter {
+    match shared.blob_writer(descriptor).unwrap() {
+        BlobState::Write(writer) => *writer,
+        BlobState::Present => panic!("it is there"),
+    }
+}
+
+fn descriptor() -> Descriptor {
+    Descriptor::of(CONTENT, OCI_LAYER)
+}
+
+#[test]
+fn a_blob_appears_when_it_is_complete() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let descriptor = descriptor();
+    let mut writer = begin(&shared, &descriptor);
+    assert_eq!(writer.offset(), 0);
+    writer.write(&CONTENT[..5]).unwrap();
+    writer.write(&CONTENT[5..]).unwrap();
+    assert!(!shared.has_blob(&descriptor.digest));
+    writer.commit().unwrap();
+    assert!(matches!(
+        shared.blob_writer(&descriptor).unwrap(),
+        BlobState::Present
+    ));
+    assert_eq!(shared.read_blob(&descriptor.digest, 99).unwrap(), CONTENT);
+    assert_eq!(
+        fixture.files(),
+        [format!("blobs/sha256/{}", descriptor.digest.hex())]
+    );
+    let mode = fs::metadata(fixture.store.blob(&descriptor.digest))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o444);
+}
+
+#[test]
+fn an_interrupted_blob_is_taken_up_where_it_was() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut writer = begin(&shared, &descriptor());
+    writer.write(&CONTENT[..5]).unwrap();
+    let error = writer.commit().unwrap_err();
+    assert!(
+        matches!(error, StoreError::Incomplete { found: 5, .. }),
+        "{error}"
+    );
+    let mut writer = begin(&shared, &descriptor());
+    assert_eq!(writer.offset(), 5);
+    writer.write(&CONTENT[5..]).unwrap();
+    writer.commit().unwrap();
+    assert_eq!(shared.read_blob(&descriptor().digest, 99).unwrap(), CONTENT);
+}
+
+#[test]
+fn wrong_bytes_are_not_kept() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut writer = begin(&shared, &descriptor());
+    writer.write(b"some CONTENT").unwrap();
+    let error = writer.commit().unwrap_err();
+    assert!(matches!(error, StoreError::WrongDigest { .. }), "{error}");
+    assert!(fixture.files().is_empty());
+    // A part that is wrong, too, can be told only at the end.
+    let mut writer = begin(&shared, &descriptor());
+    writer.write(b"SOME").unwrap();
+    drop(writer);
+    let mut writer = begin(&shared, &descriptor());
+    assert_eq!(writer.offset(), 4);
+    writer.restart().unwrap();
+    writer.write(CONTENT).unwrap();
+    writer.commit().unwrap();
+}
+
+#[test]
+fn a_blob_has_the_size_that_its_descriptor_says() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut short = descriptor();
+    short.size -= 1;
+    let mut writer = begin(&shared, &short);
+    writer.write(&CONTENT[..10]).unwrap();
+    let error = writer.write(&CONTENT[10..]).unwrap_err();
+    assert!(matches!(error, StoreError::WrongSize { .. }), "{error}");
+    drop(writer);
+    shared.add(CONTENT, OCI_LAYER).unwrap();
+    let error = shared.blob_writer(&short).unwrap_err();
+    assert!(
+        matches!(error, StoreError::WrongSize { found: 12, .. }),
+        "{error}"
+    );
+    // What is left of something longer is nothing to go on from.
+    fs::write(fixture.store.partial().join(Digest::of(b"a").hex()), "aaa").unwrap();
+    let writer = begin(&shared, &Descriptor::of(b"a", OCI_LAYER));
+    assert_eq!(writer.offset(), 0);
+}
+
+#[test]
+fn of_two_who_want_a_blob_one_writes_it() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut writer = begin(&shared, &descriptor());
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        let store = &fixture.store;
+        scope.spawn(move || {
+            let shared = store.share().unwrap();
+            let state = shared.blob_writer(&descriptor()).unwrap();
+            sender.send(matches!(state, BlobState::Present)).unwrap();
+        });
+        writer.write(CONTENT).unwrap();
+        assert!(receiver.try_recv().is_err(), "it did not wait");
+        writer.commit().unwrap();
+        assert!(receiver.recv().unwrap(), "it wrote again");
+    });
+}
+
+#[test]
+fn what_the_disk_changed_is_noticed() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let added = shared.add(CONTENT, OCI_MANIFEST).unwrap();
+    let path = fixture.store.blob(&added.digest);
+    fs::remove_file(&path).unwrap();
+    let error = shared.read_blob(&added.digest, 99).unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    fs::write(&path, "SOME CONTENT").unwrap();
+    let error = shared.manifest(&added.digest).unwrap_err();
+    assert!(matches!(error, StoreError::WrongDigest { .. }), "{error}");
+}
+
+/// Adds an image of one layer, and returns the digest of its manifest.
+fn image(shared: &Shared, layer: &[u8]) -> Digest {
+    let layer = shared.add(layer, OCI_LAYER).unwrap();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest.to_string()]},
+    });
+    let config = shared
+        .add(config.to_string().as_bytes(), OCI_CONFIG)
+        .unwrap();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    shared
+        .add(manifest.to_string().as_bytes(), OCI_MANIFEST)
+        .unwrap()
+        .digest
+}
+
+#[test]
+fn pruning_spares_what_images_need() {
+    let fixture = fixture();
+    let (kept, other) = {
+        let shared = fixture.store.share().unwrap();
+        (image(&shared, b"kept"), image(&shared, b"other"))
+    };
+    let layers = fixture.store.layers();
+    for layer in [&b"kept"[..], b"other"] {
+        fs::write(layers.join(Store::layer_name(&Digest::of(layer))), "erofs").unwrap();
+    }
+    fs::write(fixture.store.staging().join("dead"), "").unwrap();
+    fs::write(fixture.store.partial().join(Digest::of(b"p").hex()), "").unwrap();
+
+    let all = fixture.store.exclude().unwrap();
+    assert_eq!(
+        all.prune(&[kept, other], false).unwrap(),
+        Pruned {
+            layers: 1,
+            ..Pruned::default()
+        }
+    );
+    let pruned = all.prune(&[kept], true).unwrap();
+    // Its manifest, its configuration, its layer; and what was begun.
+    assert_eq!((pruned.blobs, pruned.layers), (4, 1));
+    assert!(pruned.bytes > 0);
+    assert_eq!(all.prune(&[kept], true).unwrap(), Pruned::default());
+    assert_eq!(fixture.files().len(), 4);
+    // What an image needs cannot be told if its manifest is gone.
+    fs::remove_file(fixture.store.blob(&kept)).unwrap();
+    let error = all.prune(&[kept], true).unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert_eq!(fixture.files().len(), 3);
+}
+
+#[test]
+fn nothing_is_removed_while_the_store_is_shared() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let other = fixture.store.share().unwrap();
+    assert!(fixture.store.try_exclude().unwrap().is_none());
+    drop((shared, other));
+    assert!(fixture.store.try_exclude().unwrap().is_some());
+}
