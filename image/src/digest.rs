@@ -16,6 +16,11 @@ impl Digest {
         Self(Sha256::digest(content).into())
     }
 
+    /// The hash itself.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The hash itself, as 64 hexadecimal digits: a file name.
     pub fn hex(&self) -> String {
         self.0
