@@ -9,6 +9,7 @@ pub mod layer;
 pub mod manifest;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod store;
 
 pub use digest::{Digest, DigestError, Hasher};
