@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
-use protocol::{Boot, Failure, MountSource, Root, RootAccess, RootSource, Stage};
+use protocol::{Boot, Failure, MountSource, RootAccess, RootSource, Stage};
 
 use crate::devices::Devices;
 use crate::disks::BlockDevices;
@@ -13,7 +13,7 @@ use crate::mount_plan::PlannedMount;
 use crate::profile::Profile;
 use crate::staging::Staging;
 use crate::upper::Upper;
-use crate::{init, limits, mount_plan, mounts, network, read_ahead, root, scripts};
+use crate::{init, limits, mount_plan, mounts, network, patches, read_ahead, root, scripts};
 
 /// Longest host name, see gethostname(2).
 const MAX_HOSTNAME: usize = 64;
@@ -34,12 +34,14 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
     let plan = mount_plan::plan(&boot.root, &boot.mounts, boot.restricted)?;
     check_hostname(&boot.hostname)?;
     scripts::check(&boot.scripts)?;
+    patches::check(&boot.root, &boot.patches)?;
     if let Some(init) = &boot.init {
         init::check(init)?;
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let (staging, upper) = enter_root(&boot.root, &plan)?;
+    let (staging, upper) = enter_root(boot, &plan)?;
     mounts::mount_system(boot)?;
+    patches::make(&boot.patches, &staging)?;
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()
@@ -73,7 +75,8 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
 }
 
 /// Mounts what comes from outside, while device files are in reach, and makes the root file system the root.
-fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<(Staging, Option<Upper>), Failure> {
+fn enter_root(boot: &Boot, plan: &[PlannedMount]) -> Result<(Staging, Option<Upper>), Failure> {
+    let root = &boot.root;
     let has_disks = matches!(root.source, RootSource::Disk(_))
         || matches!(root.access, RootAccess::DiskLayer(_))
         || plan
@@ -84,7 +87,7 @@ fn enter_root(root: &Root, plan: &[PlannedMount]) -> Result<(Staging, Option<Upp
         true => Some(BlockDevices::open().or_failed(Stage::Mount, no_devices)?),
         false => None,
     };
-    let staging = Staging::mount(plan, devices.as_ref())?;
+    let staging = Staging::mount(plan, &boot.patches, devices.as_ref())?;
     let upper = root::mount(root, devices.as_ref())?;
     if let Some(devices) = devices {
         devices.close().or_failed(Stage::Mount, no_devices)?;

@@ -24,6 +24,7 @@ mod mount_plan;
 mod mounts;
 mod network;
 mod output;
+mod patches;
 mod poller;
 mod process;
 mod profile;

@@ -49,7 +49,7 @@ pub(crate) fn plan(
     let mut targets = BTreeSet::new();
     let mut disks = BTreeSet::new();
     for mount in mounts {
-        let target = normalise(&mount.target)?;
+        let target = normalise(&mount.target).map_err(|reason| refusal(&mount.target, reason))?;
         if !targets.insert(target.clone()) {
             return Err(refusal(&mount.target, "is there twice"));
         }
@@ -94,7 +94,7 @@ fn check_source(root: &Root, mount: &Mount) -> Result<(), Failure> {
     match &mount.source {
         MountSource::Shared {
             entry: Some(entry), ..
-        } if entry.contains(['/', '\0']) || ["", ".", ".."].contains(&&**entry) => Err(refusal(
+        } if !is_entry(entry) => Err(refusal(
             &mount.target,
             "asks for an entry that is no name of one",
         )),
@@ -102,25 +102,31 @@ fn check_source(root: &Root, mount: &Mount) -> Result<(), Failure> {
     }
 }
 
-fn normalise(target: &[u8]) -> Result<PathBuf, Failure> {
+/// An absolute path as its components, or why it is no place beneath the root.
+pub(crate) fn normalise(target: &[u8]) -> Result<PathBuf, &'static str> {
     if !target.starts_with(b"/") {
-        return Err(refusal(target, "is not absolute"));
+        return Err("is not absolute");
     }
     if target.contains(&0) {
-        return Err(refusal(target, "holds a zero byte"));
+        return Err("holds a zero byte");
     }
     let mut path = PathBuf::from("/");
     for component in target.split(|&byte| byte == b'/') {
         match component {
             b"" | b"." => {}
-            b".." => return Err(refusal(target, "leads upwards")),
+            b".." => return Err("leads upwards"),
             name => path.push(OsStr::from_bytes(name)),
         }
     }
     if path == Path::new("/") {
-        return Err(refusal(target, "is the root itself"));
+        return Err("is the root itself");
     }
     Ok(path)
+}
+
+/// Whether it can be an entry of a directory.
+pub(crate) fn is_entry(name: &str) -> bool {
+    !name.contains(['/', '\0']) && !["", ".", ".."].contains(&name)
 }
 
 fn refusal(target: &[u8], reason: &str) -> Failure {

@@ -15,10 +15,10 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
-use protocol::{Failure, MountSource, Stage};
+use protocol::{Failure, MountSource, Patch, Stage};
 
 use crate::disks::BlockDevices;
-use crate::failure::OrFailed;
+use crate::failure::{OrFailed, shown};
 use crate::mount_plan::PlannedMount;
 
 /// The folder of all places.
@@ -47,27 +47,46 @@ impl Key {
 }
 
 impl Staging {
-    /// Mounts the sources of `plan`. `devices` is there if one of them is a disk.
+    /// Mounts the sources of `plan` and of `patches`. `devices` is there if one of them is a disk.
     pub(crate) fn mount(
         plan: &[PlannedMount],
+        patches: &[Patch],
         devices: Option<&BlockDevices>,
     ) -> Result<Staging, Failure> {
         let mut staging = Staging::default();
         for mount in plan {
-            let Some(key) = Key::of(&mount.source) else {
-                continue;
-            };
-            if !staging.places.contains_key(&key) {
-                let place = Path::new(PLACES).join(staging.places.len().to_string());
-                mount_source(mount, devices, &place)?;
-                staging
-                    .hold(&mount.source, &place)
-                    .or_failed(Stage::Mount, || {
-                        format!("{} cannot be opened", place.display())
-                    })?;
+            let target = mount.target.to_string_lossy();
+            staging.stage(&mount.source, mount.options.read_only, &target, devices)?;
+        }
+        for patch in patches {
+            if let Patch::Copy { tag, path, .. } = patch {
+                let source = MountSource::Shared {
+                    tag: tag.clone(),
+                    entry: None,
+                };
+                staging.stage(&source, true, &shown(&path.0), devices)?;
             }
         }
         Ok(staging)
+    }
+
+    /// Mounts `source`, which is for `target`, unless it is mounted.
+    fn stage(
+        &mut self,
+        source: &MountSource,
+        read_only: bool,
+        target: &str,
+        devices: Option<&BlockDevices>,
+    ) -> Result<(), Failure> {
+        match Key::of(source) {
+            Some(key) if !self.places.contains_key(&key) => {}
+            _ => return Ok(()),
+        }
+        let place = Path::new(PLACES).join(self.places.len().to_string());
+        mount_source(source, read_only, target, devices, &place)?;
+        self.hold(source, &place).or_failed(Stage::Mount, || {
+            format!("{} cannot be opened", place.display())
+        })
     }
 
     /// Takes the mount at `place` for that of `source`.
@@ -107,6 +126,18 @@ impl Staging {
         result
     }
 
+    /// Does `work` in the root directory of the virtio-fs file system `tag`.
+    pub(crate) fn within<T>(&self, tag: &str, work: impl FnOnce() -> T) -> io::Result<T> {
+        let place = self
+            .places
+            .get(&Key::Tag(tag.into()))
+            .ok_or(Errno::ENOENT)?;
+        fchdir(place)?;
+        let result = work();
+        chdir("/")?;
+        Ok(result)
+    }
+
     /// Leaves the sources to the mounts that show them: nothing else of them stays in the tree.
     pub(crate) fn leave(self) -> io::Result<()> {
         for place in self.places.into_values() {
@@ -119,15 +150,16 @@ impl Staging {
 }
 
 fn mount_source(
-    planned: &PlannedMount,
+    source: &MountSource,
+    read_only: bool,
+    target: &str,
     devices: Option<&BlockDevices>,
     place: &Path,
 ) -> Result<(), Failure> {
-    let target = planned.target.display();
     fs::create_dir_all(place).or_failed(Stage::Mount, || {
         format!("{} cannot be made", place.display())
     })?;
-    match (&planned.source, devices) {
+    match (source, devices) {
         (MountSource::Shared { tag, .. }, _) => {
             let none = MsFlags::empty();
             mount(Some(&**tag), place, Some("virtiofs"), none, None::<&str>)
@@ -135,16 +167,18 @@ fn mount_source(
                     format!("The shared file system {tag} cannot be mounted for {target}")
                 })
         }
-        (MountSource::Disk(disk), Some(devices)) => devices
-            .mount(disk, planned.options.read_only, place)
-            .map_err(|refusal| Failure {
-                stage: Stage::Mount,
-                errno: refusal.errno,
-                message: format!(
-                    "The disk {} cannot be mounted on {target}: {}",
-                    disk.serial, refusal.reason
-                ),
-            }),
+        (MountSource::Disk(disk), Some(devices)) => {
+            devices
+                .mount(disk, read_only, place)
+                .map_err(|refusal| Failure {
+                    stage: Stage::Mount,
+                    errno: refusal.errno,
+                    message: format!(
+                        "The disk {} cannot be mounted on {target}: {}",
+                        disk.serial, refusal.reason
+                    ),
+                })
+        }
         (MountSource::Disk(_) | MountSource::Tmpfs { .. }, _) => Ok(()),
     }
 }

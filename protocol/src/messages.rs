@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A peer with another version is refused, never guessed at.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
 pub const MAGIC: [u8; 4] = *b"msb\0";
@@ -108,6 +108,66 @@ pub struct Boot {
     pub restricted: bool,
     /// The program that becomes PID 1 in the place of `agentd`, which goes on as another process.
     pub init: Option<Init>,
+    /// Changes to the root file system, in the order in which they are made. There are none unless it has a private layer.
+    pub patches: Vec<Patch>,
+}
+
+/// A change to the root file system, before anything is mounted beneath it. Parents that are missing are made, with mode 0755.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Patch {
+    /// Makes a file with these contents.
+    Write {
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// What the file holds.
+        contents: Bytes,
+        /// Permission bits; `None` is 0644.
+        mode: Option<u32>,
+        /// Whether a file that is there is replaced; otherwise it is an error.
+        replace: bool,
+    },
+    /// Appends to a file that is there.
+    Append {
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// What is appended.
+        contents: Bytes,
+    },
+    /// Makes a directory, or finds it there.
+    MakeDirectory {
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// Permission bits; `None` is 0755 for a new one, and what they are for one that is there.
+        mode: Option<u32>,
+    },
+    /// Removes what is there, with everything in it.
+    Remove {
+        /// Absolute path in the guest.
+        path: Bytes,
+    },
+    /// Makes a symbolic link.
+    Symlink {
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// Where it leads.
+        target: Bytes,
+        /// Whether a file that is there is replaced; otherwise it is an error.
+        replace: bool,
+    },
+    /// Copies a file or a tree of files that the host shares.
+    Copy {
+        /// Tag of the virtio-fs file system.
+        tag: String,
+        /// Entry of its root directory.
+        entry: String,
+        /// Absolute path in the guest.
+        path: Bytes,
+        /// Permission bits of a file; `None` is those of the original.
+        mode: Option<u32>,
+        /// Whether files that are there are replaced, those in a directory one by one; otherwise it is an error if there is
+        /// anything at the path.
+        replace: bool,
+    },
 }
 
 /// A program made from text.
@@ -376,6 +436,8 @@ pub enum Stage {
     Scripts,
     /// Handing PID 1 over.
     Init,
+    /// Changing the root file system.
+    Patch,
 }
 
 /// How a process ended.

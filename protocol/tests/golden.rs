@@ -10,8 +10,8 @@ use protocol::{
     Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileAttributes, FileFailure,
     FileKind, FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameReader,
     GuestMessage, Hello, HostMessage, Init, MAGIC, Measurement, Mount, MountOptions, MountSource,
-    NodeKind, Ready, ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage, Started,
-    TerminalSize, TreeNode, VERSION, encode,
+    NodeKind, Patch, Ready, ResourceLimit, Root, RootAccess, RootSource, Script, Shutdown, Stage,
+    Started, TerminalSize, TreeNode, VERSION, encode,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -94,6 +94,38 @@ fn mounts() -> Vec<Mount> {
     ]
 }
 
+fn patches() -> Vec<Patch> {
+    vec![
+        Patch::Write {
+            path: bytes("/a"),
+            contents: bytes("hi"),
+            mode: Some(0o644),
+            replace: true,
+        },
+        Patch::Append {
+            path: bytes("/a"),
+            contents: bytes("\n"),
+        },
+        Patch::MakeDirectory {
+            path: bytes("/b"),
+            mode: None,
+        },
+        Patch::Remove { path: bytes("/c") },
+        Patch::Symlink {
+            path: bytes("/d"),
+            target: bytes("a"),
+            replace: false,
+        },
+        Patch::Copy {
+            tag: "share".into(),
+            entry: "patch-0".into(),
+            path: bytes("/e"),
+            mode: None,
+            replace: true,
+        },
+    ]
+}
+
 fn exited(status: ExitStatus, timed_out: bool) -> Message {
     Guest(GuestMessage::Exited(Exit { status, timed_out }))
 }
@@ -103,7 +135,7 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "host hello",
             Host(HostMessage::Hello(hello())),
-            "0c000000 00 6d736200 03 05 302e312e30",
+            "0c000000 00 6d736200 04 05 302e312e30",
         ),
         (
             "host boot, layer",
@@ -117,8 +149,9 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 scripts: vec![],
                 restricted: false,
                 init: None,
+                patches: vec![],
             }))),
-            "11000000 01 00 04 726f6f74 00 00 00 03 626f78 00 00 00",
+            "12000000 01 00 04 726f6f74 00 00 00 03 626f78 00 00 00 00",
         ),
         (
             "host boot, layer on a disk",
@@ -138,8 +171,9 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 scripts: vec![],
                 restricted: false,
                 init: None,
+                patches: vec![],
             }))),
-            "17000000 01 01 04 726f6f74 01 02 00 00 01 808040 00 03 626f78 00 00 00",
+            "18000000 01 01 04 726f6f74 01 02 00 00 01 808040 00 03 626f78 00 00 00 00",
         ),
         (
             "host boot, mounts",
@@ -153,14 +187,15 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 scripts: vec![],
                 restricted: false,
                 init: None,
+                patches: vec![],
             }))),
-            "65000000 01 01 04 726f6f74 00 00 02 05 \
+            "66000000 01 01 04 726f6f74 00 00 02 05 \
              05 2f64617461 00 05 7368617265 01 01 30 01 00 00 00 \
              02 2f66 00 05 7368617265 00 00 01 01 01 \
              04 2f746d70 01 01 808040 ff07 00 00 01 01 \
              02 2f78 01 00 ed03 00 00 00 00 \
              02 2f64 02 06 6469736b2d31 00 01 03 786673 00 00 00 00 \
-             03 626f78 00 00 00",
+             03 626f78 00 00 00 00",
         ),
         (
             "host boot, writable",
@@ -174,8 +209,9 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 scripts: vec![],
                 restricted: false,
                 init: None,
+                patches: vec![],
             }))),
-            "10000000 01 00 04 726f6f74 01 00 03 626f78 00 00 00",
+            "11000000 01 00 04 726f6f74 01 00 03 626f78 00 00 00 00",
         ),
         (
             "host exec, smallest",
@@ -240,8 +276,9 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 scripts: vec![],
                 restricted: false,
                 init: None,
+                patches: vec![],
             }))),
-            "0b000000 01 02 01 00 03 626f78 00 00 00",
+            "0c000000 01 02 01 00 03 626f78 00 00 00 00",
         ),
         (
             "host files",
@@ -269,9 +306,32 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                     args: vec![bytes("-v")],
                     env: vec![(bytes("A"), bytes("1"))],
                 }),
+                patches: vec![],
             }))),
-            "2e000000 01 00 04 726f6f74 03 05 7570706572 00 00 00 03 626f78 \
-             01 02 676f 02 6c73 01 01 01 05 2f696e6974 01 02 2d76 01 01 41 01 31",
+            "2f000000 01 00 04 726f6f74 03 05 7570706572 00 00 00 03 626f78 \
+             01 02 676f 02 6c73 01 01 01 05 2f696e6974 01 02 2d76 01 01 41 01 31 00",
+        ),
+        (
+            "host boot, patches",
+            Host(HostMessage::Boot(Box::new(Boot {
+                root: Root {
+                    source: RootSource::Disk(disk("root", None)),
+                    access: RootAccess::DiskLayer(disk("upper", None)),
+                },
+                mounts: vec![],
+                hostname: "box".into(),
+                scripts: vec![],
+                restricted: false,
+                init: None,
+                patches: patches(),
+            }))),
+            "50000000 01 01 04 726f6f74 00 00 03 05 7570706572 00 00 00 03 626f78 00 00 00 06 \
+             00 02 2f61 02 6869 01 a403 01 \
+             01 02 2f61 01 0a \
+             02 02 2f62 00 \
+             03 02 2f63 \
+             04 02 2f64 01 61 00 \
+             05 05 7368617265 07 70617463682d30 02 2f65 00 01",
         ),
         ("host drain", Host(HostMessage::Drain), "01000000 09"),
         ("host measure", Host(HostMessage::Measure), "01000000 0a"),
@@ -291,7 +351,7 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "guest hello",
             Guest(GuestMessage::Hello(hello())),
-            "0c000000 00 6d736200 03 05 302e312e30",
+            "0c000000 00 6d736200 04 05 302e312e30",
         ),
         (
             "guest ready",
@@ -815,6 +875,7 @@ fn the_document_numbers_the_stages_as_the_code_does() {
         Draining,
         Scripts,
         Init,
+        Patch,
     ];
     for (number, stage) in stages.iter().enumerate() {
         assert_eq!(number, *stage as usize);

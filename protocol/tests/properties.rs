@@ -9,7 +9,7 @@ use protocol::{
     Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileAttributes, FileFailure,
     FileKind, FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder,
     FrameError, FrameReader, GuestMessage, Hello, HostMessage, Init, Measurement, Mount,
-    MountOptions, MountSource, NodeKind, Ready, ResourceLimit, Root, RootAccess, RootSource,
+    MountOptions, MountSource, NodeKind, Patch, Ready, ResourceLimit, Root, RootAccess, RootSource,
     Script, Shutdown, Stage, Started, TerminalSize, TreeNode, encode,
 };
 
@@ -63,6 +63,37 @@ fn mount() -> impl Strategy<Value = Mount> {
     })
 }
 
+fn patch() -> impl Strategy<Value = Patch> {
+    let mode = any::<Option<u32>>;
+    prop_oneof![
+        (bytes(), bytes(), mode(), any::<bool>()).prop_map(|(path, contents, mode, replace)| {
+            Patch::Write {
+                path,
+                contents,
+                mode,
+                replace,
+            }
+        }),
+        (bytes(), bytes()).prop_map(|(path, contents)| Patch::Append { path, contents }),
+        (bytes(), mode()).prop_map(|(path, mode)| Patch::MakeDirectory { path, mode }),
+        bytes().prop_map(|path| Patch::Remove { path }),
+        (bytes(), bytes(), any::<bool>()).prop_map(|(path, target, replace)| Patch::Symlink {
+            path,
+            target,
+            replace,
+        }),
+        (".*", ".*", bytes(), mode(), any::<bool>()).prop_map(
+            |(tag, entry, path, mode, replace)| Patch::Copy {
+                tag,
+                entry,
+                path,
+                mode,
+                replace,
+            }
+        ),
+    ]
+}
+
 fn boot() -> impl Strategy<Value = Boot> {
     let source = prop_oneof![
         ".*".prop_map(|tag| RootSource::Shared { tag }),
@@ -88,15 +119,17 @@ fn boot() -> impl Strategy<Value = Boot> {
         vec(script, 0..3),
         any::<bool>(),
         of(init),
+        vec(patch(), 0..3),
     )
         .prop_map(
-            |((source, access), mounts, hostname, scripts, restricted, init)| Boot {
+            |((source, access), mounts, hostname, scripts, restricted, init, patches)| Boot {
                 root: Root { source, access },
                 mounts,
                 hostname,
                 scripts,
                 restricted,
                 init,
+                patches,
             },
         )
 }

@@ -31,6 +31,7 @@ fn frames_out_of_order_are_refused() {
             scripts: vec![],
             restricted: false,
             init: None,
+            patches: vec![],
         }))
     };
     let hello = || HostMessage::Hello(Hello::current("test"));

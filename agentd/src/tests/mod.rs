@@ -8,6 +8,7 @@ mod handing_over;
 mod hostile;
 mod launching;
 mod mounting;
+mod patching;
 mod restricted;
 mod stopping;
 mod streams;

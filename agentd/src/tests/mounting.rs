@@ -17,12 +17,16 @@ use crate::{mounts, root, scripts};
 
 /// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
 /// its exit status.
-fn with_own_mounts(body: impl FnOnce()) {
+pub(super) fn with_own_mounts(body: impl FnOnce()) {
     if !is_root() {
         return;
     }
     // SAFETY: as in `in_new_pid_namespace`.
     let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+        // The usual one takes locks that another test may hold for ever in this copy of it.
+        std::panic::set_hook(Box::new(|info| {
+            let _ = nix::unistd::write(std::io::stderr(), format!("{info}\n").as_bytes());
+        }));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -74,7 +78,7 @@ fn shared(target: &str, entry: Option<&str>, options: MountOptions) -> Mount {
 }
 
 /// A mounted file system with a folder and a file, held as the shared one.
-fn staging(folder: &Path) -> Staging {
+pub(super) fn staging(folder: &Path) -> Staging {
     let place = folder.join("share");
     fs::create_dir(&place).unwrap();
     let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
@@ -90,7 +94,7 @@ fn staging(folder: &Path) -> Staging {
 }
 
 /// Enters an overlay over `folder/lower`, which has a file and a directory.
-fn enter_overlay(folder: &Path) {
+pub(super) fn enter_overlay(folder: &Path) {
     // The layers of an overlay have to be on a file system that can be one, which the one of
     // the temporary folder need not be.
     mount(

@@ -23,32 +23,12 @@ const PLAIN: TreePolicy = TreePolicy {
     special: false,
 };
 
-/// Passes a tree on to where it is written.
-struct Pipe<'f>(TreeWriter<'f>);
-
-impl TreeSink for Pipe<'_> {
-    type Error = FilesError;
-
-    fn node(&mut self, node: TreeNode) -> Result<(), FilesError> {
-        self.0.node(node)
-    }
-
-    fn data(&mut self, data: &[u8]) -> Result<(), FilesError> {
-        self.0.data(data)
-    }
-
-    fn hole(&mut self, length: u64) -> Result<(), FilesError> {
-        self.0.hole(length)
-    }
-}
-
 fn copy(from: &Path, to: &Path, policy: TreePolicy) -> Result<TreeReport, FilesError> {
     let parent = |path: &Path| Files::open(path.parent().unwrap()).unwrap();
     let (source, target) = (parent(from), parent(to));
-    let writer = TreeWriter::new(&target, to.file_name().unwrap(), policy)?;
-    let mut pipe = Pipe(writer);
-    source.read_tree(from.file_name().unwrap(), &mut pipe)?;
-    pipe.0.finish()
+    let mut writer = TreeWriter::new(&target, to.file_name().unwrap(), policy)?;
+    source.read_tree(from.file_name().unwrap(), &mut writer)?;
+    writer.finish()
 }
 
 /// What a user sees of a tree: a line for each name.

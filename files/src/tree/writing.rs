@@ -19,6 +19,7 @@ use protocol::{NodeKind, TreeNode};
 
 use super::MAX_DEPTH;
 use super::node_path::NodePath;
+use super::reading::TreeSink;
 use super::target::{Target, file_type, put, status};
 use crate::Files;
 use crate::attributes::time_spec;
@@ -88,34 +89,12 @@ enum Contents {
     },
 }
 
-impl<'f> TreeWriter<'f> {
-    /// Writes to `path`, which may exist if the tree begins with a directory, and must if the tree has no beginning.
-    ///
-    /// # Errors
-    /// [`FilesError::PathEscape`] if it is absolute.
-    pub fn new(
-        files: &'f Files,
-        path: impl AsRef<Path>,
-        policy: TreePolicy,
-    ) -> Result<TreeWriter<'f>, FilesError> {
-        Ok(TreeWriter {
-            target: Target::new(files, path.as_ref())?,
-            policy: TreePolicy {
-                owners: policy.owners && geteuid().is_root(),
-                ..policy
-            },
-            open: Vec::new(),
-            contents: Contents::None,
-            report: TreeReport::default(),
-        })
-    }
+/// Fails if something is in the way, or as the system calls: with [`FilesError::PathEscape`] for a path that is none of a node,
+/// with `EINVAL` when contents of the node before are missing, or when there are more than it has.
+impl TreeSink for TreeWriter<'_> {
+    type Error = FilesError;
 
-    /// Writes a node.
-    ///
-    /// # Errors
-    /// If something is in the way, or as the system calls. [`FilesError::PathEscape`] for a path that is none of a node,
-    /// `EINVAL` when contents of the one before are missing.
-    pub fn node(&mut self, node: TreeNode) -> Result<(), FilesError> {
+    fn node(&mut self, node: TreeNode) -> Result<(), FilesError> {
         let path = NodePath::new(node.path.0.clone())?;
         self.end_contents()?;
         self.leave_all_but(&path)?;
@@ -158,11 +137,7 @@ impl<'f> TreeWriter<'f> {
         Ok(())
     }
 
-    /// Writes contents of the file that came last.
-    ///
-    /// # Errors
-    /// `EINVAL` if it has none, or not so many; as write(2).
-    pub fn data(&mut self, data: &[u8]) -> Result<(), FilesError> {
+    fn data(&mut self, data: &[u8]) -> Result<(), FilesError> {
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         let (file, path) = self.advance(length)?;
         let written = file.write_all(data);
@@ -171,11 +146,7 @@ impl<'f> TreeWriter<'f> {
         written.map_err(failed("write", &self.target.shown(&path)))
     }
 
-    /// Leaves so many bytes of the file that came last unwritten: they are zero.
-    ///
-    /// # Errors
-    /// As [`data`](Self::data).
-    pub fn hole(&mut self, length: u64) -> Result<(), FilesError> {
+    fn hole(&mut self, length: u64) -> Result<(), FilesError> {
         let (file, path) = self.advance(length)?;
         let moved = match i64::try_from(length) {
             Ok(length) => file.seek(SeekFrom::Current(length)).map(drop),
@@ -183,6 +154,29 @@ impl<'f> TreeWriter<'f> {
         };
         let path = path.clone();
         moved.map_err(failed("write", &self.target.shown(&path)))
+    }
+}
+
+impl<'f> TreeWriter<'f> {
+    /// Writes to `path`, which may exist if the tree begins with a directory, and must if the tree has no beginning.
+    ///
+    /// # Errors
+    /// [`FilesError::PathEscape`] if it is absolute.
+    pub fn new(
+        files: &'f Files,
+        path: impl AsRef<Path>,
+        policy: TreePolicy,
+    ) -> Result<TreeWriter<'f>, FilesError> {
+        Ok(TreeWriter {
+            target: Target::new(files, path.as_ref())?,
+            policy: TreePolicy {
+                owners: policy.owners && geteuid().is_root(),
+                ..policy
+            },
+            open: Vec::new(),
+            contents: Contents::None,
+            report: TreeReport::default(),
+        })
     }
 
     /// Ends the tree.

@@ -1,0 +1,183 @@
+//! Changes to the root file system, in an overlay as a guest has one.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use protocol::{Failure, Patch, Stage};
+
+use super::mounting::{enter_overlay, staging, with_own_mounts};
+use crate::patches;
+use crate::staging::Staging;
+
+fn write(path: &str, contents: &str, mode: Option<u32>, replace: bool) -> Patch {
+    Patch::Write {
+        path: super::bytes(path),
+        contents: super::bytes(contents),
+        mode,
+        replace,
+    }
+}
+
+fn append(path: &str) -> Patch {
+    Patch::Append {
+        path: super::bytes(path),
+        contents: super::bytes("more"),
+    }
+}
+
+fn directory(path: &str, mode: Option<u32>) -> Patch {
+    Patch::MakeDirectory {
+        path: super::bytes(path),
+        mode,
+    }
+}
+
+fn remove(path: &str) -> Patch {
+    Patch::Remove {
+        path: super::bytes(path),
+    }
+}
+
+fn link(path: &str, target: &str, replace: bool) -> Patch {
+    Patch::Symlink {
+        path: super::bytes(path),
+        target: super::bytes(target),
+        replace,
+    }
+}
+
+fn copy(entry: &str, path: &str, mode: Option<u32>, replace: bool) -> Patch {
+    Patch::Copy {
+        tag: "share".into(),
+        entry: entry.into(),
+        path: super::bytes(path),
+        mode,
+        replace,
+    }
+}
+
+/// Enters an overlay with `/file` and `/old/deep` in its lower layer, and does `body` with a share that has the file `f` and
+/// the folder `d`.
+fn in_overlay(body: impl FnOnce(&Staging)) {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let staging = staging(folder.path());
+        let new = folder.path().join("new-root");
+        fs::create_dir(&new).unwrap();
+        enter_overlay(&new);
+        fs::create_dir("/proc").unwrap();
+        let (kind, flags) = (Some("proc"), MsFlags::empty());
+        mount(kind, "/proc", kind, flags, None::<&str>).unwrap();
+        body(&staging);
+    });
+}
+
+fn mode(path: &str) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+#[track_caller]
+fn refused(staging: &Staging, patch: Patch, errno: i32) -> Failure {
+    let failure = patches::make(&[patch], staging).unwrap_err();
+    assert_eq!(
+        (failure.stage, failure.errno),
+        (Stage::Patch, errno),
+        "{failure:?}"
+    );
+    failure
+}
+
+#[test]
+fn patches_are_made_one_after_the_other() {
+    in_overlay(|staging| {
+        let list = [
+            write("/new/deep/a", "1", None, false),
+            write("/new/b", "2", Some(0o4700), false),
+            append("/new/deep/a"),
+            append("/file"),
+            directory("/app/x", Some(0o700)),
+            directory("/old/deep", None),
+            remove("/old/deep"),
+            remove("/nothing"),
+            remove("/file/nothing"),
+            link("/new/link", "../file", false),
+            copy("f", "/copied/f", Some(0o600), false),
+            copy("d", "/copied/d", None, false),
+        ];
+        patches::make(&list, staging).unwrap();
+        assert_eq!(text("/new/deep/a"), "1more");
+        assert_eq!(text("/file"), "lowermore");
+        assert_eq!(text("/new/link"), "lowermore");
+        assert_eq!(text("/copied/f"), "file");
+        assert_eq!(text("/copied/d/inside"), "inside");
+        assert!(!Path::new("/old/deep").exists() && Path::new("/old").exists());
+        for (path, expected) in [
+            ("/new", 0o755),
+            ("/new/deep/a", 0o644),
+            ("/new/b", 0o4700),
+            ("/app", 0o755),
+            ("/app/x", 0o700),
+            ("/copied/f", 0o600),
+        ] {
+            assert_eq!(mode(path), expected, "{path}");
+        }
+        let executable = fs::metadata("/copied/d/true").unwrap().permissions();
+        assert_eq!(executable.mode() & 0o111, 0o111);
+    });
+}
+
+#[test]
+fn what_is_there_stays_unless_it_may_be_replaced() {
+    in_overlay(|staging| {
+        let failure = refused(staging, write("/file", "new", None, false), libc::EEXIST);
+        assert!(failure.message.contains("\"/file\", which is there"));
+        refused(staging, link("/file", "x", false), libc::EEXIST);
+        refused(staging, copy("f", "/file", None, false), libc::EEXIST);
+        refused(staging, copy("d", "/old", None, false), libc::EEXIST);
+        assert_eq!(text("/file"), "lower");
+
+        let list = [
+            write("/file", "new", None, true),
+            copy("d", "/old", None, true),
+        ];
+        patches::make(&list, staging).unwrap();
+        assert_eq!(text("/file"), "new");
+        assert_eq!(text("/old/inside"), "inside");
+        assert!(Path::new("/old/deep").is_dir(), "directories are merged");
+        patches::make(&[link("/file", "old", true)], staging).unwrap();
+        assert!(Path::new("/file/deep").is_dir());
+        // The link gives way, not what it leads to.
+        patches::make(&[copy("f", "/file", None, true)], staging).unwrap();
+        assert_eq!(text("/file"), "file");
+        for patch in [
+            write("/old", "", None, true),
+            link("/old", "", true),
+            copy("f", "/old", None, true),
+        ] {
+            refused(staging, patch, libc::EISDIR);
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_is_named() {
+    in_overlay(|staging| {
+        refused(staging, append("/missing"), libc::ENOENT);
+        refused(staging, append("/old"), libc::EINVAL);
+        refused(staging, directory("/file", None), libc::ENOTDIR);
+        refused(staging, directory("/file/x", None), libc::ENOTDIR);
+        refused(staging, write("/file/x", "", None, true), libc::ENOTDIR);
+        refused(staging, copy("missing", "/x", None, true), libc::ENOENT);
+        symlink("/nowhere", "/dangling").unwrap();
+        refused(staging, write("/dangling", "", None, false), libc::EEXIST);
+        refused(staging, append("/dangling"), libc::ENOENT);
+        // Nothing is left of one that failed.
+        assert!(!Path::new("/x").exists());
+    });
+}
