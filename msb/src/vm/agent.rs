@@ -212,6 +212,7 @@ mod tests {
             mounts: Vec::new(),
             hostname: "box".into(),
             scripts: Vec::new(),
+            patches: Vec::new(),
             restricted: false,
             init: None,
         }

@@ -1,9 +1,9 @@
 //! What the agent is told: the file systems of the machine, by tags, entries and serial numbers.
 
-use microsandbox::launch::{DiskImage, LaunchConfig, MountSource, RootAccess, RootSource};
+use microsandbox::launch::{DiskImage, LaunchConfig, MountSource, Patch, RootAccess, RootSource};
 use microsandbox::protocol::{self, Boot, Disk, Root};
 
-use super::devices::{ROOT, SHARE, UPPER, entry, serial};
+use super::devices::{ROOT, SHARE, UPPER, entry, patch_entry, serial};
 
 /// The boot message for a machine with the devices of `config`.
 pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
@@ -31,6 +31,7 @@ pub(super) fn boot_message(config: &LaunchConfig) -> Boot {
         scripts: config.scripts.clone(),
         restricted: config.restricted,
         init: config.init.clone(),
+        patches: config.patches.iter().enumerate().map(patch).collect(),
     }
 }
 
@@ -53,6 +54,24 @@ fn mount_source(index: usize, source: &MountSource) -> protocol::MountSource {
         },
         MountSource::Disk(image) => protocol::MountSource::Disk(disk(serial(index), image)),
         &MountSource::Tmpfs { size, mode } => protocol::MountSource::Tmpfs { size, mode },
+    }
+}
+
+fn patch((index, patch): (usize, &Patch)) -> protocol::Patch {
+    match patch {
+        Patch::Inline(patch) => patch.clone(),
+        Patch::Copy {
+            path,
+            mode,
+            replace,
+            ..
+        } => protocol::Patch::Copy {
+            tag: SHARE.to_owned(),
+            entry: patch_entry(index),
+            path: path.clone(),
+            mode: *mode,
+            replace: *replace,
+        },
     }
 }
 

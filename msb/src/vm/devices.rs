@@ -1,13 +1,14 @@
 //! The devices of a sandbox's machine.
 
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use disk::OpenOptions;
 use microsandbox::launch::{
-    self, DiskImage, HostPath, LaunchConfig, MountSource, RootAccess, RootSource, SharedCache,
-    Sharing,
+    self, DiskImage, HostPath, LaunchConfig, MountSource, Patch, RootAccess, RootSource,
+    SharedCache, Sharing,
 };
 use microsandbox::protocol::{CONTROL_PORT, MountOptions, SESSION_PORT};
 use vmm::fs::{CachePolicy, Exports, FolderOptions, Quota, SharedFolder};
@@ -31,6 +32,11 @@ pub(super) const SHARE: &str = "share";
 /// Name of the entry that mount `index` shows.
 pub(super) fn entry(index: usize) -> String {
     index.to_string()
+}
+
+/// Name of the entry that patch `index` copies.
+pub(super) fn patch_entry(index: usize) -> String {
+    format!("patch-{index}")
 }
 
 /// Serial number of the disk that mount `index` shows.
@@ -117,10 +123,28 @@ fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {
         exports.attach(&entry(index), shared)?;
         has_exports = true;
     }
+    for (index, patch) in config.patches.iter().enumerate() {
+        if let Patch::Copy { source, .. } = patch {
+            exports.attach(&patch_entry(index), original(&source.0)?)?;
+            has_exports = true;
+        }
+    }
     if has_exports {
         devices.push(exports_device(SHARE, exports)?);
     }
     Ok(devices)
+}
+
+/// What is only to be copied.
+fn original(path: &Path) -> Result<SharedFolder, StartError> {
+    let options = FolderOptions {
+        read_only: true,
+        ..FolderOptions::DEFAULT
+    };
+    Ok(match path.is_dir() {
+        true => SharedFolder::open(path, options)?,
+        false => SharedFolder::open_single_file(path, options)?,
+    })
 }
 
 fn folder_options(options: MountOptions, sharing: &Sharing) -> FolderOptions {

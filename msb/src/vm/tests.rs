@@ -22,6 +22,7 @@ pub(super) fn config() -> LaunchConfig {
         boot_timeout_ms: 60_000,
         log_level: "warn".to_owned(),
         scripts: Vec::new(),
+        patches: Vec::new(),
         restricted: false,
         init: None,
         lifetime: Lifetime::default(),

@@ -150,6 +150,7 @@ fn start(home: &Home, name: &str) -> MachineProcess {
         boot_timeout_ms: 1000,
         log_level: "warn".to_owned(),
         scripts: Vec::new(),
+        patches: Vec::new(),
         restricted: false,
         init: None,
         lifetime: Lifetime::default(),

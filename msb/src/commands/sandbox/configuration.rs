@@ -60,6 +60,7 @@ impl SandboxPlan {
                 Ok((script.name, body))
             })
             .collect::<anyhow::Result<_>>()?;
+        config.patches = self.patches;
         if self.guest.restricted {
             config.security_profile = SecurityProfile::Restricted;
         }

@@ -4,7 +4,7 @@ use microsandbox::home::Home;
 use microsandbox::launch::{
     BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Root, RootAccess, RootSource,
 };
-use microsandbox::sandbox::RootAccessConfig;
+use microsandbox::sandbox::{RootAccessConfig, launch_patches};
 
 use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
 use crate::boot_files;
@@ -40,6 +40,7 @@ impl SandboxPlan {
             boot_timeout_ms: BOOT_TIMEOUT_MS,
             log_level,
             scripts: self.guest.scripts,
+            patches: launch_patches(&self.patches)?,
             restricted: self.guest.restricted,
             init: self.guest.init,
             lifetime: Lifetime {

@@ -6,6 +6,7 @@ mod launch;
 mod machine;
 mod mounts;
 mod named_volumes;
+mod patches;
 mod process;
 mod root;
 
@@ -18,13 +19,14 @@ use anyhow::Context;
 use clap::Args;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
-use microsandbox::sandbox::RootAccessConfig;
+use microsandbox::sandbox::{PatchConfig, RootAccessConfig};
 
 use crate::logging::LogLevel;
 use crate::options::{GuestPath, Label, os_value, parse_duration, parse_grace};
 use guest::{GuestArguments, ResolvedGuest};
 use machine::MachineArguments;
 use mounts::{MountArguments, Mounts};
+use patches::PatchArguments;
 use root::{ResolvedRoot, RootArguments};
 
 pub(in crate::commands) use mounts::NamedMount;
@@ -77,6 +79,9 @@ pub(super) struct SandboxArguments {
     #[command(flatten)]
     mounts: MountArguments,
 
+    #[command(flatten)]
+    patches: PatchArguments,
+
     /// Ends the sandbox after so long, when what runs in it has had 10 seconds to end
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     max_duration: Option<Duration>,
@@ -101,6 +106,7 @@ pub(super) struct SandboxPlan {
     machine: MachineArguments,
     root: ResolvedRoot,
     mounts: Mounts,
+    patches: Vec<PatchConfig>,
     guest: ResolvedGuest,
     process: ProcessArguments,
     entrypoint: Option<OsString>,
@@ -133,6 +139,7 @@ impl SandboxArguments {
             replace_timeout: self.replace_with_timeout,
             guest: self.guest.resolve()?,
             mounts: self.mounts.resolve()?,
+            patches: self.patches.resolve()?,
             root: self.root.resolve()?,
             machine: self.machine,
             process: self.process,

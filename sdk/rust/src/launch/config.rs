@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use protocol::{Exec, Init, Script};
 use serde::{Deserialize, Serialize};
 
-use super::{Mount, Root};
+use super::{Mount, Patch, Root};
 
 /// How long a guest may take to come up, in milliseconds. Some hundred times what it takes: where KVM itself is
 /// emulated, and others use the machine, everything is that slow.
@@ -43,6 +43,8 @@ pub struct LaunchConfig {
     pub log_level: String,
     /// Programs that are made in the guest's `/.msb/scripts`.
     pub scripts: Vec<Script>,
+    /// Changes to the root file system, in this order, before anything runs in it. Only one with a private layer has any.
+    pub patches: Vec<Patch>,
     /// Whether processes in the guest can neither gain privileges nor mount.
     pub restricted: bool,
     /// The program that becomes PID 1 in the guest, if not its agent.
@@ -174,6 +176,17 @@ mod tests {
                 name: "build".to_owned(),
                 body: Bytes(b"#!/bin/sh\n\xff".to_vec()),
             }],
+            patches: vec![
+                Patch::Inline(protocol::Patch::Remove {
+                    path: Bytes(b"/x".to_vec()),
+                }),
+                Patch::Copy {
+                    source: HostPath("/src".into()),
+                    path: Bytes(b"/y".to_vec()),
+                    mode: Some(0o600),
+                    replace: true,
+                },
+            ],
             restricted: true,
             init: Some(Init::Auto),
             lifetime: Lifetime {

@@ -10,6 +10,7 @@ mod config;
 mod handover;
 mod moment;
 mod mounts;
+mod patches;
 mod process;
 mod program;
 mod report;
@@ -22,6 +23,7 @@ pub use mounts::{
     DiskImage, Mount, MountSource, Quota, Root, RootAccess, RootSource, SharedCache, Sharing,
     last_of_each_target,
 };
+pub use patches::Patch;
 pub use process::{LaunchError, MachineProcess};
 pub use program::{NoProgram, Program};
 pub use report::{

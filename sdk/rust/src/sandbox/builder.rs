@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    InitConfig, LogLevel, MountConfig, Rlimit, RootAccessConfig, Sandbox, SandboxConfig,
-    SecurityProfile, start,
+    InitConfig, LogLevel, MountConfig, PatchConfig, Rlimit, RootAccessConfig, Sandbox,
+    SandboxConfig, SecurityProfile, start,
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
@@ -242,6 +242,13 @@ impl SandboxBuilder {
         scripts: impl IntoIterator<Item = (K, V)>,
     ) -> SandboxBuilder {
         self.config.scripts.extend(texts(scripts));
+        self
+    }
+
+    /// A change to the root before anything runs in it. Those of several calls are made in the order of the calls.
+    #[must_use]
+    pub fn patch(mut self, patch: PatchConfig) -> SandboxBuilder {
+        self.config.patches.push(patch);
         self
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MountConfig, Rlimit};
+use super::{MountConfig, PatchConfig, Rlimit};
 
 /// Memory of a sandbox that asks for none, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 512;
@@ -114,6 +114,9 @@ pub struct SandboxConfig {
     /// Programs that are made in the guest's `/.msb/scripts`, by name. They are in `PATH`.
     #[serde(default)]
     pub scripts: BTreeMap<String, String>,
+    /// Changes to the root before anything runs in it, in this order. The root has a private layer then.
+    #[serde(default)]
+    pub patches: Vec<PatchConfig>,
     /// Seconds after which it drains and stops; `None` and 0 are no limit.
     #[serde(default)]
     pub max_duration_secs: Option<u64>,
@@ -176,6 +179,7 @@ impl SandboxConfig {
             log_level: None,
             quiet_logs: false,
             scripts: BTreeMap::new(),
+            patches: Vec::new(),
             max_duration_secs: None,
             idle_timeout_secs: None,
             volumes: BTreeMap::new(),

@@ -11,6 +11,7 @@ mod logs;
 mod machine;
 mod metrics;
 mod mount;
+mod patch;
 mod pidfd;
 mod readiness;
 mod reaper;
@@ -43,6 +44,7 @@ pub use fs::{
 pub use handle::SandboxHandle;
 pub use metrics::{MetricsStream, SandboxMetrics};
 pub use mount::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage};
+pub use patch::{PatchConfig, launch_patches};
 pub use rlimit::{Rlimit, RlimitResource};
 pub use running::Sandbox;
 pub use status::{SandboxStatus, SandboxStopResult};

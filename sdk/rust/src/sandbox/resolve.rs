@@ -9,13 +9,14 @@ use protocol::{Bytes, Exec, Init, MountOptions, Script, TerminalSize};
 
 use super::{
     BindCache, DEFAULT_UPPER_MIB, DiskCache, InitConfig, LogLevel, MountConfig, MountKind,
-    NamedMode, NamedStorage, RootAccessConfig, SandboxConfig, SecurityProfile, upper,
+    NamedMode, NamedStorage, PatchConfig, RootAccessConfig, SandboxConfig, SecurityProfile,
+    launch_patches, upper,
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::launch::{
     BOOT_TIMEOUT_MS, DiskImage, HostPath, INITRAMFS, KERNEL, LaunchConfig, Lifetime, LogTarget,
-    Mount, MountSource, Program, Quota, Root, RootAccess, RootSource, SharedCache, Sharing,
+    Mount, MountSource, Patch, Program, Quota, Root, RootAccess, RootSource, SharedCache, Sharing,
 };
 use crate::names::Name;
 use crate::registry::SandboxDirectory;
@@ -55,6 +56,13 @@ pub(super) fn make_absolute(config: &mut SandboxConfig) -> Result<(), Microsandb
     find("image", &mut config.image)?;
     for path in &mut config.allow {
         find("allow", path)?;
+    }
+    for source in config
+        .patches
+        .iter_mut()
+        .filter_map(PatchConfig::source_mut)
+    {
+        find("patches", source)?;
     }
     for mount in config.volumes.values_mut() {
         if let MountKind::Bind { path, .. } | MountKind::Disk { path, .. } = &mut mount.kind {
@@ -108,6 +116,7 @@ pub(super) fn resolve(
     let root = resolve_root(config, of)?;
     let (mounts, volumes) = resolve_mounts(config, of)?;
     let log_level = config.log_level.unwrap_or(LogLevel::Warn);
+    let patches = patches(config, &root, of)?;
     let launch = LaunchConfig {
         name: of.name.to_string(),
         vcpus: config.cpus,
@@ -125,6 +134,7 @@ pub(super) fn resolve(
         boot_timeout_ms: BOOT_TIMEOUT_MS,
         log_level: log_level.name().to_owned(),
         scripts: config.scripts.iter().map(script).collect(),
+        patches,
         restricted: config.security_profile == SecurityProfile::Restricted,
         init: config.init.as_ref().map(init),
         lifetime: Lifetime {
@@ -193,6 +203,23 @@ fn resolve_root(config: &SandboxConfig, of: Circumstances<'_>) -> Result<Root, M
         }
     };
     Ok(Root { source, access })
+}
+
+/// The changes that are still to be made: a layer on disk has them since the sandbox was created.
+fn patches(
+    config: &SandboxConfig,
+    root: &Root,
+    of: Circumstances<'_>,
+) -> Result<Vec<Patch>, MicrosandboxError> {
+    match root.access {
+        RootAccess::DiskLayer(_) if !of.created => Ok(Vec::new()),
+        RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => launch_patches(&config.patches),
+        RootAccess::Writable | RootAccess::ReadOnly if config.patches.is_empty() => Ok(Vec::new()),
+        RootAccess::Writable | RootAccess::ReadOnly => Err(MicrosandboxError::invalid(
+            "patches",
+            "the root has no private layer that could take them; a disk image gets one with the root access tmpfs or upper",
+        )),
+    }
 }
 
 fn resolve_mounts(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig};
+use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, patch};
 use crate::error::MicrosandboxError;
 use crate::names::{Name, check_hostname};
 
@@ -65,6 +65,7 @@ pub(super) fn validate(config: &SandboxConfig) -> Result<Name, MicrosandboxError
     check_labels(&config.labels)?;
     check_env("env", &config.env)?;
     check_scripts(&config.scripts)?;
+    patch::check(&config.patches)?;
     check_init(config.init.as_ref())?;
     check_process(config)?;
     check_mounts(&config.volumes)?;

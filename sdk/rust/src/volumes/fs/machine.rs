@@ -232,6 +232,7 @@ fn launch(
         boot_timeout_ms: BOOT_TIMEOUT_MS,
         log_level: "error".to_owned(),
         scripts: Vec::new(),
+        patches: Vec::new(),
         restricted: false,
         init: None,
         lifetime: Lifetime::default(),

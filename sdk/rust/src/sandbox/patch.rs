@@ -1,0 +1,305 @@
+//! Changes to the root file system that are made once, before anything runs in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use protocol::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::MicrosandboxError;
+use crate::launch::{HostPath, Patch};
+
+/// Most that all texts have together, in bytes: they reach the guest in one message, which has other things to say, too.
+const MAX_TEXT: usize = 256 << 10;
+
+/// Permission bits that chmod(2) sets.
+const PERMISSIONS: u32 = 0o7777;
+
+/// A change to the root file system. It goes into the sandbox's private layer when the sandbox is created (with a layer in
+/// memory, at each start); the image stays as it is. Parents that are missing are made.
+///
+/// Creating the sandbox fails if something is at the path already, unless `replace` is set; `mkdir`, `append` and `remove` want
+/// it to be as they leave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PatchConfig {
+    /// Writes a text file.
+    Text {
+        /// Absolute path in the guest.
+        path: String,
+        /// What the file holds.
+        content: String,
+        /// Permission bits; `None` is 0644.
+        #[serde(default)]
+        mode: Option<u32>,
+        /// Whether a file that is there is replaced.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Appends to a file that is there.
+    Append {
+        /// Absolute path in the guest.
+        path: String,
+        /// What is appended.
+        content: String,
+    },
+    /// Makes a directory, unless it is there.
+    Mkdir {
+        /// Absolute path in the guest.
+        path: String,
+        /// Permission bits; `None` is 0755 for a new one.
+        #[serde(default)]
+        mode: Option<u32>,
+    },
+    /// Removes what is there, with everything in it.
+    Remove {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Makes a symbolic link.
+    Symlink {
+        /// Where it leads.
+        target: String,
+        /// Absolute path of the link in the guest.
+        link: String,
+        /// Whether a file that is there is replaced.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Copies a file of the host.
+    CopyFile {
+        /// The file.
+        src: PathBuf,
+        /// Absolute path in the guest.
+        dst: String,
+        /// Permission bits; `None` is those of the original.
+        #[serde(default)]
+        mode: Option<u32>,
+        /// Whether a file that is there is replaced.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Copies a folder of the host, with everything in it.
+    CopyDir {
+        /// The folder.
+        src: PathBuf,
+        /// Absolute path in the guest.
+        dst: String,
+        /// Whether it may be there: then files in it are replaced one by one, and others stay.
+        #[serde(default)]
+        replace: bool,
+    },
+}
+
+impl PatchConfig {
+    /// What it changes.
+    fn path(&self) -> &str {
+        match self {
+            PatchConfig::Text { path, .. }
+            | PatchConfig::Append { path, .. }
+            | PatchConfig::Mkdir { path, .. }
+            | PatchConfig::Remove { path } => path,
+            PatchConfig::Symlink { link, .. } => link,
+            PatchConfig::CopyFile { dst, .. } | PatchConfig::CopyDir { dst, .. } => dst,
+        }
+    }
+
+    fn mode(&self) -> Option<u32> {
+        match self {
+            PatchConfig::Text { mode, .. }
+            | PatchConfig::Mkdir { mode, .. }
+            | PatchConfig::CopyFile { mode, .. } => *mode,
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            PatchConfig::Text { content, .. } | PatchConfig::Append { content, .. } => content,
+            PatchConfig::Symlink { target, .. } => target,
+            _ => "",
+        }
+    }
+
+    /// The path on the host, which is made absolute when the sandbox is created.
+    pub(super) fn source_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            PatchConfig::CopyFile { src, .. } | PatchConfig::CopyDir { src, .. } => Some(src),
+            _ => None,
+        }
+    }
+}
+
+/// Refuses what the guest would refuse later, and what does not fit.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`].
+pub(super) fn check(patches: &[PatchConfig]) -> Result<(), MicrosandboxError> {
+    let mut size: usize = 0;
+    for patch in patches {
+        let path = patch.path();
+        let invalid = |reason| {
+            Err(MicrosandboxError::invalid(
+                "patches",
+                format!("{path:?} {reason}"),
+            ))
+        };
+        if !path.starts_with('/') {
+            return invalid("is no absolute path in the guest");
+        }
+        if path.contains('\0')
+            || patch.text().contains('\0') && matches!(patch, PatchConfig::Symlink { .. })
+        {
+            return invalid("has a NUL in it");
+        }
+        if path.split('/').any(|component| component == "..") {
+            return invalid("leads upwards");
+        }
+        if path
+            .split('/')
+            .all(|component| matches!(component, "" | "."))
+        {
+            return invalid("is the root itself");
+        }
+        if patch.mode().is_some_and(|mode| mode > PERMISSIONS) {
+            return invalid("is to have a mode above 0o7777");
+        }
+        size = size
+            .saturating_add(path.len())
+            .saturating_add(patch.text().len());
+    }
+    if size > MAX_TEXT {
+        return Err(MicrosandboxError::invalid(
+            "patches",
+            format!(
+                "their texts have {size} bytes, of which there can be {MAX_TEXT}; copy files instead"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// What the machine's process is told of `patches`.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`] if one cannot be, or a source is not there.
+pub fn launch_patches(patches: &[PatchConfig]) -> Result<Vec<Patch>, MicrosandboxError> {
+    check(patches)?;
+    patches.iter().map(launched).collect()
+}
+
+fn launched(patch: &PatchConfig) -> Result<Patch, MicrosandboxError> {
+    let bytes = |text: &str| Bytes(text.as_bytes().to_vec());
+    let path = bytes(patch.path());
+    let mode = patch.mode();
+    Ok(Patch::Inline(match patch {
+        PatchConfig::Text {
+            content, replace, ..
+        } => protocol::Patch::Write {
+            path,
+            contents: bytes(content),
+            mode,
+            replace: *replace,
+        },
+        PatchConfig::Append { content, .. } => protocol::Patch::Append {
+            path,
+            contents: bytes(content),
+        },
+        PatchConfig::Mkdir { .. } => protocol::Patch::MakeDirectory { path, mode },
+        PatchConfig::Remove { .. } => protocol::Patch::Remove { path },
+        PatchConfig::Symlink {
+            target, replace, ..
+        } => protocol::Patch::Symlink {
+            path,
+            target: bytes(target),
+            replace: *replace,
+        },
+        PatchConfig::CopyFile { src, replace, .. } => {
+            return copy(src, false, path, mode, *replace);
+        }
+        PatchConfig::CopyDir { src, replace, .. } => {
+            return copy(src, true, path, mode, *replace);
+        }
+    }))
+}
+
+fn copy(
+    source: &Path,
+    is_folder: bool,
+    path: Bytes,
+    mode: Option<u32>,
+    replace: bool,
+) -> Result<Patch, MicrosandboxError> {
+    let invalid = |reason: String| {
+        MicrosandboxError::invalid("patches", format!("{}: {reason}", source.display()))
+    };
+    let found = fs::metadata(source).map_err(|error| invalid(error.to_string()))?;
+    match is_folder {
+        true if !found.is_dir() => return Err(invalid("it is no folder".to_owned())),
+        false if !found.is_file() => return Err(invalid("it is no file".to_owned())),
+        _ => {}
+    }
+    Ok(Patch::Copy {
+        source: HostPath(source.to_owned()),
+        path,
+        mode,
+        replace,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_root_can_have_is_refused() {
+        for path in ["", "a", "/", "/.", "/a/../b", "/a\0b"] {
+            let patch = PatchConfig::Remove { path: path.into() };
+            assert!(check(&[patch]).is_err(), "{path:?}");
+        }
+        let text = |length, mode| PatchConfig::Text {
+            path: "/a".into(),
+            content: "x".repeat(length),
+            mode,
+            replace: false,
+        };
+        assert!(check(&[text(0, Some(0o7777)), text(MAX_TEXT - 4, None)]).is_ok());
+        assert!(check(&[text(0, None), text(MAX_TEXT - 3, None)]).is_err());
+        assert!(check(&[text(0, Some(0o10000))]).is_err());
+    }
+
+    #[test]
+    fn a_source_is_what_it_is_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let launch = |src: &Path, is_folder| {
+            let (src, dst) = (src.to_owned(), "/x".to_owned());
+            let replace = false;
+            let patch = match is_folder {
+                true => PatchConfig::CopyDir { src, dst, replace },
+                false => PatchConfig::CopyFile {
+                    src,
+                    dst,
+                    mode: None,
+                    replace,
+                },
+            };
+            launch_patches(&[patch]).is_ok()
+        };
+        assert!(launch(&file, false) && launch(folder.path(), true));
+        assert!(!launch(&file, true) && !launch(folder.path(), false));
+        assert!(!launch(&folder.path().join("none"), false));
+    }
+
+    #[test]
+    fn they_are_plain_data() {
+        let json = r#"[{"kind":"mkdir","path":"/app","mode":493},{"kind":"copy_file","src":"a","dst":"/a"}]"#;
+        let patches: Vec<PatchConfig> = serde_json::from_str(json).unwrap();
+        assert_eq!(patches[0].mode(), Some(0o755));
+        assert!(
+            serde_json::from_str::<Vec<PatchConfig>>(r#"[{"kind":"mkdir","path":"/a","size":1}]"#)
+                .is_err()
+        );
+    }
+}
