@@ -3,17 +3,21 @@
 //!
 //! Everything in an image is hostile input: anybody may have made it.
 
+pub mod archive;
 pub mod digest;
 pub mod erofs;
 pub mod layer;
 pub mod manifest;
+mod parallel;
 pub mod progress;
 pub mod reference;
 pub mod registry;
 pub mod store;
 
+pub use archive::ArchiveError;
 pub use digest::{Digest, DigestError, Hasher};
-pub use manifest::{Compression, Descriptor, ImageConfig, Manifest};
+pub use layer::Compression;
+pub use manifest::{Descriptor, ImageConfig, Manifest};
 pub use progress::Progress;
 pub use reference::{Reference, ReferenceError};
 pub use store::{Store, StoreError};

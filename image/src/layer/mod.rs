@@ -64,6 +64,35 @@ pub fn convert(
     })
 }
 
+/// Hands out in pieces what a file is when it is decompressed.
+///
+/// # Errors
+/// The file cannot be read or decompressed, or is larger than a layer may be; what `take` returns.
+pub(crate) fn decompress<E: From<LayerError>>(
+    file: impl Read + Send,
+    compression: Compression,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let (source, stream) = stream::stream(&Limits::default());
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("decompress".to_owned())
+            .spawn_scoped(scope, move || source.fill(file, compression))
+            .map_err(LayerError::Thread)?;
+        // It is gone before the thread is waited for, which ends then.
+        let mut stream = stream;
+        loop {
+            let piece = stream.available(u64::MAX)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            take(piece)?;
+            let count = piece.len();
+            stream.consume(count);
+        }
+    })
+}
+
 fn build(
     mut archive: Archive<'_>,
     output: &File,

@@ -32,7 +32,7 @@ pub enum Compression {
 
 impl Compression {
     /// What a blob that begins like this is.
-    fn of(beginning: &[u8]) -> Self {
+    pub(crate) fn of(beginning: &[u8]) -> Self {
         if beginning.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
         } else if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(beginning) {

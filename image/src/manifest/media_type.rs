@@ -1,5 +1,7 @@
 //! Names of kinds of content (image specification, `media-types.md`).
 
+use crate::layer::Compression;
+
 /// Manifest of OCI.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Index of OCI.
@@ -23,22 +25,11 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// Layer of Docker, compressed by gzip.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// As containerd names what Docker has no name for.
-const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 
 const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
 const OCI_FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
-
-/// How the tar archive of a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// By gzip (RFC 1952).
-    Gzip,
-    /// By Zstandard (RFC 8878).
-    Zstd,
-}
 
 pub(super) fn is_manifest(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)

@@ -17,11 +17,14 @@ pub use descriptor::{Descriptor, MAX_BLOB_BYTES, Platform};
 pub use error::ManifestError;
 pub use index::{Index, MAX_INDEX_ENTRIES};
 pub use media_type::{
-    Compression, DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST,
-    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
+    DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD,
+    DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::layer::Compression;
 
 /// Most bytes of a manifest or an index: what registries accept.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
+use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 
 /// Something cannot be kept, or is not there.
@@ -50,6 +51,22 @@ pub enum StoreError {
         digest: Digest,
         /// Why.
         source: ManifestError,
+    },
+    /// A blob is no layer that could be used.
+    #[error("The layer {digest} cannot be used")]
+    Layer {
+        /// Of the blob.
+        digest: Digest,
+        /// Why.
+        source: LayerError,
+    },
+    /// A layer is another one than the configuration of its image says.
+    #[error("A layer is an archive with the digest {found}, not {expected}")]
+    WrongLayer {
+        /// What the configuration says.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
     },
     /// A system call failed.
     #[error("Failed to {action} {path}")]

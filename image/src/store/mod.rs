@@ -16,6 +16,7 @@
 
 mod blob;
 mod error;
+mod layers;
 mod prune;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use blob::{BlobState, BlobWriter};
 pub use error::StoreError;
@@ -189,6 +191,37 @@ impl Shared {
             });
         }
         Ok(content)
+    }
+
+    /// Bytes of the EROFS image of a layer.
+    ///
+    /// # Errors
+    /// When it was not made.
+    pub fn layer_size(&self, diff_id: &Digest) -> Result<u64, StoreError> {
+        let path = self.store.layer(diff_id);
+        let metadata = fs::metadata(&path).map_err(failed("examine", &path))?;
+        Ok(metadata.len())
+    }
+
+    /// A file without a name, on the file system of the store.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn scratch(&self) -> Result<File, StoreError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("scratch-{}-{number}", std::process::id());
+        let path = self.store.staging().join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("create", &path))?;
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        Ok(file)
     }
 
     /// The EROFS image of a layer, if one was made.

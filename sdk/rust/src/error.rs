@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::database::DatabaseError;
 use crate::home::NoHome;
+use crate::images::ImageError;
 use crate::launch::{BootFileError, LaunchError, NoProgram, ReportError, StartFailure, StartStage};
 use crate::logs::LogError;
 use crate::private_directory::PrivateDirectoryError;
@@ -114,6 +115,9 @@ pub enum MicrosandboxError {
     /// Something cannot be done with the files of a volume.
     #[error(transparent)]
     VolumeFs(#[from] VolumeFsError),
+    /// Something cannot be done with an image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -192,6 +196,10 @@ pub enum ErrorKind {
     VolumeAlreadyExists,
     VolumeInUse,
     Volume,
+    ImageNotFound,
+    ImageInUse,
+    InvalidReference,
+    Image,
     Log,
     Database,
     NotInstalled,
@@ -267,6 +275,10 @@ impl MicrosandboxError {
             Self::Volume(VolumeError::VolumeAlreadyExists { .. }) => ErrorKind::VolumeAlreadyExists,
             Self::Volume(VolumeError::VolumeInUse { .. }) => ErrorKind::VolumeInUse,
             Self::Volume(_) | Self::VolumeFs(_) => ErrorKind::Volume,
+            Self::Image(ImageError::ImageNotFound { .. }) => ErrorKind::ImageNotFound,
+            Self::Image(ImageError::ImageInUse { .. }) => ErrorKind::ImageInUse,
+            Self::Image(ImageError::InvalidReference(_)) => ErrorKind::InvalidReference,
+            Self::Image(_) => ErrorKind::Image,
             Self::Log(_) => ErrorKind::Log,
             Self::Database(_) => ErrorKind::Database,
             Self::NotInstalled(_) => ErrorKind::NotInstalled,

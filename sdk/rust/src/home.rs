@@ -76,6 +76,11 @@ impl Home {
         self.path.join("volumes")
     }
 
+    /// Directory of the images.
+    pub fn images(&self) -> PathBuf {
+        self.path.join("images")
+    }
+
     /// Directory of the guest kernel and its initramfs.
     pub fn kernel(&self) -> PathBuf {
         self.path.join("kernel")

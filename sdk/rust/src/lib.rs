@@ -4,7 +4,8 @@
 //!
 //! A sandbox is one process, `msb vm`, that is the machine. This crate starts it ([`launch`]), keeps
 //! the place where it can be found ([`run_directory`]), asks it ([`control`]) and talks to the agent in its guest
-//! ([`session`]). What outlives sandboxes is kept in [`volumes`], and recorded in the [`database`].
+//! ([`session`]). What outlives sandboxes is kept in [`volumes`],
+//! what they are made of in [`images`], and both are recorded in the [`database`].
 
 pub mod control;
 pub mod database;
@@ -12,6 +13,7 @@ mod error;
 mod file_replies;
 pub mod home;
 mod identity;
+pub mod images;
 pub mod launch;
 pub mod logs;
 mod microsandbox;

@@ -48,6 +48,24 @@ const STEPS: &[&str] = &[
          PRIMARY KEY (sandbox_id, key)
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX sandbox_labels_by_value ON sandbox_labels (key, value);",
+    // An image that a sandbox was made of cannot be removed: `sandbox_images` refers to it.
+    "CREATE TABLE images (
+         manifest_digest TEXT PRIMARY KEY,
+         config_digest TEXT NOT NULL,
+         size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+         created_at INTEGER NOT NULL
+     ) STRICT;
+     CREATE TABLE image_references (
+         reference TEXT PRIMARY KEY,
+         manifest_digest TEXT NOT NULL REFERENCES images (manifest_digest) ON DELETE CASCADE,
+         updated_at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX image_references_by_image ON image_references (manifest_digest);
+     CREATE TABLE sandbox_images (
+         sandbox_id TEXT PRIMARY KEY REFERENCES sandboxes (id) ON DELETE CASCADE,
+         manifest_digest TEXT NOT NULL REFERENCES images (manifest_digest)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX sandbox_images_by_image ON sandbox_images (manifest_digest);",
 ];
 
 /// Version of the database that this program makes: `PRAGMA user_version`.

@@ -1,0 +1,348 @@
+//! Images that are here: blobs and file systems in `$MSB_HOME/images/`, see [`image::store`], and their names in the
+//! database.
+//!
+//! An image exists when the database has a record of it. What it consists of is in the store before that, and the store is
+//! shared until then, so that nobody removes it. Removing goes the other way: the record goes first, then what no
+//! record needs. Whoever dies in between leaves what the next [`Images::prune`] removes, and never half of an image.
+
+mod error;
+mod handle;
+mod output;
+pub(crate) mod record;
+mod resolve;
+mod selector;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use image::archive::{self, Format, Input, SavedImage};
+use image::store::{Pruned, Shared};
+use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
+
+pub use error::ImageError;
+pub use handle::{ImageDetails, ImageHandle};
+pub use image;
+pub use resolve::{ResolvedImage, resolve};
+
+use crate::database::Database;
+use crate::home::Home;
+use crate::private_directory::make_private_directory;
+use record::{Record, Removal};
+use selector::Selector;
+
+/// The images of a home. Any number of threads and processes may use one home at a time. Every call may wait for the
+/// disk, and those that change something for each other.
+#[derive(Debug)]
+pub struct Images {
+    store: Store,
+    database: Database,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default)]
+pub struct RemovedImages {
+    /// Names that are gone.
+    pub references: Vec<Reference>,
+    /// Manifests of images that are gone.
+    pub images: Vec<Digest>,
+    /// What is gone with them from the disk.
+    pub pruned: Pruned,
+}
+
+impl Images {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// When the database or the store cannot be used.
+    pub fn open(home: &Home) -> Result<Images, ImageError> {
+        let directory = home.images();
+        make_private_directory(&directory)?;
+        Ok(Images {
+            store: Store::open(directory)?,
+            database: Database::open(home)?,
+        })
+    }
+
+    /// Where they are kept. What is added to it has to be recorded, by [`record`](Self::record), while it is shared.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Records an image that is in the store, and gives it names, which another image loses. It is durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// When not all of it is in the store, or the database cannot be changed.
+    pub fn record(
+        &self,
+        store: &Shared,
+        manifest: &Digest,
+        references: &[Reference],
+    ) -> Result<ImageHandle, ImageError> {
+        let document = store.manifest(manifest)?;
+        let config = store.config(&document)?;
+        let mut size_bytes: u64 = 0;
+        for diff_id in &config.diff_ids {
+            size_bytes = size_bytes.saturating_add(store.layer_size(diff_id)?);
+        }
+        let record = Record {
+            manifest: *manifest,
+            config: document.config.digest,
+            size_bytes,
+            created_at: SystemTime::now(),
+            references: references.to_vec(),
+        };
+        self.database
+            .change(|transaction| record::add(transaction, &record))?;
+        self.find(&Selector::of_digest(manifest))
+    }
+
+    /// Adds the images of a directory or an archive, or only the one that is called `wanted` there. They get the
+    /// names that they have there, and `references`.
+    ///
+    /// # Errors
+    /// [`ImageError::Archive`].
+    pub fn load(
+        &self,
+        input: Input<'_>,
+        wanted: Option<&str>,
+        references: &[Reference],
+        progress: &dyn Progress,
+    ) -> Result<Vec<ImageHandle>, ImageError> {
+        let path = match &input {
+            Input::Path(path) => path.to_path_buf(),
+            Input::Open(_) => PathBuf::from("The archive"),
+        };
+        for reference in references {
+            check_tag(reference)?;
+        }
+        let shared = self.store.share()?;
+        let loaded = archive::load(&shared, input, wanted, progress);
+        let loaded = loaded.map_err(archive_failed(path))?;
+        let mut images = Vec::new();
+        for image in loaded {
+            let names = [&image.references[..], references].concat();
+            images.push(self.record(&shared, &image.manifest, &names)?);
+        }
+        Ok(images)
+    }
+
+    /// Writes images to a tar archive. Those that are given by name have that name in it.
+    ///
+    /// # Errors
+    /// [`ImageError::ImageNotFound`], [`ImageError::Archive`].
+    pub fn save(
+        &self,
+        images: &[&str],
+        format: Format,
+        output: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<(), ImageError> {
+        let shared = self.store.share()?;
+        let mut saved: Vec<SavedImage> = Vec::new();
+        for text in images {
+            let selector: Selector = text.parse()?;
+            let found = self.find(&selector)?;
+            let name = selector
+                .reference
+                .filter(|name| found.references().contains(name));
+            match saved
+                .iter_mut()
+                .find(|image| image.manifest == *found.digest())
+            {
+                Some(image) => image.references.extend(name),
+                None => saved.push(SavedImage {
+                    manifest: *found.digest(),
+                    references: name.into_iter().collect(),
+                }),
+            }
+        }
+        archive::save(&shared, &saved, format, output, progress)
+            .map_err(archive_failed(PathBuf::from("The archive")))
+    }
+
+    /// As [`save`](Self::save), to a file that appears when it is complete.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_file(
+        &self,
+        images: &[&str],
+        format: Format,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), ImageError> {
+        output::write(path, |output| self.save(images, format, output, progress))
+    }
+
+    /// The image of this name, or with this digest. The beginning of a digest is enough, if it has 6 digits.
+    ///
+    /// # Errors
+    /// [`ImageError::ImageNotFound`], [`ImageError::Ambiguous`].
+    pub fn get(&self, image: &str) -> Result<ImageHandle, ImageError> {
+        self.find(&image.parse()?)
+    }
+
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn list(&self) -> Result<Vec<ImageHandle>, ImageError> {
+        let records = self.database.read(record::all)?;
+        Ok(records.into_iter().map(ImageHandle::new).collect())
+    }
+
+    /// All that is known of an image.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`ImageError::Damaged`].
+    pub fn inspect(&self, image: &str) -> Result<ImageDetails, ImageError> {
+        let shared = self.store.share()?;
+        let image = self.get(image)?;
+        let digest = *image.digest();
+        let (manifest, config) = read(&shared, &digest)?;
+        let users = |transaction: &rusqlite::Transaction<'_>| record::users(transaction, &digest);
+        Ok(ImageDetails {
+            image,
+            manifest,
+            config,
+            sandboxes: self.database.read(users)?,
+        })
+    }
+
+    /// Gives an image a further name, which another image loses.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`ImageError::NotATag`].
+    pub fn tag(&self, image: &str, reference: &Reference) -> Result<ImageHandle, ImageError> {
+        check_tag(reference)?;
+        let shared = self.store.share()?;
+        let digest = *self.get(image)?.digest();
+        self.record(&shared, &digest, std::slice::from_ref(reference))
+    }
+
+    /// Takes a name away from an image, or all names if it is given by its digest. With its last name the image goes,
+    /// and what of it no other image needs.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`ImageError::ImageInUse`] when a sandbox was made of it.
+    pub fn remove(&self, image: &str) -> Result<RemovedImages, ImageError> {
+        let selector: Selector = image.parse()?;
+        let found = self.find(&selector)?;
+        let name = selector
+            .reference
+            .filter(|name| found.references().contains(name));
+        let removal = self
+            .database
+            .change(|transaction| record::remove(transaction, found.digest(), name.as_ref()))?;
+        let mut removed = RemovedImages::default();
+        match removal {
+            Removal::InUse(sandboxes) => {
+                return Err(ImageError::ImageInUse {
+                    image: image.to_owned(),
+                    sandboxes,
+                });
+            }
+            Removal::Untagged => removed.references.extend(name),
+            Removal::Removed => {
+                removed.references.extend_from_slice(found.references());
+                removed.images.push(*found.digest());
+                removed.pruned = self.sweep()?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes images that no sandbox was made of: those without a name, or all if `named`; and all that is left of
+    /// downloads that were broken off. Waits for those who are adding images.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when an image that stays is damaged: what it needs cannot be told.
+    pub fn prune(&self, named: bool) -> Result<RemovedImages, ImageError> {
+        let store = self.store.exclude()?;
+        let (gone, kept) = self.database.change(|transaction| {
+            let gone = record::remove_unused(transaction, named)?;
+            Ok((gone, record::manifests(transaction)?))
+        })?;
+        let pruned = store.prune(&kept, true)?;
+        let references = gone.iter().flat_map(|record| record.references.clone());
+        Ok(RemovedImages {
+            references: references.collect(),
+            images: gone.iter().map(|record| record.manifest).collect(),
+            pruned,
+        })
+    }
+
+    /// Removes what no image needs, unless somebody is adding one: then the next one to remove something does.
+    fn sweep(&self) -> Result<Pruned, ImageError> {
+        let Some(store) = self.store.try_exclude()? else {
+            return Ok(Pruned::default());
+        };
+        let kept = self.database.read(record::manifests)?;
+        match store.prune(&kept, false) {
+            Ok(pruned) => Ok(pruned),
+            // Another image is damaged. This one is gone, and that one is not what was asked about.
+            Err(StoreError::Missing { .. } | StoreError::WrongDigest { .. }) => {
+                Ok(Pruned::default())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn find(&self, selector: &Selector) -> Result<ImageHandle, ImageError> {
+        let found = self.database.read(|transaction| {
+            if let Some(reference) = &selector.reference
+                && let Some(record) = record::by_reference(transaction, reference)?
+            {
+                return Ok(vec![record]);
+            }
+            match &selector.digits {
+                Some(digits) => record::by_digest(transaction, digits),
+                None => Ok(Vec::new()),
+            }
+        })?;
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(record), None) => Ok(ImageHandle::new(record)),
+            (None, _) => Err(ImageError::ImageNotFound {
+                image: selector.text().to_owned(),
+            }),
+            (Some(_), Some(_)) => Err(ImageError::Ambiguous {
+                prefix: selector.text().to_owned(),
+            }),
+        }
+    }
+}
+
+/// The documents of an image that the database has.
+fn read(store: &Shared, digest: &Digest) -> Result<(Manifest, image::ImageConfig), ImageError> {
+    let manifest = store.manifest(digest).map_err(damaged(digest))?;
+    let config = store.config(&manifest).map_err(damaged(digest))?;
+    Ok((manifest, config))
+}
+
+fn damaged(digest: &Digest) -> impl FnOnce(StoreError) -> ImageError + use<> {
+    let digest = *digest;
+    move |source| ImageError::Damaged {
+        digest,
+        source: Box::new(source),
+    }
+}
+
+fn archive_failed(path: PathBuf) -> impl FnOnce(image::ArchiveError) -> ImageError {
+    move |source| ImageError::Archive {
+        path,
+        source: Box::new(source),
+    }
+}
+
+/// A name with a digest says what it is the name of.
+fn check_tag(reference: &Reference) -> Result<(), ImageError> {
+    match reference.digest() {
+        None => Ok(()),
+        Some(_) => Err(ImageError::NotATag {
+            reference: reference.familiar(),
+        }),
+    }
+}

@@ -1,0 +1,102 @@
+//! What a sandbox is made of.
+
+use std::path::{Path, PathBuf};
+
+use image::archive::{self, Input};
+use image::progress::Silent;
+use image::store::Shared;
+use image::{ArchiveError, Digest, ImageConfig, Progress, Reference};
+
+use super::{ImageError, Images, archive_failed, damaged, read};
+use crate::home::Home;
+
+/// An OCI image layout in a directory or a tar archive: `oci:PATH[:TAG]`.
+const OCI: &str = "oci:";
+/// An archive of `docker save`: `docker-archive:PATH[:NAME]`.
+const DOCKER_ARCHIVE: &str = "docker-archive:";
+
+/// An image, and where its layers are. They stay there as long as this lives; for longer if a sandbox is recorded
+/// as made of it meanwhile.
+#[derive(Debug)]
+pub struct ResolvedImage {
+    /// Digest of its manifest.
+    pub manifest_digest: Digest,
+    /// EROFS images of its layers, the lowest first.
+    pub layers: Vec<PathBuf>,
+    /// How it is run.
+    pub config: ImageConfig,
+    _store: Shared,
+}
+
+/// The image that is called `image` and is here, or is in the layout or archive that is named as `oci:PATH[:TAG]` or
+/// `docker-archive:PATH[:NAME]`. Layers whose file system is missing are made anew from their blobs.
+///
+/// # Errors
+/// [`ImageError::ImageNotFound`], [`ImageError::Archive`]; [`ImageError::Damaged`] when a blob is missing, too.
+pub fn resolve(home: &Home, image: &str) -> Result<ResolvedImage, ImageError> {
+    Images::open(home)?.resolve(image, &Silent)
+}
+
+impl Images {
+    /// See [`resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve(
+        &self,
+        image: &str,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedImage, ImageError> {
+        // Before it is looked up: from then on nobody removes it.
+        let store = self.store().share()?;
+        let manifest_digest = match source(image) {
+            Some((path, wanted)) => self.load_one(&store, path, wanted, progress)?,
+            None => *self.get(image)?.digest(),
+        };
+        let (manifest, config) = read(&store, &manifest_digest)?;
+        let layers = store.make_layers(&manifest, &config, progress);
+        Ok(ResolvedImage {
+            manifest_digest,
+            layers: layers.map_err(damaged(&manifest_digest))?,
+            config,
+            _store: store,
+        })
+    }
+
+    /// Loads the one image of an archive, or the one of several that is wanted. It gets no name here.
+    fn load_one(
+        &self,
+        store: &Shared,
+        path: &Path,
+        wanted: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Digest, ImageError> {
+        let loaded = archive::load(store, Input::Path(path), wanted, progress);
+        let loaded = loaded.map_err(archive_failed(path.to_owned()))?;
+        let [image] = &loaded[..] else {
+            let names = loaded.iter().flat_map(|image| &image.references);
+            return Err(archive_failed(path.to_owned())(ArchiveError::Several {
+                available: names.map(Reference::familiar_tagged).collect(),
+            }));
+        };
+        Ok(*self.record(store, &image.manifest, &[])?.digest())
+    }
+}
+
+/// The path and the name of `oci:PATH[:TAG]` and `docker-archive:PATH[:NAME]`. A path that exists has no name behind it.
+fn source(image: &str) -> Option<(&Path, Option<&str>)> {
+    let rest = image
+        .strip_prefix(OCI)
+        .or_else(|| image.strip_prefix(DOCKER_ARCHIVE))?;
+    if Path::new(rest).exists() {
+        return Some((Path::new(rest), None));
+    }
+    // A name may have colons, too: the path is the shortest beginning that exists.
+    let named = rest.match_indices(':').find_map(|(at, _)| {
+        let (path, name) = (rest.get(..at)?, rest.get(at + 1..)?);
+        Path::new(path)
+            .exists()
+            .then_some((Path::new(path), Some(name)))
+    });
+    Some(named.unwrap_or((Path::new(rest), None)))
+}
