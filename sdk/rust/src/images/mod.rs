@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use image::archive::{self, Format, Input, SavedImage};
+use image::progress::Silent;
 use image::store::{Pruned, Shared};
 use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
 
@@ -69,19 +70,21 @@ impl Images {
         &self.store
     }
 
-    /// Records an image that is in the store, and gives it names, which another image loses. It is durable when
-    /// this returns.
+    /// Makes file systems of the layers of an image whose blobs are in the store, records it, and gives it names, which
+    /// another image loses. It is durable when this returns.
     ///
     /// # Errors
-    /// When not all of it is in the store, or the database cannot be changed.
+    /// When a blob is missing or no layer, or the database cannot be changed.
     pub fn record(
         &self,
         store: &Shared,
         manifest: &Digest,
         references: &[Reference],
+        progress: &dyn Progress,
     ) -> Result<ImageHandle, ImageError> {
         let document = store.manifest(manifest)?;
         let config = store.config(&document)?;
+        store.make_layers(&document, &config, progress)?;
         let mut size_bytes: u64 = 0;
         for diff_id in &config.diff_ids {
             size_bytes = size_bytes.saturating_add(store.layer_size(diff_id)?);
@@ -123,7 +126,7 @@ impl Images {
         let mut images = Vec::new();
         for image in loaded {
             let names = [&image.references[..], references].concat();
-            images.push(self.record(&shared, &image.manifest, &names)?);
+            images.push(self.record(&shared, &image.manifest, &names, progress)?);
         }
         Ok(images)
     }
@@ -219,7 +222,7 @@ impl Images {
         check_tag(reference)?;
         let shared = self.store.share()?;
         let digest = *self.get(image)?.digest();
-        self.record(&shared, &digest, std::slice::from_ref(reference))
+        self.record(&shared, &digest, std::slice::from_ref(reference), &Silent)
     }
 
     /// Takes a name away from an image, or all names if it is given by its digest. With its last name the image goes,

@@ -79,7 +79,7 @@ impl Images {
                 available: names.map(Reference::familiar_tagged).collect(),
             }));
         };
-        Ok(*self.record(store, &image.manifest, &[])?.digest())
+        Ok(*self.record(store, &image.manifest, &[], progress)?.digest())
     }
 }
 
