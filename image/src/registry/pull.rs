@@ -1,10 +1,12 @@
 //! An image on its way from a registry to the store: its manifest, its configuration, and the layers that are not there yet.
 
 use std::collections::HashSet;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::client::{Fetched, Repository};
 use super::download::Download;
@@ -23,7 +25,7 @@ const DOWNLOADS: usize = 4;
 const MAX_INDICES: usize = 4;
 
 impl Access {
-    /// Pulls an image into the store. Returns the digest of its manifest for
+    /// Pulls an image into the store and makes file systems of its layers. Returns the digest of its manifest for
     /// linux/amd64. What is there is not downloaded again, and what another process downloads is waited for.
     ///
     /// Dropping the future ends the pull. What came of a blob stays in the store, and the next pull goes on from there.
@@ -128,9 +130,11 @@ impl Download {
         Err(failure.map_or_else(|| PullError::no_source(&chosen.digest), PullError::from))
     }
 
-    /// Downloads layers. The first failure ends all.
+    /// Downloads and converts layers; the first ones are converted while others come. The first failure ends all.
     async fn layers(&self, manifest: &Manifest, diff_ids: &[Digest]) -> Result<(), PullError> {
         let downloads = Arc::new(Semaphore::new(DOWNLOADS));
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let conversions = Arc::new(Semaphore::new(processors));
         let mut tasks = JoinSet::<Result<(), PullError>>::new();
         let mut seen = HashSet::new();
         for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
@@ -138,13 +142,18 @@ impl Download {
             if !seen.insert((layer.descriptor.digest, *diff_id)) {
                 continue;
             }
-            let (layer, this) = (layer.clone(), self.clone());
-            let downloads = Arc::clone(&downloads);
+            let (layer, diff_id, this) = (layer.clone(), *diff_id, self.clone());
+            let (downloads, conversions) = (Arc::clone(&downloads), Arc::clone(&conversions));
             tasks.spawn(async move {
                 {
                     let _permit = downloads.acquire().await.map_err(PullError::task)?;
                     this.ensure(&layer.descriptor).await?;
                 }
+                let _permit = conversions.acquire().await.map_err(PullError::task)?;
+                let converted = spawn_blocking(move || {
+                    this.shared.make_layer(&layer, &diff_id, &*this.progress)
+                });
+                converted.await.map_err(PullError::task)??;
                 Ok(())
             });
         }

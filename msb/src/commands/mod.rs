@@ -15,11 +15,15 @@ mod inspect;
 mod kept;
 mod kill;
 mod list;
+mod login;
+mod logout;
 mod logs;
 mod metrics;
 mod pause;
 mod process;
 mod prune;
+mod pull;
+mod registry_advice;
 mod restart;
 mod rm;
 mod run;
@@ -87,6 +91,9 @@ enum Command {
     Stats(stats::Arguments),
     Metrics(metrics::Arguments),
     Events(events::Arguments),
+    Pull(pull::Arguments),
+    Login(login::Arguments),
+    Logout(logout::Arguments),
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
@@ -126,6 +133,9 @@ impl Cli {
             Command::Stats(arguments) => stats::execute(arguments),
             Command::Metrics(arguments) => metrics::execute(arguments),
             Command::Events(arguments) => events::execute(&arguments),
+            Command::Pull(arguments) => pull::execute(arguments),
+            Command::Login(arguments) => login::execute(arguments),
+            Command::Logout(arguments) => logout::execute(&arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Disk(arguments) => disk::execute(arguments),

@@ -81,6 +81,11 @@ impl Home {
         self.path.join("images")
     }
 
+    /// What the user says about registries: mirrors and the like.
+    pub fn registries(&self) -> PathBuf {
+        self.path.join("registries.json")
+    }
+
     /// Directory of the guest kernel and its initramfs.
     pub fn kernel(&self) -> PathBuf {
         self.path.join("kernel")

@@ -84,15 +84,15 @@ impl Puller {
         async move { self.access.pull(&reference, shared, progress).await }
     }
 
-    /// Whether all of an image is there.
+    /// Whether all of an image is there, and file systems of its layers.
     fn has(&self, image: &Image) -> bool {
         let shared = self.store.share().unwrap();
         let manifest = Digest::of(&image.manifest);
         let config = Digest::of(&image.config);
-        let layers = image.layers.iter().map(|layer| Digest::of(layer));
-        layers
-            .chain([manifest, config])
-            .all(|digest| shared.has_blob(&digest))
+        let layers: Vec<_> = image.layers.iter().map(|layer| Digest::of(layer)).collect();
+        let made = layers.iter().all(|layer| shared.layer(layer).is_some());
+        let mut blobs = layers.iter().chain([&manifest, &config]);
+        made && blobs.all(|digest| shared.has_blob(digest))
     }
 
     /// Names of blobs of which a part is there.

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::{ArchiveError, Digest, ReferenceError, StoreError};
+use image::registry::{PullError, RegistryError};
+use image::{ArchiveError, Digest, Reference, ReferenceError, StoreError};
 
 use crate::database::DatabaseError;
 use crate::private_directory::PrivateDirectoryError;
@@ -41,6 +42,26 @@ pub enum ImageError {
         /// The names of the sandboxes.
         sandboxes: Vec<String>,
     },
+    /// It cannot be had from its registry.
+    #[error("The image {reference} cannot be pulled", reference = reference.familiar_tagged())]
+    PullFailed {
+        /// Its name.
+        reference: Reference,
+        /// Why.
+        source: Box<PullError>,
+    },
+    /// A text names no registry.
+    #[error("{text:?} is no registry: a host is expected, with or without a port")]
+    NotARegistry {
+        /// The text, shortened.
+        text: String,
+    },
+    /// A registry does not take credentials, or they cannot be kept.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The runtime was shut down meanwhile.
+    #[error("The work on images was given up")]
+    GivenUp,
     /// It is in the database, but not all of it is in the store.
     #[error("The image {digest} is damaged")]
     Damaged {

@@ -7,7 +7,9 @@
 
 mod error;
 mod handle;
+mod login;
 mod output;
+mod pull;
 pub(crate) mod record;
 mod resolve;
 mod selector;
@@ -24,6 +26,8 @@ use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
 pub use error::ImageError;
 pub use handle::{ImageDetails, ImageHandle};
 pub use image;
+pub use login::{login, logout};
+pub use pull::{PullOptions, PullPolicy, RegistryAuth, RegistryOptions, UnknownPullPolicy, pull};
 pub use resolve::{ResolvedImage, resolve};
 
 use crate::database::Database;

@@ -1,0 +1,73 @@
+//! How far each layer is, on a terminal.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use microsandbox::images::image::progress::LayerState;
+use microsandbox::images::image::{Digest, Progress};
+
+/// Digits of a digest that are shown.
+const DIGITS: usize = 12;
+
+/// A line for each blob that comes, and one for each layer of which a file system is made.
+pub(super) struct Bars {
+    all: MultiProgress,
+    coming: ProgressStyle,
+    bars: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Bars {
+    /// On standard error.
+    pub(super) fn new() -> Bars {
+        let template = "{prefix} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
+        let style = ProgressStyle::with_template(template);
+        Bars {
+            all: MultiProgress::new(),
+            coming: style.unwrap_or_else(|_| ProgressStyle::default_bar()),
+            bars: Mutex::default(),
+        }
+    }
+
+    /// Removes them.
+    pub(super) fn clear(&self) {
+        // Without a terminal there is nothing to remove.
+        let _ = self.all.clear();
+    }
+
+    /// Does something with the line of `digest`, which appears now at the latest.
+    fn with(&self, digest: &Digest, act: impl FnOnce(&ProgressBar)) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(*digest).or_insert_with(|| {
+            let bar = ProgressBar::no_length().with_style(self.coming.clone());
+            let hex = digest.hex();
+            self.all
+                .add(bar.with_prefix(hex.get(..DIGITS).unwrap_or(&hex).to_owned()))
+        });
+        act(bar);
+    }
+}
+
+impl Progress for Bars {
+    fn blob(&self, digest: &Digest, done: u64, total: u64) {
+        self.with(digest, |bar| {
+            bar.set_length(total);
+            bar.set_position(done);
+            if done == total {
+                bar.finish_and_clear();
+            }
+        });
+    }
+
+    fn layer(&self, diff_id: &Digest, state: LayerState) {
+        match state {
+            LayerState::Converting => self.with(diff_id, |bar| {
+                if let Ok(style) = ProgressStyle::with_template("{prefix} {msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_message("its file system is being made");
+            }),
+            LayerState::Ready => self.with(diff_id, ProgressBar::finish_and_clear),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Images from registries.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use image::registry::{
+    Access, CredentialFile, Credentials, Identity, RegistryError, Secret, Settings,
+};
+use image::store::Shared;
+use image::{Progress, Reference};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use super::{ImageError, ImageHandle, Images};
+use crate::home::Home;
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Each time: a tag may lead to another image by now. What is here of it is not downloaded again.
+    Always,
+    /// When no image of this name is here.
+    #[default]
+    IfMissing,
+    /// Never.
+    Never,
+}
+
+/// Who asks a registry. `Debug` does not show the password, and it cannot be serialised: it is recorded nowhere.
+#[derive(Debug, Clone)]
+pub struct RegistryAuth {
+    /// Name of the user.
+    pub username: String,
+    /// The password, or a personal access token in its place.
+    pub password: Secret,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryOptions {
+    /// Without TLS, also where the registry is not this machine.
+    pub insecure: bool,
+    /// Certificates in PEM that are trusted beside the system's.
+    pub ca_certs: Option<PathBuf>,
+}
+
+/// How an image is pulled.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// When.
+    pub policy: PullPolicy,
+    /// As whom; as who is logged in if `None`.
+    pub auth: Option<RegistryAuth>,
+    /// How the registry is spoken to.
+    pub registry: RegistryOptions,
+}
+
+impl fmt::Display for PullPolicy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            PullPolicy::Always => "always",
+            PullPolicy::IfMissing => "if-missing",
+            PullPolicy::Never => "never",
+        })
+    }
+}
+
+/// The text is none of `always`, `if-missing` and `never`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("images are pulled always, if-missing or never")]
+pub struct UnknownPullPolicy;
+
+impl FromStr for PullPolicy {
+    type Err = UnknownPullPolicy;
+
+    fn from_str(text: &str) -> Result<PullPolicy, UnknownPullPolicy> {
+        match text {
+            "always" => Ok(PullPolicy::Always),
+            "if-missing" => Ok(PullPolicy::IfMissing),
+            "never" => Ok(PullPolicy::Never),
+            _ => Err(UnknownPullPolicy),
+        }
+    }
+}
+
+/// The image of this name, pulled if the policy says so. It is complete and recorded when this is over. Dropping the
+/// future ends the pull; the next one goes on from what came.
+///
+/// # Errors
+/// [`ImageError::ImageNotFound`] when it is not here and is not to be pulled; [`ImageError::PullFailed`].
+pub async fn pull(
+    home: &Home,
+    reference: &Reference,
+    options: PullOptions,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> Result<ImageHandle, ImageError> {
+    let (policy, name) = (options.policy, reference.clone());
+    let identity = identity(options.auth)?;
+    let here = home.clone();
+    let begun = waiting(move || begin(&here, policy, &name)).await?;
+    let (images, shared) = match begun {
+        Begun::Here(image) => return Ok(image),
+        Begun::Wanted { images, shared } => (images, Arc::new(shared)),
+    };
+    let failed = |source| ImageError::PullFailed {
+        reference: reference.clone(),
+        source: Box::new(source),
+    };
+    let access = access(home, identity, options.registry).map_err(|error| failed(error.into()))?;
+    let pulled = access
+        .pull(reference, Arc::clone(&shared), Arc::clone(&progress))
+        .await;
+    let digest = pulled.map_err(failed)?;
+    let name = reference.clone();
+    waiting(move || images.record(&shared, &digest, &[name], &*progress)).await
+}
+
+/// What is known before a registry is asked.
+enum Begun {
+    /// It need not be.
+    Here(ImageHandle),
+    /// The store is shared from before the first byte comes until the image is recorded.
+    Wanted { images: Images, shared: Shared },
+}
+
+fn begin(home: &Home, policy: PullPolicy, name: &Reference) -> Result<Begun, ImageError> {
+    let images = Images::open(home)?;
+    if policy != PullPolicy::Always {
+        match images.get(&name.to_string()) {
+            Ok(image) => return Ok(Begun::Here(image)),
+            Err(ImageError::ImageNotFound { .. }) if policy == PullPolicy::IfMissing => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let shared = images.store().share()?;
+    Ok(Begun::Wanted { images, shared })
+}
+
+/// Who is logged in, unless somebody is given.
+fn identity(auth: Option<RegistryAuth>) -> Result<Identity, ImageError> {
+    Ok(match auth {
+        Some(auth) => Identity::Given(Credentials::Password {
+            username: auth.username,
+            password: auth.password,
+        }),
+        None => Identity::Kept(CredentialFile::from_environment().map_err(RegistryError::from)?),
+    })
+}
+
+/// How registries are spoken to, as the home's settings and `options` say.
+pub(super) fn access(
+    home: &Home,
+    identity: Identity,
+    options: RegistryOptions,
+) -> Result<Access, RegistryError> {
+    let mut access = Access::new(Settings::read(&home.registries())?, identity);
+    access.plain_http = options.insecure;
+    access.ca_certs = options.ca_certs;
+    Ok(access)
+}
+
+/// Does what may wait where that keeps nobody else waiting.
+pub(super) async fn waiting<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ImageError::GivenUp),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read_as_they_are_written() {
+        for policy in [PullPolicy::Always, PullPolicy::IfMissing, PullPolicy::Never] {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+            assert_eq!(serde_json::to_value(policy).unwrap(), policy.to_string());
+        }
+        assert_eq!("".parse::<PullPolicy>(), Err(UnknownPullPolicy));
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let auth = RegistryAuth {
+            username: "alice".to_owned(),
+            password: Secret::new("hunter2"),
+        };
+        let options = PullOptions {
+            auth: Some(auth),
+            ..PullOptions::default()
+        };
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+}
