@@ -2,11 +2,17 @@
 
 import sys
 
+import crowd
 import disks
+import execs
 import exit_counts
 import files
 import folders
+import listing
+import log_cost
 import memory
+import pings
+import stops
 import streams
 import wall
 from peers import scratch
@@ -14,8 +20,14 @@ from peers import scratch
 MEASUREMENTS = {
     "exits": exit_counts.measure,
     "wall": wall.measure,
+    "exec": execs.measure,
+    "ping": pings.measure,
+    "stop": stops.measure,
+    "ls": listing.measure,
     "memory": memory.measure,
+    "crowd": crowd.measure,
     "streams": streams.measure,
+    "logs": log_cost.measure,
     "files": files.measure,
     "disks": disks.measure,
     "folders": folders.measure,

@@ -298,11 +298,20 @@ fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
     let inspected = home.msb(["inspect", "box", "--format=json"]);
     let details: Value = serde_json::from_str(inspected.text()).unwrap();
     assert_eq!(details[0]["config"]["name"], "box");
-    assert!(
-        home.msb(["inspect", "box"])
-            .text()
-            .contains("status: running\n")
-    );
+    // How its last run ended, and what it uses now.
+    assert_eq!(details[0]["last_stop"]["reason"], "completed");
+    assert_eq!(details[0]["last_stop"]["exit_code"], 9);
+    assert!(details[0]["metrics"]["memory_bytes"].as_u64().unwrap() > 0);
+    let directory = details[0]["directory"].as_str().unwrap();
+    assert!(fs::metadata(directory).unwrap().is_dir(), "{directory}");
+    let inspected = home.msb(["inspect", "box"]);
+    for part in [
+        "status: running\n",
+        "last stop: completed, exit code 9, ",
+        "uses: ",
+    ] {
+        assert!(inspected.text().contains(part), "{inspected}");
+    }
     remove(&home, &["box"]);
 }
 

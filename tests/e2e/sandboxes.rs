@@ -239,6 +239,9 @@ fn who_is_attached_dies_with_its_creator_and_who_is_detached_does_not() {
     });
 }
 
+/// Memory of each of many, in MiB.
+const LITTLE_MEMORY: u32 = 64;
+
 /// As many as the host has memory for, 30 at most.
 fn how_many() -> usize {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
@@ -249,7 +252,7 @@ fn how_many() -> usize {
         .parse()
         .unwrap();
     // What the host needs of its own, and half of it for the tests beside this one.
-    let each = usize::try_from(MEMORY).unwrap() + 32;
+    let each = usize::try_from(LITTLE_MEMORY).unwrap() + 16;
     (kib / 1024 / 2 / each).clamp(2, 30)
 }
 
@@ -261,9 +264,10 @@ fn many_are_started_and_stopped_at_once() {
         let mut creations = tokio::task::JoinSet::new();
         for number in 0..how_many() {
             let builder = builder(&microsandbox, &format!("sandbox {number}"));
-            creations.spawn(builder.ephemeral(true).create());
+            creations.spawn(builder.memory(LITTLE_MEMORY).ephemeral(true).create());
         }
         let wanted = creations.len();
+        println!("{wanted} at once");
         let sandboxes: Vec<_> = creations.join_all().await;
         let sandboxes: Vec<_> = sandboxes.into_iter().map(Result::unwrap).collect();
         assert_eq!(microsandbox.list().await.unwrap().len(), wanted);

@@ -168,6 +168,11 @@ impl Home {
         processes::with_open_below(&self.run())
     }
 
+    /// Every process that belongs here: machines, and `msb` with what it started.
+    pub fn processes(&self) -> Vec<Pid> {
+        processes::belonging_to("MSB_HOME", &self.msb_home(), &self.run())
+    }
+
     /// The one process that is a machine.
     ///
     /// # Panics
@@ -213,10 +218,6 @@ impl Home {
 
     fn run(&self) -> PathBuf {
         self.msb_home().join("run")
-    }
-
-    fn processes(&self) -> Vec<Pid> {
-        processes::belonging_to("MSB_HOME", &self.msb_home(), &self.run())
     }
 }
 

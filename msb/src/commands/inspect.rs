@@ -1,18 +1,20 @@
 //! `msb inspect`
 
+use anyhow::Context;
 use clap::Args;
 use microsandbox::Sandbox;
 use microsandbox::names::Name;
-use microsandbox::sandbox::SandboxHandle;
+use microsandbox::sandbox::{SandboxHandle, SandboxStopResult, StopReason};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Format;
 use super::advice::advise;
 use super::list::SandboxView;
+use super::metrics::reading::{Reading, read};
 use super::runtime::block_on;
 use crate::failure::{self, FAILED};
-use crate::output;
+use crate::{output, utc};
 
 /// Shows all that is known of sandboxes
 #[derive(Debug, Args)]
@@ -39,7 +41,24 @@ struct Details {
     status: String,
     created_at: String,
     updated_at: String,
+    /// Where it keeps its log and its private layer.
+    directory: String,
+    /// How its last run ended; while it runs, the one before.
+    last_stop: Option<StopView>,
+    /// What it uses, if it runs.
+    metrics: Option<Reading>,
     config: Value,
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+struct StopView {
+    at: String,
+    reason: StopReason,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    source: Option<String>,
+    detail: Option<String>,
 }
 
 /// Shows them.
@@ -49,7 +68,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         let mut details = Vec::new();
         for name in &arguments.names {
             match Sandbox::get(name.as_str()).await {
-                Ok(sandbox) => details.push(Details::of(&sandbox)?),
+                Ok(sandbox) => details.push(Details::of(&sandbox).await?),
                 Err(error) => {
                     failure::report(&advise(error).await);
                     status = FAILED;
@@ -70,29 +89,74 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 impl Details {
-    fn of(sandbox: &SandboxHandle) -> anyhow::Result<Details> {
+    async fn of(sandbox: &SandboxHandle) -> anyhow::Result<Details> {
         let view = SandboxView::of(sandbox);
+        // One that is on its way up or down has none, and may be gone by now.
+        let metrics = match sandbox.status().is_alive() {
+            true => read(sandbox).await.ok(),
+            false => None,
+        };
         Ok(Details {
             name: view.name,
             status: view.status.to_string(),
             created_at: view.created_at,
             updated_at: view.updated_at,
-            config: serde_json::from_str(sandbox.config_json())?,
+            directory: sandbox.directory().display().to_string(),
+            last_stop: sandbox.last_stop().map(StopView::of),
+            metrics,
+            config: serde_json::from_str(sandbox.config_json())
+                .context("the configuration that is recorded is no JSON")?,
         })
     }
 
     /// All of it, for people: what was not set is left out.
     fn describe(&self) -> String {
         let mut text = format!(
-            "name: {}\nstatus: {}\ncreated: {}\nupdated: {}\n",
-            self.name, self.status, self.created_at, self.updated_at
+            "name: {}\nstatus: {}\ncreated: {}\nupdated: {}\ndirectory: {}\n",
+            self.name, self.status, self.created_at, self.updated_at, self.directory
         );
+        if let Some(stop) = &self.last_stop {
+            text.push_str(&format!("last stop: {}\n", stop.describe()));
+        }
+        if let Some(metrics) = &self.metrics {
+            text.push_str(&format!("uses: {}\n", metrics.describe()));
+        }
         let fields = self.config.as_object().into_iter().flatten();
         for (key, value) in fields.filter(|(key, value)| *key != "name" && is_set(value)) {
             match value {
                 Value::String(value) => text.push_str(&format!("{key}: {value}\n")),
                 value => text.push_str(&format!("{key}: {value}\n")),
             }
+        }
+        text
+    }
+}
+
+impl StopView {
+    fn of(stop: SandboxStopResult) -> StopView {
+        StopView {
+            at: utc::rfc3339(stop.observed_at),
+            reason: stop.reason,
+            exit_code: stop.exit_code,
+            signal: stop.signal,
+            source: stop.source,
+            detail: stop.detail,
+        }
+    }
+
+    /// `completed, exit code 3, 2026-11-25T20:50:07Z`, and what there is to say about it.
+    fn describe(&self) -> String {
+        let mut text = self.reason.to_string();
+        if let Some(code) = self.exit_code {
+            text.push_str(&format!(", exit code {code}"));
+        }
+        if let Some(signal) = self.signal {
+            text.push_str(&format!(", signal {signal}"));
+        }
+        text.push_str(&format!(", {}", self.at));
+        if let Some(detail) = &self.detail {
+            // The lines of the kernel's log are part of it.
+            text.push_str(&format!(": {}", detail.replace('\n', "\n  ")));
         }
         text
     }

@@ -104,7 +104,13 @@ impl Subject {
     }
 }
 
-async fn read(handle: &SandboxHandle) -> Result<Reading, MicrosandboxError> {
+/// Reads one of them.
+///
+/// # Errors
+/// When it does not run any more.
+pub(in crate::commands) async fn read(
+    handle: &SandboxHandle,
+) -> Result<Reading, MicrosandboxError> {
     let metrics = handle.metrics().await?;
     // Without its labels a sandbox still has metrics.
     let labels = handle.config().map(|config| config.labels);
@@ -140,6 +146,21 @@ impl Reading {
             sessions: metrics.sessions,
             uptime_seconds: metrics.uptime.as_secs_f64(),
         }
+    }
+}
+
+impl Reading {
+    /// The most important of it, for people.
+    pub(in crate::commands) fn describe(&self) -> String {
+        format!(
+            "{:.1}% of a processor, {} of {} memory, {} read, {} written, up {}",
+            self.cpu_percent,
+            display_rounded_size(self.memory_bytes),
+            display_rounded_size(self.memory_limit_bytes),
+            display_rounded_size(self.disk_read_bytes),
+            display_rounded_size(self.disk_write_bytes),
+            uptime(self.uptime_seconds as u64)
+        )
     }
 }
 

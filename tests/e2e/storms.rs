@@ -1,0 +1,268 @@
+//! Many at once, and death at any moment: whatever happens, what is left is whole, usable and nothing more than it should be.
+// What fails in a helper fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError};
+use msb_tests::running::piped;
+use msb_tests::{Finished, Home, Running, product};
+use nix::sys::signal::{Signal, kill};
+
+/// Tells this program that it is a client of the library, and in which home.
+const CLIENT: &str = "MSB_TEST_CLIENT";
+
+/// How long the storm lasts, in seconds.
+fn storm_length() -> Duration {
+    let seconds = env::var("MSB_TEST_STORM_SECONDS").map_or(10, |value| value.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+/// A number below `limit`, which `state` leads to.
+fn random(state: &mut u64, limit: u64) -> u64 {
+    // Xorshift, as Marsaglia has it.
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % limit
+}
+
+/// Commands that use sandboxes of a few names in every way, `NAME` for each.
+const USES: [&[&str]; 10] = [
+    &[
+        "create",
+        "--memory=64M",
+        "--root-upper=tmpfs",
+        "--name=NAME",
+        "ROOT",
+    ],
+    &["create", "--memory=64M", "--replace", "--name=NAME", "ROOT"],
+    &["run", "--memory=64M", "--rm", "--name=NAME", "ROOT", "true"],
+    &[
+        "run",
+        "--memory=64M",
+        "-d",
+        "--name=NAME",
+        "ROOT",
+        "sleep",
+        "5",
+    ],
+    &["start", "NAME"],
+    &["exec", "NAME", "sh", "-c", "echo hello; sync"],
+    &["stop", "--time=1", "NAME"],
+    &["kill", "NAME"],
+    &["rm", "-f", "NAME"],
+    &["ls"],
+];
+
+fn use_command(home: &Home, number: u64) -> Command {
+    let name = format!("storm-{}", number % 3);
+    let words = USES[usize::try_from(number).unwrap() % USES.len()];
+    let root = product::busybox();
+    let root = root.to_str().unwrap();
+    home.command(
+        words
+            .iter()
+            .map(|word| word.replace("NAME", &name).replace("ROOT", root)),
+    )
+}
+
+/// Uses sandboxes until the time is over, in whatever way the last one ended.
+fn use_until(home: &Home, end: Instant, mut seed: u64) {
+    while Instant::now() < end {
+        let number = random(&mut seed, 30_030);
+        let finished = Running::start(&mut use_command(home, number)).finish();
+        // Killed, done, or told why not; a panic would be 101.
+        assert_ne!(finished.status.code(), Some(101), "{finished}");
+        assert!(!finished.errors().contains("damaged"), "{finished}");
+    }
+}
+
+/// Kills processes of the home, `msb` and machines alike, until the time is over. Returns how many.
+fn kill_until(home: &Home, end: Instant, mut seed: u64) -> usize {
+    let mut killed = 0;
+    while Instant::now() < end {
+        // The moment of the kill is the point: no event of the processes tells it.
+        thread::sleep(Duration::from_millis(random(&mut seed, 400)));
+        let processes = home.processes();
+        if processes.is_empty() {
+            continue;
+        }
+        let place = random(&mut seed, processes.len() as u64);
+        let pid = processes[usize::try_from(place).unwrap()];
+        // It may have ended.
+        killed += usize::from(kill(pid, Signal::SIGKILL).is_ok());
+    }
+    killed
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let directory = fs::read_dir(directory).into_iter().flatten();
+    directory.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn mounts() -> usize {
+    fs::read_to_string("/proc/mounts").unwrap().lines().count()
+}
+
+/// Removes what is there, and makes sure that nothing of it is left.
+#[track_caller]
+fn clear(home: &Home) {
+    for _ in 0..2 {
+        let names = home.msb(["ls", "-q"]);
+        let names = names.lines();
+        if !names.is_empty() {
+            let removed = home.msb(["rm", "-f"].iter().chain(&names));
+            // One that was on its way to its end without anybody may have come there meanwhile.
+            assert!(
+                removed.code() == 0 || removed.errors().contains("no sandbox"),
+                "{removed}"
+            );
+        }
+    }
+    assert_eq!(home.msb(["ls", "-q"]).lines(), [""; 0]);
+    home.wait_until_alone();
+    // The next creation removes what killed ones have left; a foreground run leaves nothing itself.
+    assert_eq!(home.busybox().shell("echo well").lines(), ["well"]);
+    home.wait_until_alone();
+    assert_eq!(home.left_over(), [""; 0]);
+    let kept = entries(&home.msb_home().join("sandboxes"));
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[test]
+fn a_storm_of_kills_leaves_nothing() {
+    let home = Home::new();
+    let mounts_before = mounts();
+    let end = Instant::now() + storm_length();
+    let killed = thread::scope(|scope| {
+        for seed in 1..=3 {
+            let home = &home;
+            scope.spawn(move || use_until(home, end, seed));
+        }
+        kill_until(&home, end, 0x5eed)
+    });
+    println!("{killed} processes were killed in {:?}", storm_length());
+    assert!(killed > 0);
+    clear(&home);
+    assert_eq!(mounts(), mounts_before);
+}
+
+/// Not a test but a role: a program that uses the library while others do.
+#[test]
+fn client() {
+    let Some(home) = env::var_os(CLIENT) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = runtime.unwrap().block_on(use_library(&Microsandbox::at(
+        microsandbox::home::Home::at(home),
+    )));
+    done.unwrap();
+}
+
+async fn use_library(microsandbox: &Microsandbox) -> Result<(), MicrosandboxError> {
+    let builder = microsandbox.builder("shared").image(product::busybox());
+    let created = builder.memory(64).detached(true).create().await;
+    match created {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::SandboxAlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    for sandbox in microsandbox.list().await? {
+        // Whoever is listed is whole.
+        sandbox.config()?;
+    }
+    let shared = microsandbox.get("shared").await?.connect().await?;
+    // Whoever made it waits until it is up, the others need not.
+    match shared.shell("echo $((6 * 7))").await {
+        Ok(output) => assert_eq!(output.stdout_text(), "42\n"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::SandboxNotRunning, "{error}"),
+    }
+    Ok(())
+}
+
+/// What each of the programs of the crowd does.
+fn crowd(home: &Home, number: usize) -> Command {
+    let root = product::busybox();
+    let root = root.to_str().unwrap();
+    let own = format!("--name=own-{number}");
+    match number % 10 {
+        0..=3 => {
+            let mut client = Command::new(env::current_exe().unwrap());
+            client
+                .args(["--exact", "client"])
+                .env(CLIENT, home.msb_home());
+            piped(&mut client);
+            client
+        }
+        4 if number < 30 => home.command(["run", "--memory=64M", root, "echo", "hello"]),
+        5 if number < 30 => {
+            home.command(["create", "--memory=64M", "--root-upper=tmpfs", &own, root])
+        }
+        6 => home.command([
+            "create",
+            "--memory=64M",
+            "--root-upper=tmpfs",
+            "--name=one",
+            root,
+        ]),
+        7 => home.command(["volume", "create", &format!("volume-{number}")]),
+        8 => home.command(["ls", "--format=json"]),
+        _ => home.command(["metrics", "--format=json"]),
+    }
+}
+
+#[test]
+fn fifty_programs_use_one_home_at_a_time() {
+    let home = Home::new();
+    // Where the library looks for the program.
+    fs::create_dir(home.msb_home().join("bin")).unwrap();
+    symlink(product::msb(), home.msb_home().join("bin/msb")).unwrap();
+    let running: Vec<_> = (0..50)
+        .map(|number| (number, Running::start(&mut crowd(&home, number))))
+        .collect();
+    let mut finished: BTreeMap<usize, Vec<Finished>> = BTreeMap::new();
+    for (number, running) in running {
+        finished
+            .entry(number % 10)
+            .or_default()
+            .push(running.finish());
+    }
+    for (kind, finished) in &finished {
+        let failed = finished.iter().filter(|finished| finished.code() != 0);
+        match kind {
+            // One name, of which one of them becomes the sandbox.
+            6 => {
+                let mut failed = failed.collect::<Vec<_>>();
+                assert_eq!(failed.len(), finished.len() - 1, "{}", failed[0]);
+                failed.retain(|failed| !failed.errors().contains("--replace"));
+                assert!(failed.is_empty(), "{}", failed[0]);
+            }
+            _ => {
+                let failed: Vec<_> = failed.map(ToString::to_string).collect();
+                assert!(failed.is_empty(), "{failed:#?}");
+            }
+        }
+    }
+    let names = home.msb(["ls", "-q"]);
+    assert_eq!(
+        names.lines(),
+        ["one", "own-15", "own-25", "own-5", "shared"]
+    );
+    let volumes = home.msb(["volume", "ls", "-q"]);
+    assert_eq!(volumes.lines().len(), 5);
+    for name in names.lines() {
+        assert_eq!(home.exec_shell(name, "echo up").lines(), ["up"], "{name}");
+    }
+    clear(&home);
+}
