@@ -63,6 +63,16 @@ fn lines_are_chosen() {
     let stamped = logs(&home, &["--timestamps", "--show-id", "--tail=1", "web"]);
     let time = entry["timestamp"].as_str().unwrap();
     assert_eq!(stamped.lines(), [format!("{time} [2] last")]);
+    // The last line need not have an end.
+    home.exec_shell("web", "printf 'whole\\nrest'");
+    assert_eq!(logs(&home, &["--tail=2", "web"]).lines(), ["whole", "rest"]);
+    assert_eq!(logs(&home, &["--tail=0", "web"]).stdout, b"");
+    // However far back they are.
+    home.exec_shell("web", "seq 1 100000 >&2");
+    assert_eq!(
+        logs(&home, &["--tail=3", "--grep=^[a-z]", "web"]).lines(),
+        ["last", "whole", "rest"]
+    );
     remove(&home, "web");
 }
 

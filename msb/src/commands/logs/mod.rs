@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use clap::Args;
 use microsandbox::Sandbox;
-use microsandbox::logs::{LogCursor, LogError, LogSource, LogStream, LogStreamOptions};
+use microsandbox::logs::{
+    LogCursor, LogError, LogOptions, LogSource, LogStream, LogStreamOptions, read_logs,
+};
 use microsandbox::names::Name;
 use regex::bytes::Regex;
 
@@ -88,6 +90,22 @@ pub(super) struct Arguments {
     no_color: bool,
 }
 
+/// Entries that are read at least for the last lines: reading them costs next to nothing.
+const LEAST_ENTRIES: usize = 256;
+
+impl Arguments {
+    fn style(&self, tail: Option<usize>) -> Style {
+        Style {
+            timestamps: self.timestamps,
+            show_id: self.show_id,
+            json: self.json,
+            color: self.color || (!self.no_color && printer::is_terminal()),
+            grep: self.grep.clone(),
+            tail,
+        }
+    }
+}
+
 /// Sources, as they are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Source {
@@ -106,41 +124,56 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             Err(error) => Err(advise(error).await),
         }
     })?;
-    let mut printer = Printer::new(Style {
-        timestamps: arguments.timestamps,
-        show_id: arguments.show_id,
-        json: arguments.json,
-        color: arguments.color || (!arguments.no_color && printer::is_terminal()),
-        grep: arguments.grep.clone(),
-        tail: arguments.tail.count(),
-    });
-    if show(&directory, arguments, &mut printer)?.is_break() {
-        return Ok(0);
-    }
-    let _ = printer.finish()?;
+    let _ = show(&directory, arguments)?;
     Ok(0)
 }
 
 /// Prints what there is, and what comes if that is wanted. Breaks off when nobody reads any more.
-fn show(
+fn show(directory: &Path, arguments: &Arguments) -> anyhow::Result<ControlFlow<()>> {
+    let Some(count) = arguments.tail.count() else {
+        let stream = open(directory, arguments, None, arguments.follow)?;
+        return drain(stream, Printer::new(arguments.style(None)));
+    };
+    let (mut printer, last) = read_tail(directory, arguments, count)?;
+    if !arguments.follow {
+        // A line without an end is the last one.
+        let _ = printer.finish()?;
+        return printer.print_tail(count);
+    }
+    // The end of what there is must be known before what comes is printed.
+    if printer.print_tail(count)?.is_break() {
+        return Ok(ControlFlow::Break(()));
+    }
+    drain(open(directory, arguments, last, true)?, printer)
+}
+
+/// Reads as much from the end of the log as the last `count` lines take, and the cursor at its end. That are twice as many lines
+/// and entries as are printed: the beginnings of those that are printed are then in what was read.
+fn read_tail(
     directory: &Path,
     arguments: &Arguments,
-    printer: &mut Printer,
-) -> anyhow::Result<ControlFlow<()>> {
-    let mut last = None;
-    let tail = arguments.tail.count().is_some();
-    // The end of what there is must be known before what comes is printed.
-    if tail || !arguments.follow {
-        let stream = open(directory, arguments, None, false)?;
-        if drain(stream, printer, &mut last)?.is_break() || printer.print_tail()?.is_break() {
-            return Ok(ControlFlow::Break(()));
+    count: usize,
+) -> anyhow::Result<(Printer, Option<LogCursor>)> {
+    let enough = count.saturating_mul(2);
+    let mut wanted = enough.max(LEAST_ENTRIES);
+    loop {
+        let options = LogOptions {
+            tail: Some(wanted),
+            since: arguments.since,
+            until: arguments.until,
+            sources: sources(&arguments.source),
+        };
+        let entries = read_logs(directory, &options).map_err(explain)?;
+        let mut printer = Printer::new(arguments.style(Some(enough)));
+        for entry in &entries {
+            // It holds all of them back.
+            let _ = printer.take(entry)?;
         }
+        if printer.held() >= enough || entries.len() < wanted {
+            return Ok((printer, entries.last().map(|entry| entry.cursor)));
+        }
+        wanted = wanted.saturating_mul(4);
     }
-    if arguments.follow {
-        let stream = open(directory, arguments, last, true)?;
-        return drain(stream, printer, &mut last);
-    }
-    Ok(ControlFlow::Continue(()))
 }
 
 fn open(
@@ -159,18 +192,14 @@ fn open(
     LogStream::open(directory, options).map_err(explain)
 }
 
-fn drain(
-    mut stream: LogStream,
-    printer: &mut Printer,
-    last: &mut Option<LogCursor>,
-) -> anyhow::Result<ControlFlow<()>> {
+/// Prints the stream to its end.
+fn drain(mut stream: LogStream, mut printer: Printer) -> anyhow::Result<ControlFlow<()>> {
     while let Some(entry) = stream.blocking_recv().map_err(explain)? {
-        *last = Some(entry.cursor);
         if printer.take(&entry)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
-    Ok(ControlFlow::Continue(()))
+    printer.finish()
 }
 
 fn explain(error: LogError) -> anyhow::Error {

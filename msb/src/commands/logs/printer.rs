@@ -24,8 +24,22 @@ pub(super) struct Style {
     pub(super) json: bool,
     pub(super) color: bool,
     pub(super) grep: Option<Regex>,
-    /// Only the last so many, until they are printed.
+    /// The last so many are held back, until they are printed.
     pub(super) tail: Option<usize>,
+}
+
+impl Style {
+    fn asks_for_lines(&self) -> bool {
+        let Style {
+            timestamps,
+            show_id,
+            json: _,
+            color,
+            grep,
+            tail,
+        } = self;
+        *timestamps || *show_id || *color || grep.is_some() || tail.is_some()
+    }
 }
 
 /// Whether colours make sense.
@@ -37,6 +51,8 @@ pub(super) fn is_terminal() -> bool {
 #[derive(Debug)]
 pub(super) struct Printer {
     style: Style,
+    /// Lines are put together, and nothing is printed of one that has no end yet.
+    in_lines: bool,
     lines: Lines,
     /// The last ones so far, if only those are wanted.
     held: VecDeque<Output>,
@@ -66,6 +82,7 @@ impl Printer {
     /// Nothing is printed yet.
     pub(super) fn new(style: Style) -> Printer {
         Printer {
+            in_lines: style.asks_for_lines(),
             style,
             lines: Lines::default(),
             held: VecDeque::new(),
@@ -82,7 +99,7 @@ impl Printer {
             if self.matches(&entry.data) {
                 outputs.push(as_json(entry)?);
             }
-        } else if self.in_lines() {
+        } else if self.in_lines {
             let mut complete = Vec::new();
             let collected: Result<(), std::convert::Infallible> = self.lines.feed(entry, |line| {
                 complete.push(line);
@@ -99,13 +116,19 @@ impl Printer {
         self.put(outputs)
     }
 
-    /// Prints the last ones, when there are no more of them; everything that follows is printed at once.
+    /// How many are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Prints the last `count` that are held back; everything that follows is printed at once.
     ///
     /// # Errors
     /// When they cannot be printed.
-    pub(super) fn print_tail(&mut self) -> anyhow::Result<ControlFlow<()>> {
+    pub(super) fn print_tail(&mut self, count: usize) -> anyhow::Result<ControlFlow<()>> {
         self.style.tail = None;
-        let held = std::mem::take(&mut self.held);
+        let mut held = std::mem::take(&mut self.held);
+        held.drain(..held.len().saturating_sub(count));
         self.put(held.into())
     }
 
@@ -127,18 +150,6 @@ impl Printer {
         let excess = self.held.len().saturating_sub(count);
         self.held.drain(..excess);
         Ok(ControlFlow::Continue(()))
-    }
-
-    fn in_lines(&self) -> bool {
-        let Style {
-            timestamps,
-            show_id,
-            json: _,
-            color,
-            ref grep,
-            tail,
-        } = self.style;
-        timestamps || show_id || color || grep.is_some() || tail.is_some()
     }
 
     fn matches(&self, bytes: &[u8]) -> bool {
