@@ -218,6 +218,14 @@ fn a_detached_command_is_come_back_to() {
     let finished = home.msb(["exec", "--reattach", number, "web"]);
     assert_eq!(finished.code(), 5, "{finished}");
     assert_eq!(finished.text(), "first\nlast\n");
+    // Its time is kept in the guest, where nobody has to be there for it.
+    let command = ["exec", "-d", "--timeout=500ms", "web", "sleep", "1000"];
+    let finished = home.msb(command);
+    let [number] = *finished.lines() else {
+        panic!("{finished}")
+    };
+    let finished = home.msb(["exec", "--reattach", number, "web"]);
+    assert_eq!(finished.code(), 124, "{finished}");
     let finished = home.msb(["exec", "--reattach", "12345", "web"]);
     finished.assert_error(125, "12345");
     remove(&home, &["web"]);
@@ -313,6 +321,29 @@ fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
         assert!(inspected.text().contains(part), "{inspected}");
     }
     remove(&home, &["box"]);
+}
+
+#[test]
+fn what_ended_because_nobody_used_it_lives_again() {
+    let home = Home::new();
+    home.create(&["--idle-timeout=3s"], "web");
+    assert_eq!(home.msb(["wait", "web"]).code(), 0);
+    let inspected = home.msb(["inspect", "web"]);
+    assert!(
+        inspected.text().contains("last stop: idle, "),
+        "{inspected}"
+    );
+    assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
+    // Longer than the time-out, computing and not: a command is use.
+    let busy =
+        "n=0; while [ $(($(cut -d. -f1 /proc/uptime) - $0)) -lt 6 ]; do n=1; done; echo busy";
+    let script = format!("sh -c '{busy}' $(cut -d. -f1 /proc/uptime)");
+    assert_eq!(home.exec_shell("web", &script).lines(), ["busy"]);
+    assert_eq!(
+        home.exec_shell("web", "sleep 5; echo slept").lines(),
+        ["slept"]
+    );
+    remove(&home, &["web"]);
 }
 
 #[test]

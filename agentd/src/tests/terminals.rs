@@ -1,5 +1,7 @@
 //! Sessions with a terminal.
 
+use protocol::{ResourceLimit, Stage};
+
 use super::*;
 
 fn on_terminal(exec: Exec) -> Exec {
@@ -118,6 +120,42 @@ fn the_terminal_belongs_to_its_user() {
     };
     let outcome = guest.exec(on_terminal(exec)).outcome();
     assert_eq!(outcome.text(), "1234\r\nx\r\n");
+}
+
+#[test]
+fn what_fails_before_the_program_is_told_apart_on_a_terminal_too() {
+    let Some(guest) = Guest::start() else { return };
+    let limit = ResourceLimit {
+        resource: 1000,
+        soft: 1,
+        hard: 1,
+    };
+    let execs = [
+        Exec {
+            cwd: Some(bytes("/no/such")),
+            ..shell("pwd")
+        },
+        Exec {
+            user: Some("nobody-here".into()),
+            ..shell("id")
+        },
+        Exec {
+            rlimits: vec![limit],
+            ..shell("ulimit -a")
+        },
+        exec(&["no-such-program"]),
+    ];
+    let stages = execs.map(|exec| {
+        let outcome = guest.exec(on_terminal(exec)).outcome();
+        outcome.failure.map(|failure| failure.stage)
+    });
+    let expected = [
+        Stage::WorkingDirectory,
+        Stage::User,
+        Stage::ResourceLimit,
+        Stage::ProgramNotFound,
+    ];
+    assert_eq!(stages, expected.map(Some));
 }
 
 #[test]
