@@ -9,11 +9,12 @@ mod migrations;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 
 pub use error::DatabaseError;
 pub use migrations::VERSION;
@@ -120,5 +121,27 @@ fn prepare(connection: &mut Connection, patience: Duration) -> rusqlite::Result<
     connection.busy_timeout(patience)?;
     // In WAL mode NORMAL would forget the last transactions when the machine loses power (pragma synchronous).
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)
+    connection.pragma_update(None, "foreign_keys", true)?;
+    keep_log(connection)
+}
+
+/// Lets the log and its index stay, empty, when the last program closes them: on a disk that is full nobody could make them anew,
+/// and without them nobody reads.
+fn keep_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_size_limit", 0)?;
+    let mut keep: c_int = 1;
+    // SAFETY: the connection is open as long as it is borrowed, and this operation takes a pointer to an int
+    // (sqlite.org/c3ref/c_fcntl_begin_atomic_write.html, SQLITE_FCNTL_PERSIST_WAL).
+    let code = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_PERSIST_WAL,
+            (&raw mut keep).cast(),
+        )
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
 }

@@ -186,6 +186,16 @@ fn a_database_that_cannot_be_written_is_told() {
 }
 
 #[test]
+fn the_log_stays_and_is_empty() {
+    let Fixture { home, _root } = fixture();
+    insert(&Database::open(&home).unwrap(), "a").unwrap();
+    let log = home.path().join("db/msb.db-wal");
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0);
+    assert_eq!(count(&Database::open(&home).unwrap()), 1);
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0);
+}
+
+#[test]
 fn settling_changes_the_log_and_nothing_else() {
     let Fixture { home, _root } = fixture();
     let database = Database::open(&home).unwrap();
