@@ -100,7 +100,7 @@ fn metrics_are_a_table_and_what_prometheus_reads() {
         "{table}"
     );
     assert!(
-        one.starts_with("one ") && one.contains("128 MiB"),
+        one.starts_with("one ") && one.contains("128.0 MiB"),
         "{table}"
     );
     assert!(two.starts_with("two "), "{table}");
