@@ -50,6 +50,8 @@ pub(crate) fn start(level: LogLevel) {
         .with_writer(io::stderr)
         .with_target(matches!(level, LogLevel::Debug | LogLevel::Trace))
         .without_time()
+        // It would report a disk that is full under standard error there, and panic because it cannot.
+        .log_internal_errors(false)
         .finish();
     // Fails only when logging was started before; then it stays as it is.
     let _ = tracing::subscriber::set_global_default(subscriber);
