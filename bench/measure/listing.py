@@ -59,7 +59,7 @@ def _multiply(program: Program) -> None:
         row = dict(zip(columns, cursor.fetchone(), strict=True))
         for number in range(1, SANDBOXES):
             row["name"] = f"listed-{number}"
-            row["id"] = f"{number:032x}" if isinstance(row["id"], str) else 1000 + number
+            row["id"] = f"{number:0{len(row['id'])}x}" if isinstance(row["id"], str) else 1000 + number
             places = ", ".join("?" * len(columns))
             database.execute(f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({places})", list(row.values()))
 
