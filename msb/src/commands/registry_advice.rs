@@ -46,7 +46,7 @@ fn hint(error: &RegistryError) -> Option<String> {
         RegistryError::Unencrypted { .. } => {
             "--insecure permits it, if you trust everybody on the way".to_owned()
         }
-        RegistryError::Settings { .. } => "docs/guide.md describes the file".to_owned(),
+        RegistryError::Settings { .. } => "docs/security.md describes the file".to_owned(),
         _ => return None,
     })
 }

@@ -25,8 +25,7 @@ use progress::Bars;
 /// What is here of it is not downloaded again. A pull that is broken off leaves what came for the next one, until `msb image prune`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Registries are spoken to with TLS, and without only on this machine (localhost, 127.0.0.0/8, ::1). Credentials are those
-of `msb login` and `docker login`. Mirrors and the like stand in $MSB_HOME/registries.json; proxies in HTTPS_PROXY and NO_PROXY.
+    after_help = "Registries are spoken to with TLS, and without only on this machine (localhost, 127.0.0.0/8, ::1). Credentials are those of `msb login` and `docker login`. Mirrors and the like stand in $MSB_HOME/registries.json; proxies in HTTPS_PROXY and NO_PROXY.
 
 Examples:
   msb pull debian

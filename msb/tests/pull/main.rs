@@ -1,0 +1,348 @@
+//! `msb pull`, `msb login` and `msb logout`, with Debian's docker-registry.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod registry;
+
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use microsandbox::home::Home;
+use microsandbox::images::Images;
+use microsandbox::images::image::progress::Silent;
+use registry::{PASSWORD, Registry, USER};
+
+/// `USER:PASSWORD` in base64.
+const ENCODED: &str = "YWxpY2U6aHVudGVyMmh1bnRlcjI=";
+
+/// A user with a home of their own.
+struct User {
+    directory: tempfile::TempDir,
+}
+
+impl User {
+    fn new() -> User {
+        User {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// One who is logged in.
+    fn logged_in(registry: &Registry) -> User {
+        let user = User::new();
+        let output = user.login(registry, PASSWORD);
+        assert!(output.status.success(), "{output:?}");
+        user
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn home(&self) -> Home {
+        Home::at(self.path().join("home"))
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.path().join("docker/config.json")
+    }
+
+    fn msb(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_msb"));
+        command
+            .args(arguments)
+            .env("MSB_HOME", self.path().join("home"))
+            .env("DOCKER_CONFIG", self.path().join("docker"))
+            .stdin(Stdio::null());
+        for variable in [
+            "https_proxy",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "all_proxy",
+            "ALL_PROXY",
+        ] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn login(&self, registry: &Registry, password: &str) -> Output {
+        let ca = registry.ca();
+        let mut login = self.msb(&["login", "-u", USER, "--password-stdin", "--ca-certs"]);
+        let mut process = login
+            .arg(ca)
+            .arg(registry.name())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(process.stdin.take().unwrap(), "{password}").unwrap();
+        process.wait_with_output().unwrap()
+    }
+
+    fn pull(&self, registry: &Registry, image: &str) -> Command {
+        let ca = registry.ca();
+        self.msb(&["pull", "-q", "--ca-certs", ca.to_str().unwrap(), image])
+    }
+
+    fn pulls(&self, registry: &Registry) {
+        let output = self.pull(registry, &registry.image()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(text(&output.stdout), format!("{}\n", registry.digest()));
+    }
+
+    /// Whether the image is all here, and nothing else after what no image needs is removed.
+    fn has_only(&self, registry: &Registry) {
+        let images = Images::open(&self.home()).unwrap();
+        images.prune(false).unwrap();
+        let resolved = images.resolve(&registry.image(), &Silent).unwrap();
+        assert_eq!(resolved.manifest_digest, registry.digest());
+        let count = |of: &str| {
+            fs::read_dir(self.path().join("home/images").join(of))
+                .unwrap()
+                .count()
+        };
+        let layers = resolved.layers.len();
+        assert_eq!(count("blobs/sha256"), layers + 2);
+        assert_eq!(count("layers/v1"), layers);
+        assert_eq!((count("partial"), count("staging")), (0, 0));
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_private_image_is_pulled_once_by_whoever_is_logged_in() {
+    let registry = Registry::start();
+    let user = User::new();
+    let refused = user.pull(&registry, &registry.image()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let hint = format!("`msb login {}`", registry.name());
+    assert!(text(&refused.stderr).contains(&hint), "{refused:?}");
+
+    let refused = user.login(&registry, "wrong");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(!user.config().exists());
+    let output = user.login(&registry, PASSWORD);
+    assert!(output.status.success(), "{output:?}");
+    let mode = fs::metadata(user.config()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(fs::read_to_string(user.config()).unwrap().contains(ENCODED));
+
+    user.pulls(&registry);
+    user.has_only(&registry);
+    let sent = registry.blobs_sent();
+    assert_eq!(sent, 5);
+    user.pulls(&registry);
+    let by_digest = format!("{}/box@{}", registry.name(), registry.digest());
+    let output = user.pull(&registry, &by_digest).output().unwrap();
+    assert_eq!(text(&output.stdout), format!("{}\n", registry.digest()));
+    assert_eq!(
+        registry.blobs_sent(),
+        sent,
+        "something was downloaded again"
+    );
+
+    let output = user.msb(&["logout", &registry.name()]).output().unwrap();
+    assert!(output.status.success());
+    assert!(!fs::read_to_string(user.config()).unwrap().contains(ENCODED));
+    let refused = user.pull(&registry, &registry.image()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn a_certificate_must_be_vouched_for() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    // On this machine TLS is not tried by itself.
+    let output = user.msb(&["pull", &registry.image()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let settings = format!(r#"{{"{}": {{"plain_http": false}}}}"#, registry.name());
+    fs::create_dir_all(user.path().join("home")).unwrap();
+    fs::write(user.path().join("home/registries.json"), settings).unwrap();
+    let output = user.msb(&["pull", &registry.image()]).output().unwrap();
+    assert!(text(&output.stderr).contains("certificate"), "{output:?}");
+    let ca = registry.ca();
+    let settings = format!(r#"{{"{}": {{"ca_certs": {ca:?}}}}}"#, registry.name());
+    fs::write(user.path().join("home/registries.json"), settings).unwrap();
+    let output = user
+        .msb(&["pull", "-q", &registry.image()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn no_password_is_shown_or_given_as_an_argument() {
+    let registry = Registry::start();
+    let user = User::new();
+    // A helper that keeps what it is told, and writes down how it was called.
+    let helper = user.path().join("docker-credential-msbtest");
+    let at = user.path().display();
+    let script = format!(
+        "#!/bin/sh
+echo \"$@\" >>{at}/arguments
+tr '\\0' ' ' </proc/$PPID/cmdline >>{at}/arguments
+case $1 in
+store) cat >{at}/kept ;;
+get) cat >/dev/null; cat {at}/kept 2>/dev/null ||
+    {{ echo 'credentials not found in native keychain'; exit 1; }} ;;
+erase) rm {at}/kept ;;
+esac
+"
+    );
+    fs::write(&helper, script).unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(user.path().join("docker")).unwrap();
+    fs::write(user.config(), r#"{"credsStore": "msbtest"}"#).unwrap();
+    let path = format!("{at}:{}", std::env::var("PATH").unwrap());
+    let mut shown = String::new();
+    let mut note = |output: Output| {
+        assert!(output.status.success(), "{output:?}");
+        shown.push_str(text(&output.stdout));
+        shown.push_str(text(&output.stderr));
+    };
+    let ca = registry.ca();
+    let ca = ca.to_str().unwrap();
+    let mut login = user.msb(&["login", "-u", USER, "--password-stdin", "--ca-certs", ca]);
+    login
+        .arg(registry.name())
+        .env("PATH", &path)
+        .env("RUST_LOG", "trace");
+    login
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = login.spawn().unwrap();
+    process
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(PASSWORD.as_bytes())
+        .unwrap();
+    note(process.wait_with_output().unwrap());
+    assert!(
+        fs::read_to_string(user.path().join("kept"))
+            .unwrap()
+            .contains(PASSWORD)
+    );
+
+    let mut pull = user.pull(&registry, &registry.image());
+    note(
+        pull.env("PATH", &path)
+            .env("RUST_LOG", "trace")
+            .output()
+            .unwrap(),
+    );
+    let mut logout = user.msb(&["logout", &registry.name()]);
+    note(logout.env("PATH", &path).output().unwrap());
+    assert!(!user.path().join("kept").exists());
+
+    shown.push_str(&fs::read_to_string(user.path().join("arguments")).unwrap());
+    shown.push_str(&fs::read_to_string(user.config()).unwrap());
+    assert!(
+        shown.contains("store") && shown.contains("erase"),
+        "{shown}"
+    );
+    for secret in [PASSWORD, ENCODED] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    // Nor is it in anything that msb keeps.
+    let kept = Command::new("grep")
+        .args(["-rlF", PASSWORD])
+        .arg(user.path().join("home"))
+        .output();
+    assert_eq!(text(&kept.unwrap().stdout), "");
+}
+
+/// Ends it when the test does.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_pull_that_is_killed_at_any_moment_leaves_nothing_broken() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    let start = Instant::now();
+    user.pulls(&registry);
+    let whole = start.elapsed();
+    for round in 0..10 {
+        // Each second one begins with nothing.
+        if round % 2 == 0 {
+            fs::remove_dir_all(user.path().join("home")).unwrap();
+        }
+        let mut pull = user.pull(&registry, &registry.image());
+        let mut killed = Killed(
+            pull.stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        let random = RandomState::new().hash_one(round) % 1000;
+        std::thread::sleep(whole * u32::try_from(random).unwrap() / 1000);
+        killed.0.kill().unwrap();
+        killed.0.wait().unwrap();
+    }
+    user.pulls(&registry);
+    user.has_only(&registry);
+}
+
+/// Says so when the test ends, however that is.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn two_pulls_and_a_prune_at_once() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    for _ in 0..2 {
+        let _ = fs::remove_dir_all(user.path().join("home/images"));
+        let _ = fs::remove_dir_all(user.path().join("home/db"));
+        let sent = registry.blobs_sent();
+        let images = Images::open(&user.home()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let ended = SetOnDrop(&done);
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    images.prune(false).unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let pull = || {
+                let mut pull = user.pull(&registry, &registry.image());
+                Killed(pull.stdout(Stdio::null()).spawn().unwrap())
+            };
+            for mut pull in [pull(), pull()] {
+                let status = pull.0.wait().unwrap();
+                assert!(status.success(), "{status}");
+            }
+            drop(ended);
+        });
+        assert_eq!(
+            registry.blobs_sent() - sent,
+            5,
+            "something was downloaded twice"
+        );
+        user.has_only(&registry);
+    }
+}

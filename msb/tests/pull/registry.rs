@@ -1,0 +1,255 @@
+//! Debian's docker-registry on loopback, with TLS and a password, and an image in it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use microsandbox::images::image::Digest;
+
+pub(crate) const USER: &str = "alice";
+pub(crate) const PASSWORD: &str = "hunter2hunter2";
+/// The line of the password in a file as htpasswd(1) makes it.
+const PASSWORD_LINE: &str = "alice:$2y$05$coon7kalwCCngSANT3r25ePuBjcjd7zrzaAt72H9vFlJtw4zI17fi\n";
+
+/// Layers of the image beside that with busybox: each of random bytes, which take a while.
+const RANDOM_LAYERS: usize = 3;
+const RANDOM_BYTES: usize = 1 << 20;
+
+/// A registry that runs until this is dropped.
+pub(crate) struct Registry {
+    process: Child,
+    port: u16,
+    directory: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Starts one with the image `box` in it.
+    pub(crate) fn start() -> Registry {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        certificates(at);
+        fs::write(at.join("htpasswd"), PASSWORD_LINE).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        fs::write(at.join("registry.yml"), configuration(at, port)).unwrap();
+        let mut process = Command::new("docker-registry")
+            .args(["serve", "registry.yml"])
+            .current_dir(at)
+            .stdout(File::create(at.join("access.log")).unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry is installed (make setup)");
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let registry = Registry {
+            process,
+            port,
+            directory,
+        };
+        let mut lines = log.lines();
+        assert!(
+            lines.any(|line| line.unwrap().contains("listening on")),
+            "it did not start"
+        );
+        // It must not wait for somebody who reads what it says.
+        std::thread::spawn(move || lines.for_each(drop));
+        registry.fill();
+        registry
+    }
+
+    /// Host and port.
+    pub(crate) fn name(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn image(&self) -> String {
+        format!("{}/box:latest", self.name())
+    }
+
+    /// The certificate of the authority that vouches for it.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.crt")
+    }
+
+    /// How many blobs were sent.
+    pub(crate) fn blobs_sent(&self) -> usize {
+        let log = fs::read_to_string(self.directory.path().join("access.log")).unwrap();
+        let sent = |line: &&str| line.contains("GET /v2/box/blobs/") && line.contains("\" 20");
+        log.lines().filter(sent).count()
+    }
+
+    /// The digest of the manifest that was put there.
+    pub(crate) fn digest(&self) -> Digest {
+        let index = fs::read(layout().join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        index["manifests"][0]["digest"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// Puts the image there.
+    fn fill(&self) {
+        let target = format!("docker://{}", self.image());
+        let credentials = format!("{USER}:{PASSWORD}");
+        let source = format!("oci:{}:latest", layout().display());
+        let arguments = [
+            "--insecure-policy",
+            "copy",
+            "--dest-cert-dir",
+            ".",
+            "--dest-creds",
+        ];
+        let arguments = [&arguments[..], &[&credentials, &source, &target]].concat();
+        run(self.directory.path(), "skopeo", &arguments);
+    }
+}
+
+/// An image of a root file system of the tests, in an OCI layout; made once for all tests.
+fn layout() -> &'static Path {
+    static LAYOUT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pull");
+        // What an earlier run left.
+        let _ = fs::remove_dir_all(&at);
+        fs::create_dir(&at).unwrap();
+        make_layout(&at);
+        at.join("layout")
+    });
+    &LAYOUT
+}
+
+fn make_layout(at: &Path) {
+    let build = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/rootfs/build");
+    let root = output(at, build, &["busybox"]);
+    run(at, "umoci", &["init", "--layout", "layout"]);
+    run(at, "umoci", &["new", "--image", "layout:latest"]);
+    run(
+        at,
+        "umoci",
+        &["unpack", "--rootless", "--image", "layout:latest", "bundle"],
+    );
+    run(
+        at,
+        "cp",
+        &["-a", &format!("{}/.", root.trim()), "bundle/rootfs"],
+    );
+    let repack = [
+        "repack",
+        "--refresh-bundle",
+        "--image",
+        "layout:latest",
+        "bundle",
+    ];
+    run(at, "umoci", &repack);
+    for number in 0..RANDOM_LAYERS {
+        let mut random = vec![0; RANDOM_BYTES];
+        let mut source = File::open("/dev/urandom").unwrap();
+        source.read_exact(&mut random).unwrap();
+        fs::write(at.join(format!("bundle/rootfs/random{number}")), random).unwrap();
+        run(at, "umoci", &repack);
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn configuration(at: &Path, port: u16) -> String {
+    let at = at.display();
+    format!(
+        "version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {at}/storage
+auth:
+  htpasswd:
+    realm: test
+    path: {at}/htpasswd
+http:
+  addr: 127.0.0.1:{port}
+  secret: secret
+  tls:
+    certificate: {at}/server.pem
+    key: {at}/server-key.pem
+"
+    )
+}
+
+/// An authority, and what it says of 127.0.0.1.
+fn certificates(at: &Path) {
+    let new_key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ];
+    let authority = [
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=test",
+        "-keyout",
+        "ca-key.pem",
+    ];
+    run(
+        at,
+        "openssl",
+        &[&authority[..], &new_key, &["-out", "ca.crt"]].concat(),
+    );
+    let server = [
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-keyout",
+        "server-key.pem",
+    ];
+    let signed = [
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca-key.pem",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ];
+    let end = [
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-out",
+        "server.pem",
+    ];
+    run(
+        at,
+        "openssl",
+        &[&server[..], &new_key, &signed, &end].concat(),
+    );
+}
+
+fn run(at: &Path, program: &str, arguments: &[&str]) {
+    output(at, program, arguments);
+}
+
+fn output(at: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(at)
+        .output()
+        .expect("the program is installed (make setup)");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
