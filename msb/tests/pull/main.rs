@@ -5,7 +5,8 @@ mod registry;
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use microsandbox::home::Home;
 use microsandbox::images::Images;
 use microsandbox::images::image::progress::Silent;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use registry::{PASSWORD, Registry, USER};
 
 /// `USER:PASSWORD` in base64.
@@ -261,6 +264,53 @@ esac
         .arg(user.path().join("home"))
         .output();
     assert_eq!(text(&kept.unwrap().stdout), "");
+}
+
+#[test]
+fn an_interrupted_pull_ends_at_once() {
+    // It takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/box", silent.local_addr().unwrap());
+    let user = User::new();
+    let mut pull = user.msb(&["pull", &image]);
+    let mut pull = Killed(pull.stderr(Stdio::piped()).spawn().unwrap());
+    let (mut connection, _) = silent.accept().unwrap();
+    // The request shows that it waits.
+    connection.read_exact(&mut [0; 4]).unwrap();
+    let process = Pid::from_raw(pull.0.id().try_into().unwrap());
+    kill(process, Signal::SIGINT).unwrap();
+    let status = pull.0.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    let errors = std::io::read_to_string(pull.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(errors, "");
+}
+
+#[test]
+fn registries_are_asked_through_the_proxy_and_this_machine_is_not() {
+    let user = User::new();
+    let pull = |image: &str, proxy: &TcpListener| {
+        let address = format!("http://user:hunter2@{}", proxy.local_addr().unwrap());
+        let mut pull = user.msb(&["pull", image]);
+        pull.env("HTTPS_PROXY", &address)
+            .env("http_proxy", &address);
+        Killed(pull.stderr(Stdio::piped()).spawn().unwrap())
+    };
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _through = pull("registry.example.com/box", &proxy);
+    let (connection, _) = proxy.accept().unwrap();
+    let mut head = String::new();
+    BufReader::new(&connection).read_line(&mut head).unwrap();
+    assert_eq!(head, "CONNECT registry.example.com:443 HTTP/1.1\r\n");
+
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    for image in ["127.0.0.1:1/box", "localhost:1/box"] {
+        let mut beside = pull(image, &proxy);
+        assert_eq!(beside.0.wait().unwrap().code(), Some(1));
+        let errors = std::io::read_to_string(beside.0.stderr.take().unwrap()).unwrap();
+        assert!(errors.contains("connection refused"), "{errors}");
+    }
+    assert!(proxy.accept().is_err(), "the proxy was asked");
 }
 
 /// Ends it when the test does.
