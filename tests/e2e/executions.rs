@@ -166,7 +166,7 @@ fn a_stream_ends_with_its_machine_however_that_ends() {
         kill(home.machine(), Signal::SIGKILL).unwrap();
         for stream in [&mut first, &mut second] {
             let error = stream.wait().await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::SandboxNotRunning, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Runtime, "{error}");
         }
         let error = sandbox.exec("true", [""; 0]).await.unwrap_err();
         assert!(
