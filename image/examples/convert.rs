@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fs::File;
 use std::io::Write;
 
-use image::layer::{Compression, Limits, convert};
+use image::Compression;
+use image::layer::{Limits, convert};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().collect();

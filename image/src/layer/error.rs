@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::erofs::ErofsError;
+use crate::manifest::Compression;
 
 /// A layer cannot be converted.
 #[derive(Debug, thiserror::Error)]
@@ -11,21 +12,21 @@ pub enum LayerError {
     #[error("cannot read the layer")]
     Read(#[source] io::Error),
     /// It cannot be decompressed.
-    #[error("the layer cannot be decompressed as {compression}")]
+    #[error("the layer cannot be decompressed as {}", name(*compression))]
     Decompress {
         /// The compression that it was said to have.
-        compression: super::Compression,
+        compression: Compression,
         /// As the decompressor reported it.
         #[source]
         source: io::Error,
     },
     /// It begins otherwise than everything with its compression does.
-    #[error("the layer is said to be {declared}, but begins like {found}")]
+    #[error("the layer is said to be {}, but begins like {}", name(*declared), name(*found))]
     Compression {
         /// The compression that it was said to have.
-        declared: super::Compression,
+        declared: Compression,
         /// What it looks like.
-        found: super::Compression,
+        found: Compression,
     },
     /// The machine does not give another thread.
     #[error("cannot start a thread for decompression")]
@@ -63,6 +64,15 @@ pub enum LayerError {
         /// The limit, in entries or bytes.
         limit: u64,
     },
+}
+
+/// What a compression is called in a message.
+fn name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "an uncompressed archive",
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "Zstandard",
+    }
 }
 
 /// A name in a message: not too long, and readable.

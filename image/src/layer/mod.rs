@@ -19,10 +19,11 @@ use std::io::Read;
 
 pub use error::LayerError;
 pub use limits::Limits;
-pub use stream::Compression;
+pub use stream::compression_of;
 
 use crate::digest::Digest;
 use crate::erofs::{self, BlockWriter};
+use crate::manifest::Compression;
 use archive::Archive;
 use build::Builder;
 

@@ -3,12 +3,12 @@
 //! A thread reads and decompresses; the caller's thread hashes and works on what comes of it. Between them are a few
 //! chunks, which go round.
 
-use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::{LayerError, Limits};
 use crate::digest::{Digest, Hasher};
+use crate::manifest::Compression;
 
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
@@ -19,37 +19,14 @@ const WAITING: usize = 8;
 /// Bytes of the compressed layer that are read at once.
 const INPUT: usize = 256 << 10;
 
-/// How a layer's archive is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-}
-
-impl Compression {
-    /// What a blob that begins like this is.
-    pub(crate) fn of(beginning: &[u8]) -> Self {
-        if beginning.starts_with(&[0x1f, 0x8b]) {
-            Self::Gzip
-        } else if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(beginning) {
-            Self::Zstd
-        } else {
-            Self::None
-        }
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::None => "uncompressed",
-            Self::Gzip => "gzip",
-            Self::Zstd => "Zstandard",
-        })
+/// How a blob is compressed that begins with these bytes, of which 4 are enough.
+pub fn compression_of(beginning: &[u8]) -> Compression {
+    if beginning.starts_with(&[0x1f, 0x8b]) {
+        Compression::Gzip
+    } else if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(beginning) {
+        Compression::Zstd
+    } else {
+        Compression::None
     }
 }
 
@@ -113,7 +90,7 @@ impl Source {
             .take(4)
             .read_to_end(&mut beginning)
             .map_err(LayerError::Read)?;
-        let found = Compression::of(&beginning);
+        let found = compression_of(&beginning);
         if found != declared {
             return Err(LayerError::Compression { declared, found });
         }
@@ -122,8 +99,10 @@ impl Source {
             Compression::None => self.pump(blob, declared),
             Compression::Gzip => self.pump(flate2::bufread::MultiGzDecoder::new(blob), declared),
             Compression::Zstd => {
-                while next_frame(&mut blob).map_err(|source| failure(declared, source))? {
-                    self.frame(&mut blob)?;
+                while let Some(magic) =
+                    next_frame(&mut blob).map_err(|source| failure(declared, source))?
+                {
+                    self.frame(magic.chain(&mut blob))?;
                 }
                 Ok(())
             }
@@ -131,9 +110,9 @@ impl Source {
     }
 
     /// Decompresses one frame of Zstandard.
-    fn frame(&self, blob: &mut impl BufRead) -> Result<(), LayerError> {
+    fn frame(&self, frame: impl Read) -> Result<(), LayerError> {
         let failed = |reason: String| failure(Compression::Zstd, io::Error::other(reason));
-        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut *blob)
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(frame)
             .map_err(|error| failed(error.to_string()))?;
         self.pump(&mut decoder, Compression::Zstd)?;
         let decoder = decoder.into_frame_decoder();
@@ -172,26 +151,23 @@ impl Source {
     }
 }
 
-/// Goes to the next frame of Zstandard that has data; says whether there is one.
-fn next_frame(blob: &mut impl BufRead) -> io::Result<bool> {
-    loop {
-        let buffered = blob.fill_buf()?;
-        if buffered.is_empty() {
-            return Ok(false);
+/// Goes to the next frame of Zstandard that has data, and returns its first bytes, if there is one.
+fn next_frame(blob: &mut impl BufRead) -> io::Result<Option<io::Cursor<[u8; 4]>>> {
+    while !blob.fill_buf()?.is_empty() {
+        let mut magic = [0; 4];
+        blob.read_exact(&mut magic)?;
+        if !is_skippable(&magic) {
+            return Ok(Some(io::Cursor::new(magic)));
         }
-        // The magic number may lie across two buffers: such a frame is then one with data, or none.
-        if !is_skippable(buffered) {
-            return Ok(true);
-        }
-        let mut header = [0; 8];
-        blob.read_exact(&mut header)?;
-        let [_, _, _, _, length @ ..] = header;
+        let mut length = [0; 4];
+        blob.read_exact(&mut length)?;
         let length = u64::from(u32::from_le_bytes(length));
         let skipped = io::copy(&mut blob.by_ref().take(length), &mut io::sink())?;
         if skipped < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    Ok(None)
 }
 
 /// Tells failures of the storage from those of the data.
