@@ -102,9 +102,10 @@ impl Superblock {
 }
 
 /// A slot of the device table: which addresses of blocks are another device's.
-pub(super) fn device_slot(tag: &[u8; 64], blocks: u32, first: u32) -> [u8; DEVICE_SLOT] {
+pub(super) fn device_slot(uuid: &[u8; 16], blocks: u32, first: u32) -> [u8; DEVICE_SLOT] {
     let mut slot = [0; DEVICE_SLOT];
-    slot[..64].copy_from_slice(tag);
+    // A tag of 64 bytes, for programs that look for the device by it.
+    slot[..16].copy_from_slice(uuid);
     slot[64..68].copy_from_slice(&blocks.to_le_bytes());
     slot[68..72].copy_from_slice(&first.to_le_bytes());
     slot

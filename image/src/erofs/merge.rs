@@ -1,14 +1,50 @@
 //! Several layers as one tree, as overlayfs would show them.
 
+use std::fs::File;
+
 use super::tree::{Extent, InodeId, Kind, Tree};
-use super::{ErofsError, Xattr};
+use super::write::{Layer, write_metadata};
+use super::{ErofsError, Reader, Xattr};
+use crate::digest::Hasher;
+
+/// Merges images of layers, the lowest first, into an image without content of its own, which is written to an empty
+/// file. That image and, right behind it, the layers in the same order are one file system: as one disk, or
+/// as several that are named to the kernel in this order (mount option `device=`). Returns the image's size in bytes, a
+/// whole number of blocks.
+///
+/// Whiteouts and opaque directories have been applied and are gone. A directory that no entry of a layer names (see
+/// [`Directory::implied`](super::Directory::implied)) stays as the layers below have it, which overlayfs cannot know.
+///
+/// # Errors
+/// An image cannot be read or is none of a layer, the layers have more blocks than the format can count, or writing fails.
+pub fn merge(layers: &[&File], output: &File) -> Result<u64, ErofsError> {
+    let mut tree = Tree::new();
+    let (mut first, mut slots, mut identity) = (0_u32, Vec::new(), Hasher::new());
+    for layer in layers {
+        let mut reader = Reader::open(layer)?;
+        overlay(&mut tree, &reader.tree()?, first)?;
+        let blocks = reader.blocks();
+        first = first.checked_add(blocks).ok_or(ErofsError::TooLarge)?;
+        identity.update(&reader.uuid());
+        slots.push(Layer {
+            blocks,
+            uuid: reader.uuid(),
+        });
+    }
+    if let Some(root) = tree.directory_mut(InodeId::ROOT) {
+        root.implied = false;
+    }
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&identity.finish().bytes()[..16]);
+    write_metadata(&tree, output, &slots, uuid)
+}
 
 /// Puts a layer over what the layers below it are together; `first` is where the layer's blocks begin, counted from the
 /// first block of the lowest layer.
 ///
 /// # Errors
 /// The layers have more blocks than the format can count.
-pub fn merge(below: &mut Tree, layer: &Tree, first: u32) -> Result<(), ErofsError> {
+fn overlay(below: &mut Tree, layer: &Tree, first: u32) -> Result<(), ErofsError> {
     let mut merge = Merge {
         below,
         layer,
@@ -16,9 +52,6 @@ pub fn merge(below: &mut Tree, layer: &Tree, first: u32) -> Result<(), ErofsErro
         copies: vec![None; layer.capacity()],
     };
     merge.directory(InodeId::ROOT, InodeId::ROOT);
-    if let Some(root) = merge.below.directory_mut(InodeId::ROOT) {
-        root.implied = false;
-    }
     let mut directories = vec![(InodeId::ROOT, InodeId::ROOT)];
     while let Some((target, source)) = directories.pop() {
         for (name, child) in layer.children(source) {

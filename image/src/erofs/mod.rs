@@ -22,5 +22,5 @@ pub use markers::is_reserved;
 pub use merge::merge;
 pub use read::Reader;
 pub use tree::{Attributes, Device, Directory, Extent, Inode, InodeId, Kind, Time, Tree};
-pub use write::{Layer, finish, write_metadata};
+pub use write::finish;
 pub use xattr::{XATTR_NAME_MAX, XATTR_VALUE_MAX, Xattr};

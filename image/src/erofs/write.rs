@@ -45,11 +45,10 @@ pub fn finish(tree: &Tree, mut blocks: BlockWriter<'_>, uuid: [u8; 16]) -> Resul
 
 /// A layer that an image of metadata refers to.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer {
+pub(super) struct Layer {
     /// Its size in blocks.
     pub blocks: u32,
-    /// A name, for those who look into the device table.
-    pub tag: [u8; 64],
+    pub uuid: [u8; 16],
 }
 
 /// Writes an image of a tree whose files' content lies in layers: `Extent::block` counts from the first block of the
@@ -58,7 +57,7 @@ pub struct Layer {
 ///
 /// # Errors
 /// Writing fails, or the format cannot hold what is there.
-pub fn write_metadata(
+pub(super) fn write_metadata(
     tree: &Tree,
     output: &File,
     layers: &[Layer],
@@ -79,7 +78,7 @@ pub fn write_metadata(
     let end = plan.end(first)?;
     let mut mapped = end;
     for layer in layers {
-        blocks.append(&device_slot(&layer.tag, layer.blocks, mapped))?;
+        blocks.append(&device_slot(&layer.uuid, layer.blocks, mapped))?;
         mapped = mapped
             .checked_add(layer.blocks)
             .ok_or(ErofsError::TooLarge)?;

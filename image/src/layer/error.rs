@@ -2,8 +2,8 @@
 
 use std::io;
 
+use super::Compression;
 use crate::erofs::ErofsError;
-use crate::manifest::Compression;
 
 /// A layer cannot be converted.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum LayerError {
     #[error("cannot read the layer")]
     Read(#[source] io::Error),
     /// It cannot be decompressed.
-    #[error("the layer cannot be decompressed as {}", name(*compression))]
+    #[error("the layer cannot be decompressed as {compression}")]
     Decompress {
         /// The compression that it was said to have.
         compression: Compression,
@@ -21,7 +21,7 @@ pub enum LayerError {
         source: io::Error,
     },
     /// It begins otherwise than everything with its compression does.
-    #[error("the layer is said to be {}, but begins like {}", name(*declared), name(*found))]
+    #[error("the layer is said to be {declared}, but begins as if it were {found}")]
     Compression {
         /// The compression that it was said to have.
         declared: Compression,
@@ -64,15 +64,6 @@ pub enum LayerError {
         /// The limit, in entries or bytes.
         limit: u64,
     },
-}
-
-/// What a compression is called in a message.
-fn name(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => "an uncompressed archive",
-        Compression::Gzip => "gzip",
-        Compression::Zstd => "Zstandard",
-    }
 }
 
 /// A name in a message: not too long, and readable.

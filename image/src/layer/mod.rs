@@ -19,11 +19,10 @@ use std::io::Read;
 
 pub use error::LayerError;
 pub use limits::Limits;
-pub use stream::compression_of;
+pub use stream::Compression;
 
 use crate::digest::Digest;
 use crate::erofs::{self, BlockWriter};
-use crate::manifest::Compression;
 use archive::Archive;
 use build::Builder;
 

@@ -3,12 +3,12 @@
 //! A thread reads and decompresses; the caller's thread hashes and works on what comes of it. Between them are a few
 //! chunks, which go round.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::{LayerError, Limits};
 use crate::digest::{Digest, Hasher};
-use crate::manifest::Compression;
 
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
@@ -19,14 +19,37 @@ const WAITING: usize = 8;
 /// Bytes of the compressed layer that are read at once.
 const INPUT: usize = 256 << 10;
 
-/// How a blob is compressed that begins with these bytes, of which 4 are enough.
-pub fn compression_of(beginning: &[u8]) -> Compression {
-    if beginning.starts_with(&[0x1f, 0x8b]) {
-        Compression::Gzip
-    } else if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(beginning) {
-        Compression::Zstd
-    } else {
-        Compression::None
+/// How a layer's archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Compression {
+    /// How a blob is compressed that begins with these bytes, of which 4 are enough.
+    pub fn of(beginning: &[u8]) -> Self {
+        if beginning.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip
+        } else if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(beginning) {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::None => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "Zstandard",
+        })
     }
 }
 
@@ -90,7 +113,7 @@ impl Source {
             .take(4)
             .read_to_end(&mut beginning)
             .map_err(LayerError::Read)?;
-        let found = compression_of(&beginning);
+        let found = Compression::of(&beginning);
         if found != declared {
             return Err(LayerError::Compression { declared, found });
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use image::erofs::{BLOCK, Device, Extent, InodeId, Kind, Reader, Tree};
-use image::layer::{Converted, LayerError, Limits, compression_of, convert};
+use image::layer::{Converted, LayerError, Limits, convert};
 use image::{Compression, Digest};
 use tempfile::NamedTempFile;
 
@@ -24,7 +24,7 @@ pub(crate) fn converted(
     limits: &Limits,
 ) -> Result<(NamedTempFile, Converted), LayerError> {
     let file = NamedTempFile::new().unwrap();
-    convert(blob, compression_of(blob), file.as_file(), limits).map(|converted| (file, converted))
+    convert(blob, Compression::of(blob), file.as_file(), limits).map(|converted| (file, converted))
 }
 
 /// The image of a layer, which fsck.erofs finds in order.

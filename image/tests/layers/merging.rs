@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, copy};
 
-use image::erofs::{Kind, Layer, Reader, Tree, merge, write_metadata};
+use image::erofs::{Kind, Reader, Tree, merge};
 use tempfile::NamedTempFile;
 
 use crate::archives::{Archive, Fields};
@@ -11,19 +11,9 @@ use crate::images::{Image, image, listing};
 
 /// The merged image of layers, with the layers behind it, as one file.
 fn merged(layers: &[Image]) -> (NamedTempFile, Tree) {
-    let mut tree = Tree::new();
-    let (mut first, mut slots) = (0, Vec::new());
-    for layer in layers {
-        let mut reader = Reader::open(layer.file.as_file()).unwrap();
-        merge(&mut tree, &reader.tree().unwrap(), first).unwrap();
-        first += reader.blocks();
-        slots.push(Layer {
-            blocks: reader.blocks(),
-            tag: [b't'; 64],
-        });
-    }
+    let files: Vec<&File> = layers.iter().map(|layer| layer.file.as_file()).collect();
     let disk = NamedTempFile::new().unwrap();
-    let bytes = write_metadata(&tree, disk.as_file(), &slots, [1; 16]).unwrap();
+    let bytes = merge(&files, disk.as_file()).unwrap();
     let mut out = disk.as_file();
     assert_eq!(out.seek(std::io::SeekFrom::End(0)).unwrap(), bytes);
     for layer in layers {
