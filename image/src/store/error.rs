@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
+use crate::erofs::ErofsError;
 use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 
@@ -67,6 +68,14 @@ pub enum StoreError {
         expected: Digest,
         /// What it is.
         found: Digest,
+    },
+    /// The file systems of layers cannot become one.
+    #[error("The layer {diff_id} cannot be merged with those below it")]
+    Merge {
+        /// Of the layer's tar archive.
+        diff_id: Digest,
+        /// Why.
+        source: ErofsError,
     },
     /// A system call failed.
     #[error("Failed to {action} {path}")]

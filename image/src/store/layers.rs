@@ -1,11 +1,9 @@
 //! Makes file systems of layers.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::PathBuf;
 
-use super::error::failed;
-use super::{Shared, StoreError, lock, publish};
+use super::{Shared, StoreError, lock};
 use crate::digest::Digest;
 use crate::layer::{self, Limits};
 use crate::manifest::{ImageConfig, Layer, Manifest};
@@ -55,24 +53,9 @@ impl Shared {
 
     fn convert(&self, layer: &Layer, diff_id: &Digest) -> Result<(), StoreError> {
         let (blob, _) = self.open_blob(&layer.descriptor.digest)?;
-        // Whoever was killed while making it has left a part of it.
-        let staged = self.store.staging().join(diff_id.hex());
-        let output = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&staged)
-            .map_err(failed("create", &staged))?;
-        match self.fill(layer, diff_id, blob, &output) {
-            Ok(()) => publish(&output, &staged, &self.store.layer(diff_id)),
-            Err(error) => {
-                // It is reported why, and it is truncated the next time.
-                let _ = std::fs::remove_file(&staged);
-                Err(error)
-            }
-        }
+        self.publish_new(&self.store.layer(diff_id), |output| {
+            self.fill(layer, diff_id, blob, output)
+        })
     }
 
     fn fill(

@@ -6,7 +6,7 @@
 //! | directory | what it holds |
 //! |---|---|
 //! | `blobs/sha256/` | manifests, configurations and layers as they came |
-//! | `layers/v1/` | an EROFS image for each layer, named for the digest of its tar archive |
+//! | `layers/v1/` | an EROFS image for each layer, named for the digest of its tar archive; what joins those of an image |
 //! | `partial/` | blobs of which a part is here |
 //! | `staging/` | EROFS images in the making |
 //! | `locks/` | a file for each blob and layer that is being made: of several who want it, one makes it |
@@ -18,6 +18,7 @@ mod blob;
 mod error;
 mod layers;
 mod prune;
+mod root;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use blob::{BlobState, BlobWriter};
 pub use error::StoreError;
 pub use prune::{Exclusive, Pruned};
+pub use root::RootDisk;
 
 use crate::digest::Digest;
 use crate::manifest::{
@@ -191,6 +193,35 @@ impl Shared {
             });
         }
         Ok(content)
+    }
+
+    /// Makes a file that is complete when it has its name.
+    fn publish_new<T>(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&File) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Whoever was killed while making it has left a part of it.
+        let staged = self
+            .store
+            .staging()
+            .join(path.file_name().unwrap_or_default());
+        let output = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&staged)
+            .map_err(failed("create", &staged))?;
+        let filled = fill(&output).and_then(|result| {
+            publish(&output, &staged, path)?;
+            Ok(result)
+        });
+        filled.inspect_err(|_| {
+            // It is reported why, and it is truncated the next time.
+            let _ = fs::remove_file(&staged);
+        })
     }
 
     /// Bytes of the EROFS image of a layer.

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::error::failed;
+use super::root::merged_files;
 use super::{Shared, Store, StoreError, open_lock, sync_directory};
 use crate::digest::Digest;
 
@@ -85,6 +86,7 @@ impl Exclusive {
             for diff_id in &config.diff_ids {
                 layers.insert(Store::layer_name(diff_id).into());
             }
+            layers.extend(merged_files(&config.diff_ids).map(OsString::from));
         }
         let store = &self.store.store;
         let mut pruned = Pruned::default();

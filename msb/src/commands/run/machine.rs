@@ -26,15 +26,13 @@ pub(super) fn start(
     home: &Home,
     console: Option<File>,
 ) -> anyhow::Result<MachineProcess> {
-    let name = sandbox.name.clone();
-    let (mut config, named) = sandbox.launch(home)?;
-    let (name, claim) = claim(name, home)?;
-    config.name = name.to_string();
-    if config.hostname.is_empty() {
-        config.hostname = name.to_hostname();
-    }
-    let (mounts, volumes) = match sandbox::acquire(named, &name, home) {
-        Ok(acquired) => acquired,
+    let (name, claim) = claim(sandbox.name.clone(), home)?;
+    let launch = || {
+        let (config, named) = sandbox.launch(&name, home)?;
+        Ok((config, sandbox::acquire(named, &name, home)?))
+    };
+    let (mut config, (mounts, volumes)) = match launch() {
+        Ok(launched) => launched,
         Err(error) => {
             // What cannot be removed, the next command removes.
             let _ = claim.directory.remove(claim.lock);

@@ -40,7 +40,7 @@ impl Plan {
     pub(super) fn from_arguments(arguments: Arguments) -> anyhow::Result<Plan> {
         let terminal = wants_terminal(&arguments).then(terminal::size);
         let detached = arguments.detach.then_some(arguments.tty);
-        let sandbox = arguments.sandbox.resolve()?;
+        let sandbox = arguments.sandbox.resolve()?.running_image();
         // What others can come back to has a name, and its time is not limited: only a client can end a command early.
         let can_be_left =
             sandbox.name.is_some() && terminal.is_some() && arguments.timeout.is_none();

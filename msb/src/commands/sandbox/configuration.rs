@@ -27,16 +27,20 @@ impl SandboxPlan {
     pub(in crate::commands) fn configuration(self, name: &Name) -> anyhow::Result<SandboxConfig> {
         let log_level = Some(level(self.machine.log_level()));
         let mut config = SandboxConfig::new(name.as_str(), PathBuf::new());
-        match self.root.source {
-            RootSource::Folder(path) => config.image = path.0,
-            RootSource::Disk(image) => {
+        match (self.root.image, self.root.source) {
+            (Some((name, image)), _) => {
+                config.image = name;
+                config.image_digest = Some(image.manifest_digest.to_string());
+            }
+            (None, RootSource::Folder(path)) => config.image = path.0,
+            (None, RootSource::Disk(image)) => {
                 config.image_format = Some(image.format.to_string());
                 config.image_fstype = image.fstype;
                 config.image_partition = image.partition;
                 config.image_cache = disk_cache(image.cache);
                 config.image = image.path.0;
             }
-            RootSource::Memory => {}
+            (None, RootSource::Memory) => {}
         }
         check_path(&config.image)?;
         config.root_access = self.root.access;
@@ -69,12 +73,9 @@ impl SandboxPlan {
         config.user = self.process.user;
         config.rlimits = self.process.rlimit;
         config.shell = self.shell.as_ref().map(GuestPath::to_string);
+        config.run_entrypoint = self.runs_image || self.entrypoint.is_some();
         config.entrypoint = words(self.entrypoint.into_iter().collect())?;
         config.command = words(self.command)?;
-        if config.command.is_empty() {
-            // The program alone is the command.
-            config.command = std::mem::take(&mut config.entrypoint);
-        }
         config.max_duration_secs = self.max_duration.map(whole_seconds);
         config.idle_timeout_secs = self.idle_timeout.map(whole_seconds);
         config.quiet_logs = self.quiet_logs;

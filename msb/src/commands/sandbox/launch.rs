@@ -2,23 +2,27 @@
 
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Root, RootAccess, RootSource,
+    BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Patch, Root, RootAccess, RootSource,
 };
-use microsandbox::sandbox::{RootAccessConfig, launch_patches};
+use microsandbox::names::Name;
+use microsandbox::sandbox::{RootAccessConfig, image_patches, launch_patches};
 
 use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
 use crate::boot_files;
 
 impl SandboxPlan {
-    /// The machine, without its name and, unless one was given, its host name; and the named volumes that it has besides
-    /// its mounts.
+    /// The machine, without its name; and the named volumes that it has besides its mounts.
     ///
     /// # Errors
     /// When there is nothing to boot.
     pub(in crate::commands) fn launch(
         self,
+        name: &Name,
         home: &Home,
     ) -> anyhow::Result<(LaunchConfig, Vec<NamedMount>)> {
+        let hostname = self.guest.hostname.clone();
+        let hostname = hostname.unwrap_or_else(|| name.to_hostname());
+        let patches = self.root_patches(&hostname)?;
         let Mounts {
             mounts,
             named,
@@ -27,7 +31,7 @@ impl SandboxPlan {
         let machine = self.machine;
         let log_level = machine.log_level().name().to_owned();
         let config = LaunchConfig {
-            name: String::new(),
+            name: name.to_string(),
             vcpus: machine.cpus,
             memory: u64::from(machine.memory) << 20,
             kernel: boot_files::find(&KERNEL, machine.kernel.as_deref(), home)?,
@@ -36,11 +40,11 @@ impl SandboxPlan {
             root: root(self.root),
             mounts,
             allowed,
-            hostname: self.guest.hostname.unwrap_or_default(),
+            hostname,
             boot_timeout_ms: BOOT_TIMEOUT_MS,
             log_level,
             scripts: self.guest.scripts,
-            patches: launch_patches(&self.patches)?,
+            patches,
             restricted: self.guest.restricted,
             init: self.guest.init,
             lifetime: Lifetime {
@@ -53,6 +57,20 @@ impl SandboxPlan {
             log: None,
         };
         Ok((config, named))
+    }
+
+    /// What an image's root is given by itself, and what was asked for.
+    fn root_patches(&self, hostname: &str) -> anyhow::Result<Vec<Patch>> {
+        let workdir = self.workdir();
+        let workdir = workdir
+            .as_ref()
+            .and_then(|path| std::str::from_utf8(&path.0).ok());
+        let is_layered = !matches!(self.root.access, Some(RootAccessConfig::ReadOnly));
+        let of_image = self.image().filter(|_| is_layered);
+        let mut patches =
+            of_image.map_or(Vec::new(), |image| image_patches(image, hostname, workdir));
+        patches.extend(launch_patches(&self.patches)?);
+        Ok(patches)
     }
 }
 
@@ -67,7 +85,9 @@ fn root(root: ResolvedRoot) -> Root {
         Some(RootAccessConfig::Tmpfs { mib }) => in_memory(mib),
         // A disk of its own has a sandbox that is recorded.
         Some(RootAccessConfig::Upper { .. }) => in_memory(None),
-        None if matches!(root.source, RootSource::Disk(_)) => RootAccess::Writable,
+        None if root.image.is_none() && matches!(root.source, RootSource::Disk(_)) => {
+            RootAccess::Writable
+        }
         None => in_memory(None),
     };
     Root {

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
-use microsandbox::sandbox::{PatchConfig, RootAccessConfig};
+use microsandbox::sandbox::{PatchConfig, RootAccessConfig, working_directory};
 
 use crate::logging::LogLevel;
 use crate::options::{GuestPath, Label, os_value, parse_duration, parse_grace};
@@ -112,6 +113,8 @@ pub(super) struct SandboxPlan {
     entrypoint: Option<OsString>,
     shell: Option<GuestPath>,
     command: Vec<OsString>,
+    /// Whether what an image runs is run where no command is given.
+    runs_image: bool,
     max_duration: Option<Duration>,
     idle_timeout: Option<Duration>,
     quiet_logs: bool,
@@ -146,6 +149,7 @@ impl SandboxArguments {
             entrypoint: self.entrypoint,
             shell: self.shell,
             command: self.command,
+            runs_image: false,
             max_duration: self.max_duration,
             idle_timeout: self.idle_timeout,
             quiet_logs: self.quiet_logs,
@@ -154,12 +158,74 @@ impl SandboxArguments {
 }
 
 impl SandboxPlan {
+    /// The same sandbox, which runs what its image says where no command is given.
+    pub(super) fn running_image(self) -> SandboxPlan {
+        SandboxPlan {
+            runs_image: true,
+            ..self
+        }
+    }
+
     /// What the process is called in messages.
     pub(super) fn program(&self) -> String {
-        match self.entrypoint.as_ref().or(self.command.first()) {
+        match self.words().first() {
             Some(program) => program.to_string_lossy().into_owned(),
             None => "the shell".to_owned(),
         }
+    }
+
+    fn image(&self) -> Option<&ContainerConfig> {
+        let (_, image) = self.root.image.as_ref()?;
+        Some(&image.config.config)
+    }
+
+    /// The program and its arguments; empty is a shell.
+    fn words(&self) -> Vec<OsString> {
+        let image = self.image();
+        let of_image = |words: &Vec<String>| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let entrypoint = match (&self.entrypoint, image) {
+            (Some(program), _) => vec![program.clone()],
+            (None, Some(image)) if self.runs_image || !self.command.is_empty() => {
+                of_image(&image.entrypoint)
+            }
+            (None, _) => Vec::new(),
+        };
+        let command = match image {
+            Some(image)
+                if self.runs_image && self.command.is_empty() && self.entrypoint.is_none() =>
+            {
+                of_image(&image.cmd)
+            }
+            _ => self.command.clone(),
+        };
+        [entrypoint, command].concat()
+    }
+
+    /// The environment: what the user gives, and what the image has besides.
+    fn environment(&self, terminal: bool) -> Vec<(Bytes, Bytes)> {
+        let mut given = self.process.environment(terminal);
+        let of_image = self.image().map_or(&[][..], |image| &image.env);
+        for (key, value) in of_image.iter().filter_map(|pair| pair.split_once('=')) {
+            let bytes = |text: &str| Bytes(text.as_bytes().to_vec());
+            if !key.is_empty() && !given.iter().any(|(given, _)| given.0 == key.as_bytes()) {
+                given.push((bytes(key), bytes(value)));
+            }
+        }
+        given
+    }
+
+    /// The working directory, as an absolute path of the guest.
+    fn workdir(&self) -> Option<Bytes> {
+        let given = self.process.workdir.as_ref().map(GuestPath::to_bytes);
+        given.or_else(|| {
+            let path = working_directory(self.image()?)?;
+            Some(Bytes(path.into_bytes()))
+        })
+    }
+
+    fn user(&self) -> Option<String> {
+        let of_image = || Some(self.image()?.user.clone()).filter(|user| !user.is_empty());
+        self.process.user.clone().or_else(of_image)
     }
 
     /// Whether it needs a directory of its own for a layer on a disk.
@@ -174,8 +240,9 @@ impl SandboxPlan {
 
     /// The process that is asked for.
     pub(super) fn exec(&self, terminal: Option<TerminalSize>, timeout: Option<Duration>) -> Exec {
-        let program = self.entrypoint.iter().chain(&self.command);
-        let mut args: Vec<_> = program
+        let words = self.words();
+        let mut args: Vec<_> = words
+            .iter()
             .map(|word| Bytes(word.as_bytes().to_vec()))
             .collect();
         if args.is_empty() {
@@ -183,9 +250,9 @@ impl SandboxPlan {
         }
         Exec {
             args,
-            env: self.process.environment(terminal.is_some()),
-            cwd: self.process.workdir.as_ref().map(GuestPath::to_bytes),
-            user: self.process.user.clone(),
+            env: self.environment(terminal.is_some()),
+            cwd: self.workdir(),
+            user: self.user(),
             rlimits: self.process.limits(),
             terminal,
             stdin: true,

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
+use microsandbox::home::Home;
+use microsandbox::images::{self, ResolvedImage};
 use microsandbox::launch::{HostPath, RootSource};
-use microsandbox::sandbox::RootAccessConfig;
+use microsandbox::sandbox::{RootAccessConfig, image_name, root_disk};
 
 use crate::failure::{Hint, with_hint};
 use crate::options::{
@@ -21,7 +23,8 @@ const IMAGE_HINT: &str = "a disk image is a file that exists, or a block device"
 /// The root file system of a sandbox, and what becomes of changes to it.
 #[derive(Debug, Args)]
 pub(in crate::commands) struct RootArguments {
-    /// Folder, disk image or block device with the root file system
+    /// Name of an image, or folder, disk image or block device with the root file system. What begins with / . ~ or ends as
+    /// disk images do is a path
     #[arg(value_name = "ROOT")]
     root: PathBuf,
 
@@ -63,6 +66,8 @@ pub(super) struct ResolvedRoot {
     pub(super) source: RootSource,
     /// What becomes of changes, if that was said.
     pub(super) access: Option<RootAccessConfig>,
+    /// The image that it is of, and its name. It stays as long as this lives.
+    pub(super) image: Option<(PathBuf, ResolvedImage)>,
 }
 
 impl RootArguments {
@@ -71,6 +76,9 @@ impl RootArguments {
     /// # Errors
     /// When there is no such root, or an option that does not suit it.
     pub(super) fn resolve(self) -> anyhow::Result<ResolvedRoot> {
+        if let Some(name) = image_name(&self.root) {
+            return self.image(name);
+        }
         let path = fs::canonicalize(&self.root).map_err(anyhow::Error::from);
         let kind = path.and_then(|path| Ok((fs::metadata(&path)?, path)));
         let cannot = || format!("cannot use {} as root", self.root.display());
@@ -91,11 +99,33 @@ impl RootArguments {
             Ok(ResolvedRoot {
                 source: RootSource::Disk(image),
                 access: self.access(),
+                image: None,
             })
         }
     }
 
-    fn folder(&self, path: &Path) -> anyhow::Result<ResolvedRoot> {
+    fn image(&self, name: &str) -> anyhow::Result<ResolvedRoot> {
+        self.refuse_disk_options("an image")?;
+        let found = images::resolve(&Home::from_environment()?, name)
+            .with_context(|| format!("cannot use {name} as root"));
+        let image = match Path::new(name).exists() {
+            true => found.hint(format!("a path begins with ./ as in ./{name}"))?,
+            false => found.hint("`msb image ls` lists the images that are here; `msb image load` and `msb pull` get others")?,
+        };
+        if self.root_rw {
+            return Err(with_hint(
+                anyhow!("an image is shared, and --root-rw would write to it"),
+                "leave --root-rw out: changes are kept in a layer of the sandbox",
+            ));
+        }
+        Ok(ResolvedRoot {
+            source: RootSource::Disk(root_disk(&image.root)),
+            access: self.access(),
+            image: Some((self.root.clone(), image)),
+        })
+    }
+
+    fn refuse_disk_options(&self, what: &str) -> anyhow::Result<()> {
         let for_disks = [
             ("--root-format", self.root_format.is_some()),
             ("--root-partition", self.root_partition.is_some()),
@@ -104,14 +134,20 @@ impl RootArguments {
         ];
         if let Some((option, _)) = for_disks.into_iter().find(|(_, given)| *given) {
             return Err(with_hint(
-                anyhow!("it is a folder, and {option} is for disks"),
+                anyhow!("it is {what}, and {option} is for disks"),
                 format!("leave {option} out, or name a disk image"),
             ));
         }
+        Ok(())
+    }
+
+    fn folder(&self, path: &Path) -> anyhow::Result<ResolvedRoot> {
+        self.refuse_disk_options("a folder")?;
         fs::read_dir(path).hint("the user who runs msb must be able to read ROOT")?;
         Ok(ResolvedRoot {
             source: RootSource::Folder(HostPath(path.to_owned())),
             access: self.access(),
+            image: None,
         })
     }
 

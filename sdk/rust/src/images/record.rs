@@ -162,7 +162,6 @@ pub(super) fn users(
 }
 
 /// Notes that a sandbox was made of an image: in the transaction that records the sandbox. Fails if the image is gone.
-#[allow(dead_code, reason = "for sandboxes that are made of images")]
 pub(crate) fn add_use(
     transaction: &Transaction<'_>,
     sandbox: &Id,

@@ -1,10 +1,10 @@
 //! What a sandbox is made of.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::archive::{self, Input};
 use image::progress::Silent;
-use image::store::Shared;
+use image::store::{RootDisk, Shared};
 use image::{ArchiveError, Digest, ImageConfig, Progress, Reference};
 
 use super::{ImageError, Images, archive_failed, damaged, read};
@@ -21,8 +21,8 @@ const DOCKER_ARCHIVE: &str = "docker-archive:";
 pub struct ResolvedImage {
     /// Digest of its manifest.
     pub manifest_digest: Digest,
-    /// EROFS images of its layers, the lowest first.
-    pub layers: Vec<PathBuf>,
+    /// The disk with its file system.
+    pub root: RootDisk,
     /// How it is run.
     pub config: ImageConfig,
     _store: Shared,
@@ -54,10 +54,12 @@ impl Images {
             None => *self.get(image)?.digest(),
         };
         let (manifest, config) = read(&store, &manifest_digest)?;
-        let layers = store.make_layers(&manifest, &config, progress);
+        let root = store
+            .make_layers(&manifest, &config, progress)
+            .and_then(|_| store.make_root(&config.diff_ids));
         Ok(ResolvedImage {
             manifest_digest,
-            layers: layers.map_err(damaged(&manifest_digest))?,
+            root: root.map_err(damaged(&manifest_digest))?,
             config,
             _store: store,
         })

@@ -6,8 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params, params_from_iter};
 
+use image::Digest;
+
 use super::End;
 use crate::identity::Id;
+use crate::images;
 use crate::names::Name;
 
 /// A sandbox as the database has it.
@@ -17,6 +20,8 @@ pub(crate) struct Record {
     pub(crate) name: Name,
     /// Its configuration in JSON.
     pub(crate) config: String,
+    /// The manifest of the image that it is made of. Only who records a new sandbox says so.
+    pub(crate) image: Option<Digest>,
     /// Whether nothing of it remains when it has ended.
     pub(crate) ephemeral: bool,
     pub(crate) created_at: SystemTime,
@@ -37,6 +42,7 @@ impl Record {
             id,
             name: name.clone(),
             config,
+            image: None,
             ephemeral,
             created_at: now,
             updated_at: now,
@@ -66,6 +72,9 @@ pub(crate) fn insert(
     )?;
     if inserted == 0 {
         return Ok(false);
+    }
+    if let Some(image) = &record.image {
+        images::record::add_use(transaction, &record.id, image)?;
     }
     for (key, value) in labels {
         transaction.execute(
@@ -186,6 +195,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         id: id(row, 0)?,
         name: name.parse().map_err(|error| invalid(1, error))?,
         config: row.get(2)?,
+        image: None,
         ephemeral: row.get(3)?,
         created_at: time(row, 4)?,
         updated_at: time(row, 5)?,

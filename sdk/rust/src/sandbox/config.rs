@@ -25,9 +25,14 @@ pub const DEFAULT_UPPER_MIB: u32 = 4096;
 pub struct SandboxConfig {
     /// Name of the sandbox, up to 128 bytes of UTF-8.
     pub name: String,
-    /// The root file system: a folder, a disk image whose name tells its format (`.raw`, `.img`, `.qcow2`, `.vmdk`), or
-    /// a block device with `image_format`.
+    /// The root file system: the name of an image; or a path, which begins with `/`, `./`, `../` or `~` or ends as disk images
+    /// do, of a folder, a disk image whose name tells its format (`.raw`, `.img`, `.qcow2`, `.vmdk`), or a block device with
+    /// `image_format`.
     pub image: PathBuf,
+    /// Digest of the manifest that the name of the image stands for. `None` is what it stands for when the sandbox is
+    /// created; that is recorded here then.
+    #[serde(default)]
+    pub image_digest: Option<String>,
     /// Format of a disk image whose name does not tell it: `raw`, `qcow2` or `vmdk`.
     #[serde(default)]
     pub image_format: Option<String>,
@@ -93,6 +98,10 @@ pub struct SandboxConfig {
     /// sandbox that waits for commands, unless it has a terminal.
     #[serde(default)]
     pub command: Vec<String>,
+    /// Whether `entrypoint` is the sandbox's own process where `command` is empty; that of an image with the arguments that
+    /// the image names.
+    #[serde(default)]
+    pub run_entrypoint: bool,
     /// Whether that process has a terminal, and a standard input with it. Without a command it is the shell then.
     #[serde(default)]
     pub tty: bool,
@@ -151,6 +160,7 @@ impl SandboxConfig {
         SandboxConfig {
             name: name.into(),
             image: image.into(),
+            image_digest: None,
             image_format: None,
             image_fstype: None,
             image_partition: None,
@@ -172,6 +182,7 @@ impl SandboxConfig {
             ephemeral: false,
             entrypoint: Vec::new(),
             command: Vec::new(),
+            run_entrypoint: false,
             tty: false,
             tty_size: None,
             rlimits: Vec::new(),

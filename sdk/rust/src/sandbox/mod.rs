@@ -7,6 +7,7 @@ mod exec;
 mod filter;
 mod fs;
 mod handle;
+mod image;
 mod logs;
 mod machine;
 mod metrics;
@@ -26,6 +27,7 @@ mod watching;
 
 use std::time::Duration;
 
+pub use self::image::{image_name, image_patches, root_disk, working_directory};
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
 pub use config::{

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use protocol::{Bytes, Exec, Init, MountOptions, Script, TerminalSize};
 
+use super::image::recorded;
 use super::{
     BindCache, DEFAULT_UPPER_MIB, DiskCache, InitConfig, LogLevel, MountConfig, MountKind,
     NamedMode, NamedStorage, PatchConfig, RootAccessConfig, SandboxConfig, SecurityProfile,
-    launch_patches, upper,
+    image_name, image_patches, launch_patches, root_disk, upper,
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
+use crate::images::{self, ResolvedImage};
 use crate::launch::{
     BOOT_TIMEOUT_MS, DiskImage, HostPath, INITRAMFS, KERNEL, LaunchConfig, Lifetime, LogTarget,
     Mount, MountSource, Patch, Program, Quota, Root, RootAccess, RootSource, SharedCache, Sharing,
@@ -34,8 +36,8 @@ const TERMINAL: TerminalSize = TerminalSize {
 };
 
 /// The types of images that there are.
-const IMAGES: &str = "an image is a folder with a Linux system in it, a disk image whose name ends with .raw, .img, .qcow2 \
-                      or .vmdk, or one whose format is given";
+const IMAGES: &str = "an image is the name of one that is here, ./FOLDER with a Linux system in it, a disk image whose name \
+                      ends with .raw, .img, .qcow2 or .vmdk, or ./FILE with its format given";
 
 /// Makes the paths of the host in `config` those that they are from here: absolute, and without symbolic links.
 ///
@@ -53,7 +55,9 @@ pub(super) fn make_absolute(config: &mut SandboxConfig) -> Result<(), Microsandb
         *path = found.map_err(|error| unusable(field, path, &error))?;
         Ok::<_, MicrosandboxError>(())
     };
-    find("image", &mut config.image)?;
+    if image_name(&config.image).is_none() {
+        find("image", &mut config.image)?;
+    }
     for path in &mut config.allow {
         find("allow", path)?;
     }
@@ -113,10 +117,13 @@ pub(super) fn resolve(
     };
     let kernel = find(KERNEL, &config.kernel)?;
     let initramfs = find(INITRAMFS, &config.initramfs)?;
-    let root = resolve_root(config, of)?;
+    let image = recorded(config)?
+        .map(|digest| images::resolve(of.home, &digest.to_string()))
+        .transpose()?;
+    let root = resolve_root(config, image.as_ref(), of)?;
     let (mounts, volumes) = resolve_mounts(config, of)?;
     let log_level = config.log_level.unwrap_or(LogLevel::Warn);
-    let patches = patches(config, &root, of)?;
+    let patches = patches(config, image.as_ref(), &root, of)?;
     let launch = LaunchConfig {
         name: of.name.to_string(),
         vcpus: config.cpus,
@@ -127,10 +134,7 @@ pub(super) fn resolve(
         root,
         mounts,
         allowed: config.allow.iter().cloned().map(HostPath).collect(),
-        hostname: config
-            .hostname
-            .clone()
-            .unwrap_or_else(|| of.name.to_hostname()),
+        hostname: hostname(config, of.name),
         boot_timeout_ms: BOOT_TIMEOUT_MS,
         log_level: log_level.name().to_owned(),
         scripts: config.scripts.iter().map(script).collect(),
@@ -152,36 +156,31 @@ pub(super) fn resolve(
     Ok(Resolved { launch, volumes })
 }
 
-fn resolve_root(config: &SandboxConfig, of: Circumstances<'_>) -> Result<Root, MicrosandboxError> {
-    let kind = fs::metadata(&config.image)
-        .map_err(|error| unusable("image", &config.image, &error))?
-        .file_type();
-    let source = if kind.is_dir() {
-        if config.image_format.is_some() || config.image_fstype.is_some() {
-            return Err(MicrosandboxError::invalid(
-                "image",
-                "it is a folder, and has neither a format nor a type of file system",
-            ));
-        }
-        fs::read_dir(&config.image).map_err(|error| unusable("image", &config.image, &error))?;
-        RootSource::Folder(HostPath(config.image.clone()))
-    } else {
-        RootSource::Disk(DiskImage {
-            path: HostPath(config.image.clone()),
-            format: format("image", &config.image, config.image_format.as_deref())?,
-            cache: config.image_cache.into(),
-            partition: config.image_partition,
-            fstype: config.image_fstype.clone(),
-        })
+fn resolve_root(
+    config: &SandboxConfig,
+    image: Option<&ResolvedImage>,
+    of: Circumstances<'_>,
+) -> Result<Root, MicrosandboxError> {
+    let source = match image {
+        Some(image) => RootSource::Disk(root_disk(&image.root)),
+        None => path_source(config)?,
     };
-    let default = match source {
-        RootSource::Folder(_) if config.ephemeral => RootAccessConfig::Tmpfs { mib: None },
-        RootSource::Folder(_) => RootAccessConfig::Upper {
+    let is_layered = image.is_some() || matches!(source, RootSource::Folder(_));
+    let default = match is_layered {
+        true if config.ephemeral => RootAccessConfig::Tmpfs { mib: None },
+        true => RootAccessConfig::Upper {
             mib: DEFAULT_UPPER_MIB,
         },
-        RootSource::Disk(_) | RootSource::Memory => RootAccessConfig::Writable,
+        false => RootAccessConfig::Writable,
     };
-    let access = match config.root_access.unwrap_or(default) {
+    let access = config.root_access.unwrap_or(default);
+    if image.is_some() && access == RootAccessConfig::Writable {
+        return Err(MicrosandboxError::invalid(
+            "root_access",
+            "an image is shared and never written; changes are kept in a layer of the sandbox",
+        ));
+    }
+    let access = match access {
         RootAccessConfig::Writable => RootAccess::Writable,
         RootAccessConfig::ReadOnly => RootAccess::ReadOnly,
         RootAccessConfig::Tmpfs { mib } => RootAccess::Layer {
@@ -205,21 +204,62 @@ fn resolve_root(config: &SandboxConfig, of: Circumstances<'_>) -> Result<Root, M
     Ok(Root { source, access })
 }
 
+/// The root at a path.
+fn path_source(config: &SandboxConfig) -> Result<RootSource, MicrosandboxError> {
+    let kind = fs::metadata(&config.image)
+        .map_err(|error| unusable("image", &config.image, &error))?
+        .file_type();
+    Ok(if kind.is_dir() {
+        if config.image_format.is_some() || config.image_fstype.is_some() {
+            return Err(MicrosandboxError::invalid(
+                "image",
+                "it is a folder, and has neither a format nor a type of file system",
+            ));
+        }
+        fs::read_dir(&config.image).map_err(|error| unusable("image", &config.image, &error))?;
+        RootSource::Folder(HostPath(config.image.clone()))
+    } else {
+        RootSource::Disk(DiskImage {
+            path: HostPath(config.image.clone()),
+            format: format("image", &config.image, config.image_format.as_deref())?,
+            cache: config.image_cache.into(),
+            partition: config.image_partition,
+            fstype: config.image_fstype.clone(),
+        })
+    })
+}
+
 /// The changes that are still to be made: a layer on disk has them since the sandbox was created.
 fn patches(
     config: &SandboxConfig,
+    image: Option<&ResolvedImage>,
     root: &Root,
     of: Circumstances<'_>,
 ) -> Result<Vec<Patch>, MicrosandboxError> {
     match root.access {
-        RootAccess::DiskLayer(_) if !of.created => Ok(Vec::new()),
-        RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => launch_patches(&config.patches),
-        RootAccess::Writable | RootAccess::ReadOnly if config.patches.is_empty() => Ok(Vec::new()),
-        RootAccess::Writable | RootAccess::ReadOnly => Err(MicrosandboxError::invalid(
-            "patches",
-            "the root has no private layer that could take them; a disk image gets one with the root access tmpfs or upper",
-        )),
+        RootAccess::DiskLayer(_) if !of.created => return Ok(Vec::new()),
+        RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => {}
+        RootAccess::Writable | RootAccess::ReadOnly if config.patches.is_empty() => {
+            return Ok(Vec::new());
+        }
+        RootAccess::Writable | RootAccess::ReadOnly => {
+            return Err(MicrosandboxError::invalid(
+                "patches",
+                "the root has no private layer that could take them; a disk image gets one with the root access tmpfs or upper",
+            ));
+        }
     }
+    let mut patches = image.map_or(Vec::new(), |image| {
+        let hostname = hostname(config, of.name);
+        image_patches(&image.config.config, &hostname, config.workdir.as_deref())
+    });
+    patches.extend(launch_patches(&config.patches)?);
+    Ok(patches)
+}
+
+fn hostname(config: &SandboxConfig, name: &Name) -> String {
+    let given = config.hostname.clone();
+    given.unwrap_or_else(|| name.to_hostname())
 }
 
 fn resolve_mounts(
@@ -418,11 +458,12 @@ fn format(
 }
 
 fn main(config: &SandboxConfig) -> Option<Exec> {
-    if config.command.is_empty() && !config.tty {
+    let runs_entrypoint = config.run_entrypoint && !config.entrypoint.is_empty();
+    if config.command.is_empty() && !runs_entrypoint && !config.tty {
         return None;
     }
     // The agent knows the shell of the user.
-    let (entrypoint, command) = if config.command.is_empty() {
+    let (entrypoint, command) = if config.command.is_empty() && !runs_entrypoint {
         (&[][..], config.shell.as_slice())
     } else {
         (&config.entrypoint[..], &config.command[..])

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::image::{recorded, take_image};
 use super::machine::{Machine, blocking};
 use super::readiness::readable;
 use super::resolve::{Circumstances, Resolved, make_absolute, resolve};
@@ -36,11 +37,13 @@ pub(super) async fn create(
     console: Option<File>,
 ) -> Result<Sandbox, MicrosandboxError> {
     let name = validate(&config)?;
-    let (claim, mut config) = blocking({
+    // The image stays until it is recorded that the sandbox is made of it.
+    let (claim, mut config, image) = blocking({
         let (home, name) = (home.clone(), name.clone());
         move || {
             make_absolute(&mut config)?;
-            Ok((try_claim(&home, &name)?, config))
+            let image = take_image(&home, &mut config)?;
+            Ok((try_claim(&home, &name)?, config, image))
         }
     })
     .await?;
@@ -55,6 +58,7 @@ pub(super) async fn create(
         }
     };
     let starting = blocking(move || Starting::create(&home, name, config, claim, console)).await?;
+    drop(image);
     starting.ready().await
 }
 
@@ -150,7 +154,10 @@ impl Starting {
             registry.remove_orphans()?;
             let text = serde_json::to_string(&config)
                 .map_err(|error| MicrosandboxError::invalid("image", error))?;
-            let record = Record::new(Registry::new_id()?, &name, text, config.ephemeral);
+            let record = Record {
+                image: recorded(&config)?,
+                ..Record::new(Registry::new_id()?, &name, text, config.ephemeral)
+            };
             if config.replace {
                 registry.replace(&record, &config.labels)?;
             } else {

@@ -1,0 +1,221 @@
+//! Sandboxes that are made of images: what the image says of them, and where its file system is.
+
+use std::path::Path;
+
+use image::Digest;
+use image::manifest::ContainerConfig;
+use image::store::RootDisk;
+
+use super::SandboxConfig;
+use crate::error::MicrosandboxError;
+use crate::home::Home;
+use crate::images::{self, ResolvedImage};
+use crate::launch::{DiskImage, HostPath, Patch};
+
+/// What stands before the path of an image that is in no registry.
+const PREFIXES: [&str; 2] = ["oci:", "docker-archive:"];
+
+/// The name of an image, if `image` is one and not a path: paths begin with `/`, `./`, `../` or `~`, or end as disk images do.
+#[must_use]
+pub fn image_name(image: &Path) -> Option<&str> {
+    let text = image.to_str()?;
+    if PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        return Some(text);
+    }
+    let is_path = text.starts_with(['/', '.', '~'])
+        || text.is_empty()
+        || disk::Format::from_extension(image).is_some();
+    (!is_path).then_some(text)
+}
+
+/// Finds the image of a sandbox that is to be created, and takes over what it says and `config` does not. The image stays
+/// as long as the result lives.
+///
+/// # Errors
+/// [`MicrosandboxError::Image`].
+pub(super) fn take_image(
+    home: &Home,
+    config: &mut SandboxConfig,
+) -> Result<Option<ResolvedImage>, MicrosandboxError> {
+    let Some(name) = image_name(&config.image) else {
+        return Ok(None);
+    };
+    let name = config.image_digest.as_deref().unwrap_or(name);
+    let found = images::resolve(home, name)?;
+    config.image_digest = Some(found.manifest_digest.to_string());
+    apply(config, &found.config.config);
+    Ok(Some(found))
+}
+
+/// Takes over what an image says of the sandboxes that are made of it: the environment, the user, the working directory and
+/// the entry point, each unless `config` has its own.
+fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
+    for (key, value) in image.env.iter().filter_map(|pair| pair.split_once('=')) {
+        if !key.is_empty() && !config.env.contains_key(key) {
+            config.env.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    if config.user.is_none() && !image.user.is_empty() {
+        config.user = Some(image.user.clone());
+    }
+    if config.workdir.is_none() {
+        config.workdir = working_directory(image);
+    }
+    if config.entrypoint.is_empty() {
+        config.entrypoint.clone_from(&image.entrypoint);
+        if config.run_entrypoint && config.command.is_empty() {
+            config.command.clone_from(&image.cmd);
+        }
+    }
+}
+
+/// The working directory that an image names, as an absolute path.
+#[must_use]
+pub fn working_directory(image: &ContainerConfig) -> Option<String> {
+    match image.working_dir.trim_start_matches('/') {
+        "" => None,
+        path => Some(format!("/{path}")),
+    }
+}
+
+/// The disk with the file system of an image.
+#[must_use]
+pub fn root_disk(root: &RootDisk) -> DiskImage {
+    let (path, format) = match root {
+        RootDisk::Raw(path) => (path, disk::Format::Raw),
+        RootDisk::Vmdk(path) => (path, disk::Format::Vmdk),
+    };
+    DiskImage {
+        path: HostPath(path.clone()),
+        format,
+        cache: disk::Cache::Writeback,
+        partition: None,
+        fstype: Some("erofs".to_owned()),
+    }
+}
+
+/// What every root of an image is given, as containers have it: names of the guest, and the directories that the image
+/// says will be there.
+#[must_use]
+pub fn image_patches(image: &ContainerConfig, hostname: &str, workdir: Option<&str>) -> Vec<Patch> {
+    let file = |path: &str, contents: String| {
+        Patch::Inline(protocol::Patch::Write {
+            path: bytes(path),
+            contents: bytes(&contents),
+            mode: None,
+            replace: true,
+        })
+    };
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+    );
+    let mut patches = vec![
+        file("/etc/hosts", hosts),
+        file("/etc/hostname", format!("{hostname}\n")),
+        file("/etc/resolv.conf", "# There is no network.\n".to_owned()),
+    ];
+    let volumes = image.volumes.iter().map(String::as_str);
+    for path in workdir.into_iter().chain(volumes) {
+        if path.starts_with('/') && path.split('/').all(|name| name != "..") && path != "/" {
+            patches.push(Patch::Inline(protocol::Patch::MakeDirectory {
+                path: bytes(path),
+                mode: None,
+            }));
+        }
+    }
+    patches
+}
+
+fn bytes(text: &str) -> protocol::Bytes {
+    protocol::Bytes(text.as_bytes().to_vec())
+}
+
+/// The image that a sandbox was made of, if its root is no path.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`] if it is no digest.
+pub(super) fn recorded(config: &SandboxConfig) -> Result<Option<Digest>, MicrosandboxError> {
+    let digest = config
+        .image_digest
+        .as_deref()
+        .filter(|_| image_name(&config.image).is_some());
+    let parsed = digest.map(str::parse::<Digest>).transpose();
+    parsed.map_err(|error| MicrosandboxError::invalid("image_digest", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_told_apart() {
+        for path in [
+            "",
+            "/",
+            "/a",
+            "./a",
+            ".",
+            "..",
+            "../a",
+            "~/a",
+            "disk.qcow2",
+            "dir/disk.raw",
+            "a.img",
+        ] {
+            assert_eq!(image_name(Path::new(path)), None, "{path:?}");
+        }
+        for name in [
+            "alpine",
+            "python:3.12",
+            "localhost:5000/x",
+            "ghcr.io/x/y",
+            "oci:/a/b",
+            "docker-archive:./x.tar",
+        ] {
+            assert_eq!(image_name(Path::new(name)), Some(name));
+        }
+    }
+
+    #[test]
+    fn what_the_user_says_counts_more_than_what_the_image_says() {
+        let image = ContainerConfig {
+            user: "daemon".into(),
+            env: vec!["A=image".into(), "B=image=x".into(), "broken".into()],
+            entrypoint: vec!["/entry".into()],
+            working_dir: "srv".into(),
+            ..ContainerConfig::default()
+        };
+        let mut config = SandboxConfig::new("box", "alpine");
+        config.env.insert("A".into(), "user".into());
+        config.user = Some("root".into());
+        apply(&mut config, &image);
+        assert_eq!(config.env["A"], "user");
+        assert_eq!(config.env["B"], "image=x");
+        assert_eq!(config.env.len(), 2);
+        assert_eq!(config.user.as_deref(), Some("root"));
+        assert_eq!(config.workdir.as_deref(), Some("/srv"));
+        assert_eq!(config.entrypoint, ["/entry"]);
+        assert!(config.command.is_empty());
+    }
+
+    #[test]
+    fn an_entry_point_of_the_users_own_has_no_arguments_of_the_image() {
+        let image = ContainerConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["argument".into()],
+            ..ContainerConfig::default()
+        };
+        let applied = |entrypoint: &[&str], command: &[&str]| {
+            let mut config = SandboxConfig::new("box", "alpine");
+            config.run_entrypoint = true;
+            config.entrypoint = entrypoint.iter().copied().map(str::to_owned).collect();
+            config.command = command.iter().copied().map(str::to_owned).collect();
+            apply(&mut config, &image);
+            [config.entrypoint, config.command].concat().join(" ")
+        };
+        assert_eq!(applied(&[], &[]), "/entry argument");
+        assert_eq!(applied(&[], &["other"]), "/entry other");
+        assert_eq!(applied(&["sh"], &[]), "sh");
+        assert_eq!(applied(&["sh"], &["-c"]), "sh -c");
+    }
+}
