@@ -7,6 +7,7 @@
 // In a test, what fails here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod archives;
 pub mod client;
 pub mod cpio;
 pub mod disk_images;
