@@ -19,7 +19,12 @@ fn load_demo(home: &Home) {
         "Volumes": { "/data": {} },
     });
     let image = DockerImage::new("demo", config)
-        .layer(|layer| layer.folder(&product::busybox()).file("a", "1").file("b", "1"))
+        .layer(|layer| {
+            layer
+                .folder(&product::busybox())
+                .file("a", "1")
+                .file("b", "1")
+        })
         .layer(|layer| layer.file("a", "2").file("c", "2").file("old/x", "2"))
         .layer(|layer| layer.file(".wh.b", "").file("old/.wh.x", "").file("d", "3"));
     load(home, image);
@@ -27,7 +32,12 @@ fn load_demo(home: &Home) {
 
 fn load(home: &Home, image: DockerImage) {
     let archive: PathBuf = image.write(home.path());
-    let loaded = home.msb(["image".as_ref(), "load".as_ref(), "-i".as_ref(), archive.as_os_str()]);
+    let loaded = home.msb([
+        "image".as_ref(),
+        "load".as_ref(),
+        "-i".as_ref(),
+        archive.as_os_str(),
+    ]);
     assert_eq!(loaded.code(), 0, "{}", loaded.errors());
 }
 
@@ -45,7 +55,17 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
     let options = ["-e", "SIZE=1", "--hostname=box"];
     let finished = demo().with(shell).with(options).run(["-c", script]);
     let expected = [
-        "red 1", "/srv/app", "nobody", "/a", "/c", "/d", "/data", "223", "3", "box", "overlay overlay",
+        "red 1",
+        "/srv/app",
+        "nobody",
+        "/a",
+        "/c",
+        "/d",
+        "/data",
+        "223",
+        "3",
+        "box",
+        "overlay overlay",
     ];
     assert_eq!(finished.lines(), expected, "{}", finished.errors());
     assert_eq!(home.left_over(), [""; 0]);
@@ -54,8 +74,8 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
 #[test]
 fn thirty_layers_are_one_root() {
     let home = Home::new();
-    let mut image = DockerImage::new("tall", json!({}))
-        .layer(|layer| layer.folder(&product::busybox()));
+    let mut image =
+        DockerImage::new("tall", json!({})).layer(|layer| layer.folder(&product::busybox()));
     for number in 1..30 {
         image = image.layer(|layer| {
             layer
@@ -65,7 +85,9 @@ fn thirty_layers_are_one_root() {
         });
     }
     load(&home, image);
-    let finished = home.guest("tall").run(["/bin/sh", "-c", "cat /top; echo /file-*"]);
+    let finished = home
+        .guest("tall")
+        .run(["/bin/sh", "-c", "cat /top; echo /file-*"]);
     assert_eq!(finished.lines(), ["29", "/file-29"]);
 }
 
@@ -87,7 +109,11 @@ fn changes_are_the_sandboxs_own() {
     // What a sandbox was made of stays.
     let refused = home.msb(["image", "rm", "demo"]);
     assert_ne!(refused.code(), 0);
-    assert!(refused.errors().contains("one, two"), "{}", refused.errors());
+    assert!(
+        refused.errors().contains("one, two"),
+        "{}",
+        refused.errors()
+    );
     assert_eq!(home.msb(["rm", "-f", "one", "two"]).code(), 0);
     assert_eq!(home.msb(["image", "rm", "demo"]).code(), 0);
 }
@@ -100,21 +126,37 @@ fn roots_are_patched_before_anything_runs() {
     std::fs::write(folder.join("main"), "from the host\n").unwrap();
     let copy = format!("--copy={}:/opt/app", folder.display());
     let options = [
-        "--user=root", "--entrypoint=/bin/sh", "--mkdir=/made/deep", "--write=/made/text=hello", "--append=/a=+",
-        "--symlink=/link=/made/text", "--remove=/d", &copy,
+        "--user=root",
+        "--entrypoint=/bin/sh",
+        "--mkdir=/made/deep",
+        "--write=/made/text=hello",
+        "--append=/a=+",
+        "--symlink=/link=/made/text",
+        "--remove=/d",
+        &copy,
     ];
     let script = "cat /made/text /a /opt/app/main /link; ls -d /d /made/deep 2>&-";
     let finished = home.guest("demo").with(options).run(["-c", script]);
-    assert_eq!(finished.text(), "hello2+from the host\nhello/made/deep\n", "{}", finished.errors());
+    assert_eq!(
+        finished.text(),
+        "hello2+from the host\nhello/made/deep\n",
+        "{}",
+        finished.errors()
+    );
     // A folder has a private layer, too.
     let finished = home.busybox().with(["--write=/x=1"]).shell("cat /x");
     assert_eq!(finished.text(), "1");
 
     let refused = home.guest("demo").with(["--write=/a=x"]).run(["x"]);
     refused.assert_error(125, "which is there already");
-    let replaced = home.guest("demo").with(["--write=/a=x", "--patch-replace", "--entrypoint=cat"]);
+    let replaced = home
+        .guest("demo")
+        .with(["--write=/a=x", "--patch-replace", "--entrypoint=cat"]);
     assert_eq!(replaced.run(["/a"]).text(), "x");
-    let refused = home.busybox().with(["--root-ro", "--write=/x=1"]).shell("true");
+    let refused = home
+        .busybox()
+        .with(["--root-ro", "--write=/x=1"])
+        .shell("true");
     refused.assert_error(125, "private layer");
     assert_eq!(home.left_over(), [""; 0]);
 }
@@ -125,6 +167,12 @@ fn what_is_no_image_is_explained() {
     let refused = home.guest("nosuchimage").run(["true"]);
     refused.assert_error(125, "No image \"nosuchimage\" is here");
     load_demo(&home);
-    home.guest("demo").with(["--root-rw"]).run(["x"]).assert_error(125, "an image is shared");
-    home.guest("demo").with(["--fstype=ext4"]).run(["x"]).assert_error(125, "for disks");
+    home.guest("demo")
+        .with(["--root-rw"])
+        .run(["x"])
+        .assert_error(125, "an image is shared");
+    home.guest("demo")
+        .with(["--fstype=ext4"])
+        .run(["x"])
+        .assert_error(125, "for disks");
 }

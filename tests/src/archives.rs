@@ -55,7 +55,9 @@ impl DockerImage {
         let path = folder.join(format!("{}.tar", self.name));
         let hash = |bytes: &[u8]| {
             let hash = Sha256::digest(bytes);
-            hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            hash.iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
         };
         let diff_ids: Vec<_> = self
             .layers
@@ -83,7 +85,11 @@ impl DockerImage {
         for (name, layer) in names.iter().zip(&self.layers) {
             append(&mut archive, name, layer);
         }
-        append(&mut archive, "manifest.json", manifest.to_string().as_bytes());
+        append(
+            &mut archive,
+            "manifest.json",
+            manifest.to_string().as_bytes(),
+        );
         archive.finish().unwrap();
         path
     }

@@ -89,6 +89,7 @@ impl Images {
         let document = store.manifest(manifest)?;
         let config = store.config(&document)?;
         store.make_layers(&document, &config, progress)?;
+        store.make_root(&config.diff_ids)?;
         let mut size_bytes: u64 = 0;
         for diff_id in &config.diff_ids {
             size_bytes = size_bytes.saturating_add(store.layer_size(diff_id)?);
