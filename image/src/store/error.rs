@@ -70,10 +70,8 @@ pub enum StoreError {
         found: Digest,
     },
     /// The file systems of layers cannot become one.
-    #[error("The layer {diff_id} cannot be merged with those below it")]
+    #[error("The layers of the image cannot be merged")]
     Merge {
-        /// Of the layer's tar archive.
-        diff_id: Digest,
         /// Why.
         source: ErofsError,
     },

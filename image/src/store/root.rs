@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::error::failed;
 use super::{Shared, Store, StoreError, lock};
 use crate::digest::Digest;
-use crate::erofs::{self, BLOCK, ErofsError, Layer, Reader, Tree};
+use crate::erofs;
 
 /// Bytes of a sector, in which a VMDK descriptor counts.
 const SECTOR: u64 = 512;
@@ -65,67 +65,26 @@ impl Shared {
     }
 
     fn merge(&self, diff_ids: &[Digest], tree: &Path, descriptor: &Path) -> Result<(), StoreError> {
-        let mut merged = Tree::new();
-        let mut layers = Vec::new();
+        let mut files = Vec::new();
         let mut extents = Vec::new();
-        let mut first: u32 = 0;
         for diff_id in diff_ids {
             let path = self.store.layer(diff_id);
             let file = File::open(&path).map_err(failed("open", &path))?;
-            let unusable = |source| StoreError::Merge {
-                diff_id: *diff_id,
-                source,
-            };
-            let mut reader = Reader::open(&file).map_err(unusable)?;
-            let layer = reader.tree().map_err(unusable)?;
-            erofs::merge(&mut merged, &layer, first).map_err(unusable)?;
-            let blocks = reader.blocks();
-            first = first
-                .checked_add(blocks)
-                .ok_or_else(|| unusable(ErofsError::TooLarge))?;
-            layers.push(Layer {
-                blocks,
-                tag: tag(diff_id),
-            });
-            extents.push((Store::layer_name(diff_id), u64::from(blocks) * BLOCK));
+            let size = file.metadata().map_err(failed("examine", &path))?.len();
+            extents.push((Store::layer_name(diff_id), size));
+            files.push(file);
         }
+        let layers: Vec<_> = files.iter().collect();
         let size = self.publish_new(tree, |output| {
-            let identity = identity(diff_ids);
-            erofs::write_metadata(&merged, output, &layers, identity).map_err(|source| {
-                StoreError::Merge {
-                    diff_id: diff_ids.last().copied().unwrap_or(Digest::of(b"")),
-                    source,
-                }
-            })
+            erofs::merge(&layers, output).map_err(|source| StoreError::Merge { source })
         })?;
-        let tree_name = tree.file_name().unwrap_or_default().to_string_lossy();
-        extents.insert(0, (tree_name.into_owned(), size));
-        let text = describe(&extents);
+        let tree = tree.file_name().unwrap_or_default().to_string_lossy();
+        extents.insert(0, (tree.into_owned(), size));
         self.publish_new(descriptor, |mut output| {
-            let written = output.write_all(text.as_bytes());
+            let written = output.write_all(describe(&extents).as_bytes());
             written.map_err(failed("write", descriptor))
         })
     }
-}
-
-/// What the device table calls a layer: its digest, which has just that length.
-fn tag(diff_id: &Digest) -> [u8; 64] {
-    let mut tag = [0; 64];
-    for (to, from) in tag.iter_mut().zip(diff_id.hex().bytes()) {
-        *to = from;
-    }
-    tag
-}
-
-fn identity(diff_ids: &[Digest]) -> [u8; 16] {
-    let mut identity = [0; 16];
-    let name = merged_name(diff_ids);
-    let digits = name.trim_start_matches("merged-").as_bytes();
-    for (to, from) in identity.iter_mut().zip(digits.chunks_exact(2)) {
-        let text = std::str::from_utf8(from).unwrap_or("0");
-        *to = u8::from_str_radix(text, 16).unwrap_or(0);
-    }
-    identity
 }
 
 /// A VMDK descriptor of files that follow each other (Virtual Disk Format 1.1, "Text Descriptor").
