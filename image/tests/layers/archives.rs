@@ -151,6 +151,11 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
     }
 
+    /// What there is so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The archive without an end.
     pub(crate) fn unfinished(self) -> Vec<u8> {
         self.bytes

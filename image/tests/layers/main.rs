@@ -11,4 +11,5 @@ mod images;
 mod limits;
 mod merging;
 mod random;
+mod storm;
 mod whiteouts;
