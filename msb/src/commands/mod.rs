@@ -11,6 +11,7 @@ mod doctor;
 mod drain;
 mod events;
 mod exec;
+mod image;
 mod inspect;
 mod kept;
 mod kill;
@@ -97,6 +98,7 @@ enum Command {
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
+    Image(Box<image::Arguments>),
     Disk(disk::Arguments),
     Doctor(doctor::Arguments),
     Version(version::Arguments),
@@ -138,6 +140,7 @@ impl Cli {
             Command::Logout(arguments) => logout::execute(&arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
+            Command::Image(arguments) => image::execute(*arguments),
             Command::Disk(arguments) => disk::execute(arguments),
             Command::Doctor(arguments) => doctor::execute(&arguments),
             Command::Version(arguments) => version::execute(&arguments),

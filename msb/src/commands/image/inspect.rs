@@ -1,0 +1,148 @@
+//! `msb image inspect`
+
+use clap::Args;
+use microsandbox::images::image::manifest::ContainerConfig;
+use microsandbox::images::{ImageDetails, Images};
+use serde::Serialize;
+
+use super::advice::advise;
+use super::view::{View, clean, pairs};
+use crate::commands::Format;
+use crate::options::display_rounded_size;
+use crate::output;
+
+/// Shows all that is known of images
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  msb image inspect debian
+  msb image inspect debian --format json | jq '.[0].config.Env'")]
+pub(super) struct Arguments {
+    /// Names or digests of the images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// As `--format json` prints it. The configuration has the names that it has in the image.
+#[derive(Debug, Serialize)]
+struct Details {
+    #[serde(flatten)]
+    image: View,
+    os: String,
+    architecture: String,
+    made_at: Option<String>,
+    author: Option<String>,
+    download_bytes: u64,
+    layers: Vec<Layer>,
+    config: ContainerConfig,
+    sandboxes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Layer {
+    digest: String,
+    diff_id: String,
+    media_type: String,
+    size_bytes: u64,
+}
+
+/// Shows it.
+pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut all = Vec::new();
+    for image in &arguments.images {
+        all.push(details(images.inspect(image).map_err(advise)?));
+    }
+    let text = match arguments.format {
+        Format::Text => {
+            let descriptions: Vec<_> = all.iter().map(describe).collect();
+            descriptions.join("\n")
+        }
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&all)?),
+    };
+    output::print(&text)?;
+    Ok(0)
+}
+
+fn details(found: ImageDetails) -> Details {
+    let layers = found.manifest.layers.iter().zip(&found.config.diff_ids);
+    Details {
+        image: View::of(&found.image),
+        os: found.config.platform.os.clone(),
+        architecture: found.config.platform.architecture.clone(),
+        made_at: found.config.created.clone(),
+        author: found.config.author.clone(),
+        download_bytes: found.manifest.total_bytes(),
+        layers: layers
+            .map(|(layer, diff_id)| Layer {
+                digest: layer.descriptor.digest.to_string(),
+                diff_id: diff_id.to_string(),
+                media_type: layer.descriptor.media_type.clone(),
+                size_bytes: layer.descriptor.size,
+            })
+            .collect(),
+        config: found.config.config,
+        sandboxes: found.sandboxes,
+    }
+}
+
+/// All of it, for people: a line for each thing that it says.
+fn describe(details: &Details) -> String {
+    let config = &details.config;
+    let set = |set: &std::collections::BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+    let one = |text: &str| vec![text.to_owned()];
+    let lines = [
+        ("name", details.image.references.clone()),
+        ("digest", one(&details.image.digest)),
+        (
+            "platform",
+            one(&format!("{}/{}", details.os, details.architecture)),
+        ),
+        ("size", one(&display_rounded_size(details.image.size_bytes))),
+        (
+            "download",
+            one(&display_rounded_size(details.download_bytes)),
+        ),
+        ("here since", one(&details.image.created_at)),
+        ("made", details.made_at.clone().into_iter().collect()),
+        ("author", details.author.clone().into_iter().collect()),
+        ("entrypoint", quoted(&config.entrypoint)),
+        ("cmd", quoted(&config.cmd)),
+        ("user", one(&config.user)),
+        ("workdir", one(&config.working_dir)),
+        ("env", config.env.clone()),
+        ("volumes", set(&config.volumes)),
+        ("ports", set(&config.exposed_ports)),
+        (
+            "stop signal",
+            config.stop_signal.clone().into_iter().collect(),
+        ),
+        ("labels", pairs(&config.labels)),
+        (
+            "layers",
+            details
+                .layers
+                .iter()
+                .map(|layer| layer.digest.clone())
+                .collect(),
+        ),
+        ("sandboxes", details.sandboxes.clone()),
+    ];
+    let mut text = String::new();
+    for (title, values) in lines {
+        for value in values.iter().filter(|value| !value.is_empty()) {
+            text.push_str(&format!("{title}: {}\n", clean(value)));
+        }
+    }
+    text
+}
+
+/// Arguments in one line, as JSON has them.
+fn quoted(arguments: &[String]) -> Vec<String> {
+    if arguments.is_empty() {
+        return Vec::new();
+    }
+    serde_json::to_string(arguments).into_iter().collect()
+}

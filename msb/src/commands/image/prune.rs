@@ -1,0 +1,62 @@
+//! `msb image prune`
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use microsandbox::images::Images;
+
+use super::advice::advise;
+use super::removed::lines;
+use crate::failure::with_hint;
+use crate::options::display_rounded_size;
+use crate::output;
+
+/// Removes images that no sandbox was made of and that have no name, and what is left of downloads that were broken off
+///
+/// Waits for those who are adding images.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  msb image prune -f
+  msb image prune --all                     Also images with names")]
+pub(super) struct Arguments {
+    /// Also images that have names
+    #[arg(short, long)]
+    all: bool,
+
+    /// Does not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes them.
+pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<u8> {
+    if !arguments.force && !confirm(arguments.all)? {
+        return Ok(0);
+    }
+    let removed = images.prune(arguments.all).map_err(advise)?;
+    let freed = display_rounded_size(removed.pruned.bytes);
+    output::print(&format!("{}freed: {freed}\n", lines(&removed)))?;
+    Ok(0)
+}
+
+/// Asks whoever sits at the terminal.
+fn confirm(all: bool) -> anyhow::Result<bool> {
+    let what = match all {
+        true => "all images that no sandbox was made of",
+        false => "all images without a name that no sandbox was made of",
+    };
+    if !io::stdin().is_terminal() {
+        return Err(with_hint(
+            anyhow!("there is nobody to ask whether {what} may go"),
+            "--force does not ask",
+        ));
+    }
+    eprint!("Remove {what}? [y/N] ");
+    let mut answer = String::new();
+    io::stderr()
+        .flush()
+        .and_then(|()| io::stdin().read_line(&mut answer))
+        .context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,52 @@
+//! An image as it is printed.
+
+use std::collections::BTreeMap;
+
+use microsandbox::images::ImageHandle;
+use serde::Serialize;
+
+use crate::utc::rfc3339;
+
+/// Digits of a digest that are enough for people.
+const DIGITS: usize = 12;
+
+/// What is known of an image without a look at it, as `--format json` prints it.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    pub(super) references: Vec<String>,
+    pub(super) digest: String,
+    config_digest: String,
+    pub(super) size_bytes: u64,
+    pub(super) created_at: String,
+}
+
+impl View {
+    pub(super) fn of(image: &ImageHandle) -> View {
+        let names = image.references().iter();
+        View {
+            references: names.map(|name| name.familiar_tagged()).collect(),
+            digest: image.digest().to_string(),
+            config_digest: image.config_digest().to_string(),
+            size_bytes: image.size_bytes(),
+            created_at: rfc3339(image.created_at()),
+        }
+    }
+}
+
+/// The beginning of a digest, which names the image as well.
+pub(super) fn short(image: &ImageHandle) -> String {
+    let digits = image.digest().hex();
+    digits.get(..DIGITS).unwrap_or(&digits).to_owned()
+}
+
+/// What anybody may have written, without anything that moves the cursor.
+pub(super) fn clean(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// Pairs, as people write them.
+pub(super) fn pairs(map: &BTreeMap<String, String>) -> Vec<String> {
+    map.iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
