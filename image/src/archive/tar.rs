@@ -111,7 +111,10 @@ impl TarIndex {
             return Ok(None);
         }
         if !complete {
-            return Err(damaged("it ends early"));
+            return Err(match position {
+                0 => ArchiveError::NotAnArchive,
+                _ => damaged("it ends early"),
+            });
         }
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(None);

@@ -84,8 +84,8 @@ impl<'limits> Archive<'limits> {
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut preceding = Preceding::default();
         loop {
-            let rest = self.content + self.padding;
-            self.stream.pieces(rest, |_| Ok(()))?;
+            self.stream.pieces(self.content, |_| Ok(()))?;
+            self.skip_padding()?;
             (self.content, self.padding) = (0, 0);
             let Some(record) = self.header_record()? else {
                 if preceding.any {
@@ -122,6 +122,16 @@ impl<'limits> Archive<'limits> {
                 _ => return self.entry(&record, header, preceding).map(Some),
             }
         }
+    }
+
+    /// Nothing is lost where the last file is not padded, as umoci leaves it and Go's and GNU's readers accept.
+    fn skip_padding(&mut self) -> Result<(), LayerError> {
+        let mut padding = [0; RECORD];
+        let length = usize::try_from(self.padding).unwrap_or(RECORD);
+        if let Some(padding) = padding.get_mut(..length) {
+            self.stream.read(padding)?;
+        }
+        Ok(())
     }
 
     /// The next header, or `None` at the end: two empty ones, or nothing more.

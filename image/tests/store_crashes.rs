@@ -1,0 +1,244 @@
+//! Processes that load images and remove them are killed at random moments, run at the same time, and run out of disk,
+//! with this program itself in their place.
+//!
+//! Without libtest, because the program takes roles.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use image::archive::{self, Input};
+use image::progress::Silent;
+use image::{Digest, Store};
+use serde_json::json;
+
+/// How often processes are killed.
+const ROUNDS: u64 = 40;
+/// Layers of the image.
+const LAYERS: usize = 3;
+/// Blobs of the image: its layers, its configuration, its manifest.
+const BLOBS: usize = LAYERS + 2;
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().collect();
+    match &arguments[..] {
+        [_, role, folder] if role == "load" => return load(Path::new(folder)),
+        [_, role, folder] if role == "prune" => return prune(Path::new(folder)),
+        _ => {}
+    }
+    let tests: [(&str, fn()); 3] = [
+        ("a_killed_load_is_completed_by_the_next", killed),
+        ("loads_and_prunes_at_once_leave_whole_images", at_once),
+        ("a_full_disk_leaves_nothing_that_is_broken", full_disk),
+    ];
+    for (name, test) in tests {
+        test();
+        println!("test {name} ... ok");
+    }
+    println!("\ntest result: ok. {} passed; 0 failed", tests.len());
+}
+
+/// Loads the archive of a folder into its store.
+fn load(folder: &Path) {
+    let store = Store::open(folder.join("images")).unwrap();
+    let shared = store.share().unwrap();
+    let archive = folder.join("archive.tar");
+    let loaded = match archive::load(&shared, Input::Path(&archive), None, &Silent) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            eprintln!("{text}");
+            std::process::exit(1);
+        }
+    };
+    check_image(&shared, &loaded[0].manifest);
+}
+
+/// All of an image is there while the store is shared.
+fn check_image(shared: &image::store::Shared, digest: &Digest) {
+    let manifest = shared.manifest(digest).unwrap();
+    let config = shared.config(&manifest).unwrap();
+    assert_eq!(config.diff_ids.len(), LAYERS);
+    for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
+        shared.open_blob(&layer.descriptor.digest).unwrap();
+        assert!(shared.layer_size(diff_id).unwrap() > 1 << 20);
+    }
+}
+
+/// Removes everything, again and again.
+fn prune(folder: &Path) {
+    let store = Store::open(folder.join("images")).unwrap();
+    for _ in 0..20 {
+        store.exclude().unwrap().prune(&[], true).unwrap();
+    }
+}
+
+/// A folder with an archive of `docker save` with some layers.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut archive = tar::Builder::new(File::create(folder.path().join("archive.tar")).unwrap());
+    let mut names = Vec::new();
+    let mut diff_ids = Vec::new();
+    for number in 0..LAYERS {
+        let layer = layer(number);
+        let name = format!("{number}/layer.tar");
+        diff_ids.push(Digest::of(&layer).to_string());
+        append(&mut archive, &name, &layer);
+        names.push(name);
+    }
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    append(&mut archive, "config.json", config.to_string().as_bytes());
+    let list = json!([{"Config": "config.json", "RepoTags": ["x:1"], "Layers": names}]);
+    append(&mut archive, "manifest.json", list.to_string().as_bytes());
+    archive.finish().unwrap();
+    folder
+}
+
+fn layer(number: usize) -> Vec<u8> {
+    let mut layer = tar::Builder::new(Vec::new());
+    let content: Vec<u8> = (0..2_000_000)
+        .map(|at| (at * (number + 3) % 251) as u8)
+        .collect();
+    append(&mut layer, "etc/file", &content);
+    layer.into_inner().unwrap()
+}
+
+fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, name: &str, content: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, name, content).unwrap();
+}
+
+fn start(role: &str, folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .arg(role)
+        .arg(folder)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn files(folder: &Path, directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder.join("images").join(directory));
+    entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+/// Every blob that has a name is what its name says, and every layer can be mounted.
+fn check_names(folder: &Path) {
+    for blob in files(folder, "blobs/sha256") {
+        let digest = Digest::of(&fs::read(&blob).unwrap());
+        assert_eq!(blob.file_name().unwrap().to_str(), Some(&*digest.hex()));
+    }
+    for layer in files(folder, "layers/v1") {
+        let checked = Command::new("fsck.erofs").arg(&layer).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+    }
+}
+
+fn killed() {
+    let folder = folder();
+    let folder = folder.path();
+    let mut unfinished = 0;
+    for round in 0..ROUNDS {
+        let mut child = start("load", folder);
+        // The moment of the kill is the point: no event of the process tells it.
+        std::thread::sleep(Duration::from_micros(500 + (round * 7919) % 60_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        unfinished += files(folder, "partial").len() + files(folder, "staging").len();
+        check_names(folder);
+        if round % 8 == 7 {
+            assert!(start("load", folder).wait().unwrap().success());
+            // The next one took up, or replaced, all that was begun: there is nothing that no image needs.
+            let store = Store::open(folder.join("images")).unwrap();
+            let manifest = manifest(folder);
+            let pruned = store.exclude().unwrap().prune(&[manifest], true).unwrap();
+            assert_eq!((pruned.blobs, pruned.layers), (0, 0));
+            store.exclude().unwrap().prune(&[], true).unwrap();
+        }
+    }
+    assert!(unfinished > 0, "no process was killed while it worked");
+}
+
+/// The one manifest of the store.
+fn manifest(folder: &Path) -> Digest {
+    let store = Store::open(folder.join("images")).unwrap();
+    let shared = store.share().unwrap();
+    let blobs = files(folder, "blobs/sha256");
+    assert_eq!(blobs.len(), BLOBS);
+    let digests = blobs.iter().map(|blob| {
+        let name = blob.file_name().unwrap().to_str().unwrap();
+        format!("sha256:{name}").parse().unwrap()
+    });
+    let mut manifests = digests.filter(|digest| shared.manifest(digest).is_ok());
+    manifests.next().unwrap()
+}
+
+fn at_once() {
+    let folder = folder();
+    let folder = folder.path();
+    for _ in 0..4 {
+        let children = ["load", "load", "prune", "load"].map(|role| start(role, folder));
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        check_names(folder);
+        assert_eq!(
+            files(folder, "partial").len() + files(folder, "staging").len(),
+            0
+        );
+    }
+}
+
+/// The disk is full at each stage: when the store is made, in a blob, in a layer; until there is room enough.
+fn full_disk() {
+    let folder = folder();
+    let folder = folder.path();
+    let images = folder.join("images");
+    fs::create_dir(&images).unwrap();
+    let mut failures = 0;
+    for kilobytes in (0..40).map(|step| 16 + step * 512) {
+        let script = format!(
+            "mount -t tmpfs -o size={kilobytes}k none '{0}'
+            status=0; \"$1\" load '{1}' || status=$?
+            mkdir '{1}/left'; cp -r '{0}/.' '{1}/left/images'
+            exit $status",
+            images.display(),
+            folder.display(),
+        );
+        let output = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        let left = folder.join("left");
+        check_names(&left);
+        assert_eq!(files(&left, "staging").len(), 0, "{kilobytes}");
+        fs::remove_dir_all(&left).unwrap();
+        if output.status.success() {
+            assert!(failures > 4, "the disk was never full");
+            return;
+        }
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("No space left on device"),
+            "{kilobytes}: {error}"
+        );
+        failures += 1;
+    }
+    panic!("there was never room enough");
+}
