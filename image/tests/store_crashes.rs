@@ -210,8 +210,7 @@ fn full_disk() {
     let folder = folder.path();
     let images = folder.join("images");
     fs::create_dir(&images).unwrap();
-    let mut failures = 0;
-    for kilobytes in (0..40).map(|step| 16 + step * 512) {
+    for (failures, kilobytes) in (0..40).map(|step| 16 + step * 512).enumerate() {
         let script = format!(
             "mount -t tmpfs -o size={kilobytes}k none '{0}'
             status=0; \"$1\" load '{1}' || status=$?
@@ -238,7 +237,6 @@ fn full_disk() {
             error.contains("No space left on device"),
             "{kilobytes}: {error}"
         );
-        failures += 1;
     }
     panic!("there was never room enough");
 }
