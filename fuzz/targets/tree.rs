@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use files::{Files, TreePolicy, TreeWriter};
+use files::{Files, TreePolicy, TreeSink, TreeWriter};
 use protocol::{Bytes, ClockTime, FileReply, FrameDecoder, NodeKind, TreeNode};
 
 /// Components that paths and links are made of; the hostile ones among them.
