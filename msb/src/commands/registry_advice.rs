@@ -3,6 +3,7 @@
 use microsandbox::images::ImageError;
 use microsandbox::images::image::registry::{PullError, RegistryError, Shown};
 
+use super::image;
 use crate::failure::with_hint;
 
 /// Adds to an error what to do about it.
@@ -13,7 +14,7 @@ pub(super) fn advise(error: ImageError) -> anyhow::Error {
             PullError::Registry(registry) => Some(registry),
             _ => None,
         },
-        _ => None,
+        _ => return image::advice::advise(error),
     };
     match registry.and_then(hint) {
         Some(hint) => with_hint(error, hint),

@@ -16,15 +16,17 @@ use clap::{Args, Subcommand};
 use microsandbox::home::Home;
 use microsandbox::images::Images;
 
+use super::pull;
 use crate::failure::Hint;
 
-/// Loads, saves, shows and removes images, of which sandboxes are made
+/// Pulls, loads, saves, shows and removes images, of which sandboxes are made
 #[derive(Debug, Args)]
 #[command(
     after_help = "An image is named as Docker names it (debian, python:3.12, ghcr.io/owner/image:tag), or by its digest: the manifest's, or the
 configuration's, which Docker calls the ID. The first 6 digits are enough.
 
 Examples:
+  msb image pull debian
   msb image load debian.tar
   msb image ls
   msb image inspect debian
@@ -39,6 +41,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Pull(pull::Arguments),
     Ls(ls::Arguments),
     Inspect(inspect::Arguments),
     History(history::Arguments),
@@ -54,6 +57,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
     let images = Images::open(&home).map_err(advice::advise)?;
     match arguments.command {
+        Command::Pull(arguments) => pull::execute(arguments),
         Command::Ls(arguments) => ls::execute(&images, &arguments),
         Command::Inspect(arguments) => inspect::execute(&images, &arguments),
         Command::History(arguments) => history::execute(&images, &arguments),
