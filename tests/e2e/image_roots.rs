@@ -32,12 +32,7 @@ fn load_demo(home: &Home) {
 
 fn load(home: &Home, image: DockerImage) {
     let archive: PathBuf = image.write(home.path());
-    let loaded = home.msb([
-        "image".as_ref(),
-        "load".as_ref(),
-        "-i".as_ref(),
-        archive.as_os_str(),
-    ]);
+    let loaded = home.msb(["image".as_ref(), "load".as_ref(), archive.as_os_str()]);
     assert_eq!(loaded.code(), 0, "{}", loaded.errors());
 }
 
@@ -165,7 +160,7 @@ fn roots_are_patched_before_anything_runs() {
 fn what_is_no_image_is_explained() {
     let home = Home::new();
     let refused = home.guest("nosuchimage").run(["true"]);
-    refused.assert_error(125, "No image \"nosuchimage\" is here");
+    refused.assert_error(125, "no image \"nosuchimage\" is here");
     load_demo(&home);
     home.guest("demo")
         .with(["--root-rw"])

@@ -67,6 +67,10 @@ pub(super) fn start_failed(start: StartFailure) -> anyhow::Error {
             error,
             "a target must be a directory, for a file a file, or be possible to make; partition= and fstype= choose what is mounted of a disk",
         ),
+        StartStage::Guest(Stage::Patch) => with_hint(
+            error,
+            "--patch-replace lets files that are there be replaced; changes need a root with a private layer, see --root-upper",
+        ),
         StartStage::Disk(problem) => with_hint(error, disk_hint(problem)),
         StartStage::Handover | StartStage::Folder | StartStage::Device | StartStage::Guest(_) => {
             error
