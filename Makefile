@@ -15,9 +15,9 @@ PACKAGES := $(shell sed 's/\#.*//' kernel/packages disk/packages image/packages 
 ##@ Use
 
 .PHONY: run
-run: build rootfs ## Set everything up and run a command in a microVM
-	@root=$$(tests/rootfs/build debian); \
-	tests/with-kvm $(BIN)/msb run --memory 256M "$$root" -- \
+run: build rootfs ## Set everything up, load a Debian image and run a command of it in a microVM
+	@image=$$(tests/rootfs/image debian); \
+	tests/with-kvm tests/rootfs/run "$(BIN)/msb" "$$image" debian:bookworm \
 	    sh -c 'echo "Hello from $$(. /etc/os-release; echo $$PRETTY_NAME) on Linux $$(uname -r), process $$$$, in a microVM"'
 
 .PHONY: install

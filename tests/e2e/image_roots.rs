@@ -159,7 +159,10 @@ fn roots_are_patched_before_anything_runs() {
 #[test]
 fn what_is_no_image_is_explained() {
     let home = Home::new();
-    let refused = home.guest("nosuchimage").run(["true"]);
+    let refused = home
+        .guest("nosuchimage")
+        .with(["--pull=never"])
+        .run(["true"]);
     refused.assert_error(125, "no image \"nosuchimage\" is here");
     load_demo(&home);
     home.guest("demo")

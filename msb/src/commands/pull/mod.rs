@@ -75,22 +75,16 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
         auth: None,
         registry: arguments.registry.options(),
     };
-    let bars = (!arguments.quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
-    let progress: Arc<dyn Progress + Send + Sync> = match &bars {
-        Some(bars) => Arc::<Bars>::clone(bars),
-        None => Arc::new(Silent),
-    };
-    let ended = block_on(async {
-        let pulling = images::pull(&home, &reference, options, progress);
-        let ended = tokio::select! {
-            image = pulling => Ok(image.map_err(advise)),
-            signal = asked_to_end() => Err(signal?),
-        };
-        Ok(ended)
+    let ended = with_bars(arguments.quiet, |progress| {
+        block_on(async {
+            let pulling = images::pull(&home, &reference, options, progress);
+            let ended = tokio::select! {
+                image = pulling => Ok(image.map_err(advise)),
+                signal = asked_to_end() => Err(signal?),
+            };
+            Ok(ended)
+        })
     });
-    if let Some(bars) = bars {
-        bars.clear();
-    }
     match ended? {
         Err(signal) => Ok(128 + signal as u8),
         Ok(image) => {
@@ -103,6 +97,38 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Sees to it that the image of a sandbox is here, if `policy` says so. A signal ends the program, as it does while the sandbox
+/// is made.
+///
+/// # Errors
+/// When it cannot be pulled.
+pub(super) fn fetch(home: &Home, reference: &Reference, policy: PullPolicy) -> anyhow::Result<()> {
+    let options = PullOptions {
+        policy,
+        ..PullOptions::default()
+    };
+    with_bars(false, |progress| {
+        block_on(async {
+            let pulled = images::pull(home, reference, options, progress).await;
+            pulled.map(drop).map_err(advise)
+        })
+    })
+}
+
+/// Does `work` with bars that show what is pulled, on a terminal.
+fn with_bars<T>(quiet: bool, work: impl FnOnce(Arc<dyn Progress + Send + Sync>) -> T) -> T {
+    let bars = (!quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
+    let progress: Arc<dyn Progress + Send + Sync> = match &bars {
+        Some(bars) => Arc::<Bars>::clone(bars),
+        None => Arc::new(Silent),
+    };
+    let result = work(progress);
+    if let Some(bars) = bars {
+        bars.clear();
+    }
+    result
 }
 
 /// Waits for the signals that end a program.

@@ -8,10 +8,11 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
 use microsandbox::home::Home;
-use microsandbox::images::{self, ResolvedImage};
+use microsandbox::images::{self, Images, PullPolicy, ResolvedImage};
 use microsandbox::launch::{HostPath, RootSource};
-use microsandbox::sandbox::{RootAccessConfig, image_name, root_disk};
+use microsandbox::sandbox::{RootAccessConfig, image_name, registry_name, root_disk};
 
+use crate::commands::pull::fetch;
 use crate::failure::{Hint, with_hint};
 use crate::options::{
     DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_whole_mebibytes,
@@ -41,6 +42,10 @@ pub(in crate::commands) struct RootArguments {
     /// memory
     #[arg(long, value_name = "SIZE|tmpfs[:SIZE]", group = "root_access", value_parser = parse_layer)]
     root_upper: Option<RootAccessConfig>,
+
+    /// When the image is pulled from its registry
+    #[arg(long, value_name = "always|if-missing|never", default_value_t)]
+    pull: PullPolicy,
 
     /// Format of the disk image [default: what the name ends with]
     #[arg(long, value_name = "raw|qcow2|vmdk")]
@@ -106,8 +111,10 @@ impl RootArguments {
 
     fn image(&self, name: &str) -> anyhow::Result<ResolvedRoot> {
         self.refuse_disk_options("an image")?;
-        let found = images::resolve(&Home::from_environment()?, name)
-            .with_context(|| format!("cannot use {name} as root"));
+        let home = Home::from_environment()?;
+        let cannot = || format!("cannot use {name} as root");
+        self.pull(&home, name).with_context(cannot)?;
+        let found = images::resolve(&home, name).with_context(cannot);
         let image = match Path::new(name).exists() {
             true => found.hint(format!("a path begins with ./ as in ./{name}"))?,
             false => found.hint("`msb image ls` lists the images that are here; `msb image load` and `msb pull` get others")?,
@@ -123,6 +130,16 @@ impl RootArguments {
             access: self.access(),
             image: Some((self.root.clone(), image)),
         })
+    }
+
+    /// Pulls the image, if it is to be pulled and can be.
+    fn pull(&self, home: &Home, name: &str) -> anyhow::Result<()> {
+        let is_here = || Ok::<_, anyhow::Error>(Images::open(home)?.get(name).is_ok());
+        match (self.pull, registry_name(name)) {
+            (PullPolicy::Never, _) | (_, None) => Ok(()),
+            (PullPolicy::IfMissing, Some(_)) if Path::new(name).exists() || is_here()? => Ok(()),
+            (policy, Some(reference)) => fetch(home, &reference, policy),
+        }
     }
 
     fn refuse_disk_options(&self, what: &str) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
+use crate::images::{PullPolicy, RegistryAuth};
 
 /// Makes a sandbox, see [`Sandbox::builder`](super::Sandbox::builder). Setters of one value replace it, setters of several add to them.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct SandboxBuilder {
     home: Option<Home>,
     config: SandboxConfig,
     console: Option<File>,
+    registry_auth: Option<RegistryAuth>,
 }
 
 impl SandboxBuilder {
@@ -25,6 +27,7 @@ impl SandboxBuilder {
             home: None,
             config: SandboxConfig::new(name, ""),
             console: None,
+            registry_auth: None,
         }
     }
 
@@ -35,7 +38,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// The root file system: a folder, or a disk image whose name tells its format.
+    /// The root file system: the name of an image; or a path, which begins with `/`, `./`, `../` or `~` or ends as disk images do,
+    /// of a folder or a disk image.
     #[must_use]
     pub fn image(mut self, image: impl Into<PathBuf>) -> SandboxBuilder {
         self.config.image = image.into();
@@ -52,6 +56,20 @@ impl SandboxBuilder {
     ) -> SandboxBuilder {
         self.config.image = image.into();
         self.config.image_fstype = Some(fstype.into()).filter(|fstype| !fstype.is_empty());
+        self
+    }
+
+    /// When the image is pulled.
+    #[must_use]
+    pub fn pull_policy(mut self, policy: PullPolicy) -> SandboxBuilder {
+        self.config.pull_policy = policy;
+        self
+    }
+
+    /// Who asks the image's registry, if not whoever is logged in. It is not recorded.
+    #[must_use]
+    pub fn registry_auth(mut self, auth: RegistryAuth) -> SandboxBuilder {
+        self.registry_auth = Some(auth);
         self
     }
 
@@ -291,13 +309,13 @@ impl SandboxBuilder {
     /// # Errors
     /// [`MicrosandboxError::InvalidConfig`] with the field; [`MicrosandboxError::SandboxAlreadyExists`];
     /// [`MicrosandboxError::BootFailed`] with the step that failed; [`MicrosandboxError::NotInstalled`];
-    /// [`MicrosandboxError::Volume`] when a volume cannot be used.
+    /// [`MicrosandboxError::Image`] and [`MicrosandboxError::Volume`] when the image or a volume cannot be used.
     pub async fn create(self) -> Result<Sandbox, MicrosandboxError> {
         let home = match self.home {
             Some(home) => home,
             None => Home::from_environment()?,
         };
-        start::create(home, self.config, self.console).await
+        start::create(home, self.config, self.console, self.registry_auth).await
     }
 
     /// Goes on from data.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{MountConfig, PatchConfig, Rlimit};
+use crate::images::PullPolicy;
 
 /// Memory of a sandbox that asks for none, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 512;
@@ -33,6 +34,9 @@ pub struct SandboxConfig {
     /// created; that is recorded here then.
     #[serde(default)]
     pub image_digest: Option<String>,
+    /// When the image is pulled from its registry, if `image_digest` does not say which it is.
+    #[serde(default)]
+    pub pull_policy: PullPolicy,
     /// Format of a disk image whose name does not tell it: `raw`, `qcow2` or `vmdk`.
     #[serde(default)]
     pub image_format: Option<String>,
@@ -161,6 +165,7 @@ impl SandboxConfig {
             name: name.into(),
             image: image.into(),
             image_digest: None,
+            pull_policy: PullPolicy::default(),
             image_format: None,
             image_fstype: None,
             image_partition: None,

@@ -1,15 +1,17 @@
 //! Sandboxes that are made of images: what the image says of them, and where its file system is.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use image::Digest;
 use image::manifest::ContainerConfig;
+use image::progress::Silent;
 use image::store::RootDisk;
+use image::{Digest, Reference};
 
-use super::SandboxConfig;
+use super::{SandboxConfig, blocking};
 use crate::error::MicrosandboxError;
 use crate::home::Home;
-use crate::images::{self, ResolvedImage};
+use crate::images::{self, Images, PullOptions, PullPolicy, RegistryAuth, ResolvedImage};
 use crate::launch::{DiskImage, HostPath, Patch};
 
 /// What stands before the path of an image that is in no registry.
@@ -26,6 +28,47 @@ pub fn image_name(image: &Path) -> Option<&str> {
         || text.is_empty()
         || disk::Format::from_extension(image).is_some();
     (!is_path).then_some(text)
+}
+
+/// Pulls the image of a sandbox that is to be created, if that is wanted and possible. `auth` is who asks the registry, if not
+/// whoever is logged in.
+///
+/// # Errors
+/// [`MicrosandboxError::Image`].
+pub(super) async fn pull_image(
+    home: &Home,
+    config: &SandboxConfig,
+    auth: Option<RegistryAuth>,
+) -> Result<(), MicrosandboxError> {
+    let policy = config.pull_policy;
+    let name = image_name(&config.image).filter(|_| config.image_digest.is_none());
+    let Some(reference) = name.and_then(registry_name) else {
+        return Ok(());
+    };
+    if policy != PullPolicy::Always {
+        let (home, name) = (home.clone(), name.unwrap_or_default().to_owned());
+        let is_here = move || Ok(Images::open(&home)?.get(&name).is_ok());
+        if policy == PullPolicy::Never || blocking(is_here).await? {
+            return Ok(());
+        }
+    }
+    let options = PullOptions {
+        policy,
+        auth,
+        ..PullOptions::default()
+    };
+    images::pull(home, &reference, options, Arc::new(Silent)).await?;
+    Ok(())
+}
+
+/// The name of an image, if a registry may have it.
+#[must_use]
+pub fn registry_name(name: &str) -> Option<Reference> {
+    let is_local = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    if is_local {
+        return None;
+    }
+    name.parse().ok()
 }
 
 /// Finds the image of a sandbox that is to be created, and takes over what it says and `config` does not. The image stays

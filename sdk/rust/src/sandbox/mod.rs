@@ -27,7 +27,7 @@ mod watching;
 
 use std::time::Duration;
 
-pub use self::image::{image_name, image_patches, root_disk, working_directory};
+pub use self::image::{image_name, image_patches, registry_name, root_disk, working_directory};
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
 pub use config::{

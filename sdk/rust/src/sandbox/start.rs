@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::image::{recorded, take_image};
+use super::image::{pull_image, recorded, take_image};
 use super::machine::{Machine, blocking};
 use super::readiness::readable;
 use super::resolve::{Circumstances, Resolved, make_absolute, resolve};
@@ -16,6 +16,7 @@ use super::validate::{parse_name, validate};
 use super::{Sandbox, SandboxConfig, StopReason, reaper};
 use crate::error::{BootFailure, MicrosandboxError, failed};
 use crate::home::Home;
+use crate::images::RegistryAuth;
 use crate::launch::{MachineProcess, Program, Report, Startup};
 use crate::names::Name;
 use crate::registry::{Record, Registry};
@@ -35,8 +36,10 @@ pub(super) async fn create(
     home: Home,
     mut config: SandboxConfig,
     console: Option<File>,
+    auth: Option<RegistryAuth>,
 ) -> Result<Sandbox, MicrosandboxError> {
     let name = validate(&config)?;
+    pull_image(&home, &config, auth).await?;
     // The image stays until it is recorded that the sandbox is made of it.
     let (claim, mut config, image) = blocking({
         let (home, name) = (home.clone(), name.clone());
