@@ -164,6 +164,39 @@ fn a_private_image_is_pulled_once_by_whoever_is_logged_in() {
     assert_eq!(refused.status.code(), Some(1));
 }
 
+/// The kernel is none, so no machine starts: what is shown is what comes before.
+#[test]
+fn a_sandbox_pulls_what_is_missing_if_it_may() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    fs::create_dir_all(user.path().join("home")).unwrap();
+    let ca = registry.ca();
+    let settings = format!(r#"{{"{}": {{"ca_certs": {ca:?}}}}}"#, registry.name());
+    fs::write(user.path().join("home/registries.json"), settings).unwrap();
+    let image = registry.image();
+    let run = |policy: &str| {
+        let policy = format!("--pull={policy}");
+        let mut run = user.msb(&["run", &policy, "--kernel=/dev/null", &image, "true"]);
+        let output = run.output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        text(&output.stderr).to_owned()
+    };
+    let refused = run("never");
+    assert!(refused.contains("no image"), "{refused}");
+    assert_eq!(registry.blobs_sent(), 0);
+    let pulled = |policy: &str| {
+        let errors = run(policy);
+        assert!(!errors.contains("no image"), "{errors}");
+        registry.blobs_sent()
+    };
+    let sent = pulled("if-missing");
+    assert_eq!(sent, 5);
+    for policy in ["never", "if-missing", "always"] {
+        assert_eq!(pulled(policy), sent, "{policy}");
+    }
+    user.has_only(&registry);
+}
+
 #[test]
 fn a_certificate_must_be_vouched_for() {
     let registry = Registry::start();

@@ -1,0 +1,181 @@
+//! What is mounted in a sandbox; volumes are taken into use.
+
+use std::fs;
+use std::path::Path;
+
+use protocol::{Bytes, MountOptions};
+
+use super::{Circumstances, format, unusable};
+use crate::error::MicrosandboxError;
+use crate::launch::{DiskImage, HostPath, Mount, MountSource, Quota, SharedCache, Sharing};
+use crate::sandbox::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage, SandboxConfig};
+use crate::volumes::{
+    NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeUse, Volumes,
+};
+
+/// Permission bits of a root directory in guest memory, as `/tmp` has them.
+const TMPFS_MODE: u32 = 0o1777;
+
+pub(super) fn resolve_mounts(
+    config: &SandboxConfig,
+    of: Circumstances<'_>,
+) -> Result<(Vec<Mount>, Vec<VolumeUse>), MicrosandboxError> {
+    let mut mounts = Vec::with_capacity(config.volumes.len());
+    let mut uses = Vec::new();
+    for (target, mount) in &config.volumes {
+        let source = match &mount.kind {
+            MountKind::Named { .. } => {
+                let (source, volume_use) = take_volume(mount, of)?;
+                uses.push(volume_use);
+                source
+            }
+            MountKind::Bind {
+                path,
+                cache,
+                cache_timeout_ms,
+                quota_mib,
+            } => {
+                let sharing = sharing(*cache, *cache_timeout_ms);
+                bind(path, sharing, *quota_mib)?
+            }
+            &MountKind::Tmpfs { size_mib, mode } => MountSource::Tmpfs {
+                size: size_mib.map(|mib| u64::from(mib) << 20),
+                mode: mode.unwrap_or(TMPFS_MODE),
+            },
+            MountKind::Disk {
+                path,
+                format: given,
+                fstype,
+                partition,
+                cache,
+            } => MountSource::Disk(DiskImage {
+                path: HostPath(path.clone()),
+                format: format("volumes", path, given.as_deref())?,
+                cache: (*cache).into(),
+                partition: *partition,
+                fstype: fstype.clone(),
+            }),
+        };
+        mounts.push(Mount {
+            target: Bytes(target.clone().into_bytes()),
+            source,
+            options: MountOptions {
+                read_only: mount.readonly,
+                no_exec: mount.noexec,
+                no_suid: mount.nosuid,
+                no_dev: mount.nodev,
+            },
+        });
+    }
+    Ok((mounts, uses))
+}
+
+fn bind(
+    path: &Path,
+    sharing: Sharing,
+    quota_mib: Option<u32>,
+) -> Result<MountSource, MicrosandboxError> {
+    let kind = fs::metadata(path).map_err(|error| unusable("volumes", path, &error))?;
+    let shared = HostPath(path.to_owned());
+    if kind.is_dir() {
+        let quota = quota_mib.map(|mib| Quota {
+            limit: u64::from(mib) << 20,
+            ledger: None,
+        });
+        let sharing = Sharing { quota, ..sharing };
+        return Ok(MountSource::Folder {
+            path: shared,
+            sharing,
+        });
+    }
+    if quota_mib.is_some() {
+        return Err(MicrosandboxError::invalid(
+            "volumes",
+            format!("{} is no folder, and has no quota", path.display()),
+        ));
+    }
+    Ok(MountSource::File {
+        path: shared,
+        sharing,
+    })
+}
+
+fn take_volume(
+    mount: &MountConfig,
+    of: Circumstances<'_>,
+) -> Result<(MountSource, VolumeUse), MicrosandboxError> {
+    let MountKind::Named {
+        name,
+        mode,
+        storage,
+        size_mib,
+        quota_mib,
+        cache,
+        cache_timeout_ms,
+    } = &mount.kind
+    else {
+        return Err(MicrosandboxError::invalid(
+            "volumes",
+            "it is no named volume",
+        ));
+    };
+    let description = VolumeConfig {
+        kind: match storage {
+            NamedStorage::Dir => VolumeKind::Dir,
+            NamedStorage::Disk => VolumeKind::Disk,
+        },
+        quota_mib: *quota_mib,
+        size_mib: *size_mib,
+        labels: Default::default(),
+    };
+    let wanted = NamedVolume {
+        name: name
+            .parse()
+            .map_err(|error| MicrosandboxError::invalid("volumes", error))?,
+        mode: match mode {
+            NamedMode::EnsureExists => VolumeMode::EnsureExists(description),
+            NamedMode::Create if of.created => VolumeMode::Create(description),
+            NamedMode::Create | NamedMode::Existing => VolumeMode::Existing,
+        },
+        read_only: mount.readonly,
+    };
+    let volume_use = Volumes::open(of.home)?.acquire(&wanted, of.name)?;
+    let source = volume_source(volume_use.volume(), sharing(*cache, *cache_timeout_ms))?;
+    Ok((source, volume_use))
+}
+
+fn volume_source(
+    volume: &VolumeHandle,
+    sharing: Sharing,
+) -> Result<MountSource, MicrosandboxError> {
+    let Some(image) = volume.disk_image() else {
+        let quota = volume.quota_mib().map(|mib| Quota {
+            limit: u64::from(mib) << 20,
+            ledger: volume.usage_ledger().map(HostPath),
+        });
+        return Ok(MountSource::Folder {
+            path: HostPath(volume.path()),
+            sharing: Sharing { quota, ..sharing },
+        });
+    };
+    let format = volume.disk_format();
+    Ok(MountSource::Disk(DiskImage {
+        format: self::format("volumes", &image, format)?,
+        path: HostPath(image),
+        cache: disk::Cache::Writeback,
+        partition: None,
+        fstype: volume.disk_fstype().map(str::to_owned),
+    }))
+}
+
+fn sharing(cache: BindCache, cache_timeout_ms: Option<u64>) -> Sharing {
+    Sharing {
+        cache: match cache {
+            BindCache::None => SharedCache::None,
+            BindCache::Auto => SharedCache::Auto,
+            BindCache::Always => SharedCache::Always,
+        },
+        cache_timeout_ms,
+        quota: None,
+    }
+}
