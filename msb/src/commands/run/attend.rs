@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use microsandbox::home::Home;
+use microsandbox::images::ResolvedImage;
 use microsandbox::launch::MachineProcess;
 use microsandbox::protocol::Exec;
 use nix::sys::signal::Signal;
@@ -29,6 +31,8 @@ pub(super) struct Attendance {
     exec: Exec,
     program: String,
     timeout: Option<Duration>,
+    /// No record keeps it from being removed until the machine has opened its files.
+    image: Option<Rc<ResolvedImage>>,
     timings: Timings,
     timings_format: Option<TimingsFormat>,
 }
@@ -53,6 +57,7 @@ impl Attendance {
             timings_format,
             ..
         } = plan;
+        let image = sandbox.held_image();
         let process = machine::start(sandbox, home, console)?;
         Ok(Attendance {
             signals,
@@ -60,6 +65,7 @@ impl Attendance {
             exec,
             program,
             timeout,
+            image,
             timings,
             timings_format,
         })
@@ -73,6 +79,7 @@ impl Attendance {
         if let Some(signal) = self.wait_until_ready()? {
             return Ok(signal_status(signal as i32));
         }
+        self.image = None;
         let outcome = self.run_process()?;
         let orderly = !matches!(outcome, Outcome::Killed(_) | Outcome::TimedOut);
         if orderly {

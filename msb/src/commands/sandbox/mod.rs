@@ -13,10 +13,12 @@ mod root;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use microsandbox::images::ResolvedImage;
 use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
@@ -172,6 +174,12 @@ impl SandboxPlan {
             Some(program) => program.to_string_lossy().into_owned(),
             None => "the shell".to_owned(),
         }
+    }
+
+    /// The image that it is made of. Nobody removes it while this lives.
+    pub(super) fn held_image(&self) -> Option<Rc<ResolvedImage>> {
+        let (_, image) = self.root.image.as_ref()?;
+        Some(Rc::clone(image))
     }
 
     fn image(&self) -> Option<&ContainerConfig> {

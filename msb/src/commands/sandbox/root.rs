@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -71,8 +72,8 @@ pub(super) struct ResolvedRoot {
     pub(super) source: RootSource,
     /// What becomes of changes, if that was said.
     pub(super) access: Option<RootAccessConfig>,
-    /// The image that it is of, and its name. It stays as long as this lives.
-    pub(super) image: Option<(PathBuf, ResolvedImage)>,
+    /// The image that it is of, and its name. It stays as long as that lives.
+    pub(super) image: Option<(PathBuf, Rc<ResolvedImage>)>,
 }
 
 impl RootArguments {
@@ -128,7 +129,7 @@ impl RootArguments {
         Ok(ResolvedRoot {
             source: RootSource::Disk(root_disk(&image.root)),
             access: self.access(),
-            image: Some((self.root.clone(), image)),
+            image: Some((self.root.clone(), Rc::new(image))),
         })
     }
 

@@ -93,7 +93,7 @@ fn refused() {
                 "begin with /",
             ),
             (
-                fixture.builder("web").image("no/such/folder"),
+                fixture.builder("web").image("./no/such/folder"),
                 "image",
                 "No such file",
             ),
