@@ -11,7 +11,6 @@ pub mod manifest;
 mod parallel;
 pub mod progress;
 pub mod reference;
-pub mod registry;
 pub mod store;
 
 pub use archive::ArchiveError;

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use microsandbox::home::Home;
-use microsandbox::images::image::registry::{KeptIn, Secret};
+use microsandbox::images::distribution::{KeptIn, Secret};
 use microsandbox::images::{self, RegistryAuth};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};

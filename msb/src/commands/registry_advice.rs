@@ -1,7 +1,7 @@
 //! What to do about errors of registries.
 
 use microsandbox::images::ImageError;
-use microsandbox::images::image::registry::{PullError, RegistryError, Shown};
+use microsandbox::images::distribution::{PullError, RegistryError, Shown};
 
 use super::image;
 use crate::failure::with_hint;

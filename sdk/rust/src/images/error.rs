@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::registry::{PullError, RegistryError};
+use distribution::{PullError, RegistryError};
 use image::{ArchiveError, Digest, Reference, ReferenceError, StoreError};
 
 use crate::database::DatabaseError;

@@ -1,7 +1,7 @@
 //! Who is logged in at which registry, as Docker and its like keep it.
 
+use distribution::{CredentialFile, Credentials, Identity, KeptIn, RegistryError};
 use image::Reference;
-use image::registry::{CredentialFile, Credentials, Identity, KeptIn, RegistryError};
 
 use super::ImageError;
 use super::pull::{RegistryAuth, RegistryOptions, access, waiting};

@@ -23,6 +23,7 @@ use image::progress::Silent;
 use image::store::{Pruned, Shared};
 use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
 
+pub use distribution;
 pub use error::ImageError;
 pub use handle::{ImageDetails, ImageHandle};
 pub use image;

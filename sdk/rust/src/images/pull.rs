@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use image::registry::{
+use distribution::{
     Access, CredentialFile, Credentials, Identity, RegistryError, Secret, Settings,
 };
 use image::store::Shared;

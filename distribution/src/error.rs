@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::credentials::CredentialError;
-use crate::digest::Digest;
-use crate::manifest::ManifestError;
-use crate::store::StoreError;
+use image::digest::Digest;
+use image::manifest::ManifestError;
+use image::store::StoreError;
 
 /// Why an image cannot be pulled.
 #[derive(Debug, thiserror::Error)]

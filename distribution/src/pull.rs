@@ -12,11 +12,11 @@ use super::client::{Fetched, Repository};
 use super::download::Download;
 use super::error::PullError;
 use super::{Access, RegistryError};
-use crate::digest::Digest;
-use crate::manifest::{Document, Index, MAX_MANIFEST_BYTES, Manifest};
-use crate::progress::Progress;
-use crate::reference::Reference;
-use crate::store::Shared;
+use image::digest::Digest;
+use image::manifest::{Document, Index, MAX_MANIFEST_BYTES, Manifest};
+use image::progress::Progress;
+use image::reference::Reference;
+use image::store::Shared;
 
 /// Layers that are downloaded at a time.
 const DOWNLOADS: usize = 4;

@@ -4,13 +4,13 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::image::Image;
+use super::sample::Image;
 use super::server::{Answer, Body, Request, Server};
 use super::{Puller, reference};
-use crate::digest::Digest;
-use crate::manifest::{ManifestError, OCI_INDEX};
-use crate::registry::{PullError, RegistryError};
-use crate::store::StoreError;
+use crate::{PullError, RegistryError};
+use image::digest::Digest;
+use image::manifest::{ManifestError, OCI_INDEX};
+use image::store::StoreError;
 
 fn registry_error(result: Result<Digest, PullError>) -> RegistryError {
     match result {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::server::{Answer, Request};
-use crate::digest::Digest;
-use crate::manifest::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use image::digest::Digest;
+use image::manifest::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 
 /// An image of a few layers.
 #[derive(Debug, Clone)]

@@ -9,8 +9,8 @@ use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::transport::{TimeLimits, Transport};
-use crate::digest::Digest;
-use crate::manifest::{
+use image::digest::Digest;
+use image::manifest::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST,
 };
 

@@ -2,8 +2,8 @@
 
 mod credentials;
 mod faults;
-mod image;
 mod mirrors;
+mod sample;
 mod server;
 
 use std::fs;
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use super::transport::TimeLimits;
 use super::{Access, Credentials, Identity, PullError, Settings};
-use crate::digest::Digest;
-use crate::progress::{LayerState, Progress};
-use crate::store::Store;
-use image::Image;
+use image::digest::Digest;
+use image::progress::{LayerState, Progress};
+use image::store::Store;
+use sample::Image;
 use server::Server;
 
 /// No pull of these tests may take longer.
@@ -148,7 +148,7 @@ fn an_image_is_pulled_by_digest_and_through_an_index() {
     let of_index = Digest::of(&index);
     let server = Server::start(move |request| match request.target.rsplit('/').next() {
         Some(last) if last == "latest" || last == of_index.to_string() => {
-            server::Answer::ok(index.clone()).with("content-type", crate::manifest::OCI_INDEX)
+            server::Answer::ok(index.clone()).with("content-type", image::manifest::OCI_INDEX)
         }
         _ => plain(request),
     });

@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 use super::answer::{Again, Attempt, Patience};
 use super::client::Repository;
 use super::error::{PullError, Reason, RegistryError};
-use crate::manifest::Descriptor;
-use crate::progress::Progress;
-use crate::store::{BlobState, BlobWriter, Shared, StoreError};
+use image::manifest::Descriptor;
+use image::progress::Progress;
+use image::store::{BlobState, BlobWriter, Shared, StoreError};
 
 /// Parts of a blob that wait to be written; a part has some 16 KiB.
 const WAITING_PARTS: usize = 64;

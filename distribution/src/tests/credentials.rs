@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::image::Image;
+use super::sample::Image;
 use super::server::{Answer, Request, Server};
 use super::{Puller, reference, run};
-use crate::registry::{Credentials, PullError, RegistryError, Secret, Shown};
+use crate::{Credentials, PullError, RegistryError, Secret, Shown};
 
 const PASSWORD: &str = "hunter2hunter2";
 

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use super::image::Image;
+use super::sample::Image;
 use super::server::{Answer, Server};
 use super::{Puller, reference};
-use crate::digest::Digest;
-use crate::registry::{Credentials, Secret, Settings};
+use crate::{Credentials, Secret, Settings};
+use image::digest::Digest;
 
 /// A puller for which `mirror` is a mirror of `registry`.
 fn puller(registry: &Server, mirror: &Server, credentials: Credentials) -> Puller {
