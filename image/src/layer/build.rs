@@ -56,9 +56,6 @@ impl<'limits> Builder<'limits> {
         let Some((name, above)) = parts.split_last() else {
             return self.root(entry);
         };
-        if above.iter().any(|part| part.starts_with(WHITEOUT)) {
-            return Err(refused(&entry.path, "lies beneath a whiteout"));
-        }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             let parent = self.directory(above, Missing::Make, &entry.path)?;
             return self.whiteout(parent, name, hidden, &entry.path);
@@ -142,12 +139,8 @@ impl<'limits> Builder<'limits> {
         parent: InodeId,
         name: &[u8],
         opaque: bool,
-        entry: &[u8],
     ) -> Result<InodeId, LayerError> {
         self.charge_bytes(name.len() as u64)?;
-        if name.len() > crate::erofs::NAME_MAX {
-            return Err(refused(entry, "lies beneath a link to too long a name"));
-        }
         let directory = Directory::new(opaque, !opaque);
         let attributes = Attributes {
             permissions: 0o755,

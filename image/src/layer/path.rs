@@ -47,17 +47,27 @@ pub(super) fn parts<'path>(
                     return Err(refused(entry, "leads out of the layer"));
                 }
             }
-            _ if part.contains(&0) => return Err(refused(entry, "has a NUL in its name")),
-            _ if part.len() > NAME_MAX => {
-                return Err(LayerError::Limit {
-                    what: "longer names",
-                    limit: NAME_MAX as u64,
-                });
+            _ => {
+                check_name(part, entry)?;
+                parts.push(part);
             }
-            _ => parts.push(part),
         }
     }
     Ok(parts)
+}
+
+/// Refuses what cannot be a name on the way to an entry, whether the entry says it or a link that leads there.
+fn check_name(name: &[u8], entry: &[u8]) -> Result<(), LayerError> {
+    if name.contains(&0) {
+        return Err(refused(entry, "has a NUL in its name"));
+    }
+    if name.len() > NAME_MAX {
+        return Err(LayerError::Limit {
+            what: "longer names",
+            limit: NAME_MAX as u64,
+        });
+    }
+    Ok(())
 }
 
 /// Whether AUFS alone knows what an entry is for.
@@ -126,9 +136,14 @@ impl Builder<'_> {
                         "is a link to something that the layer does not have",
                     ));
                 }
+                // A link may lead there that no entry could name.
+                _ if part.starts_with(WHITEOUT) => {
+                    return Err(refused(entry, "lies beneath a whiteout"));
+                }
                 whiteout => {
+                    check_name(&part, entry)?;
                     let opaque = whiteout.is_some();
-                    at = self.imply(at, &part, opaque, entry)?;
+                    at = self.imply(at, &part, opaque)?;
                 }
             }
             depth += 1;

@@ -166,6 +166,21 @@ fn files_replace_directories_and_directories_files() {
 }
 
 #[test]
+fn a_link_makes_no_name_that_an_entry_could_not() {
+    let long = [b'x'; 256];
+    let targets: [(&[u8], &str); 3] = [
+        (b".wh..wh..opq", "lies beneath a whiteout"),
+        (b"a/.wh.b/c", "lies beneath a whiteout"),
+        (&long, "longer names"),
+    ];
+    for (target, reason) in targets {
+        let archive = Archive::new().symlink("link", target).file("link/x", "");
+        let message = refusal(&archive.finish());
+        assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[test]
 fn entries_beneath_a_link_go_where_it_leads() {
     let image = image(
         &Archive::new()
