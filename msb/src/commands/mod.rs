@@ -15,6 +15,7 @@ mod image;
 mod inspect;
 mod kept;
 mod kill;
+mod layer_bars;
 mod list;
 mod login;
 mod logout;

@@ -10,9 +10,9 @@ use clap::Args;
 use microsandbox::images::Images;
 use microsandbox::images::image::Reference;
 use microsandbox::images::image::archive::Input;
-use microsandbox::images::image::progress::Silent;
 
 use super::advice::advise;
+use crate::commands::layer_bars::with_bars;
 use crate::failure::with_hint;
 use crate::output;
 
@@ -58,7 +58,9 @@ pub(super) fn execute(images: &Images, arguments: Arguments) -> anyhow::Result<u
         Input::Path(&arguments.path)
     };
     let wanted = arguments.only.as_deref();
-    let loaded = images.load(input, wanted, &arguments.tag, &Silent);
+    let loaded = with_bars(arguments.quiet, |progress| {
+        images.load(input, wanted, &arguments.tag, &*progress)
+    });
     let loaded = loaded.map_err(advise)?;
     if !arguments.quiet {
         for image in &loaded {

@@ -10,6 +10,7 @@ use microsandbox::images::image::archive;
 use microsandbox::images::image::progress::Silent;
 
 use super::advice::advise;
+use crate::commands::layer_bars::with_bars;
 use crate::failure::with_hint;
 
 /// Writes images to a tar archive
@@ -48,7 +49,9 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
         Format::Oci => archive::Format::Oci,
     };
     let saved = match &arguments.output {
-        Some(path) => images.save_file(&names, format, path, &Silent),
+        Some(path) => with_bars(false, |progress| {
+            images.save_file(&names, format, path, &*progress)
+        }),
         None if io::stdout().is_terminal() => {
             return Err(with_hint(
                 anyhow!("standard output is a terminal, which has no use for an archive"),

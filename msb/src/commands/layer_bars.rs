@@ -1,17 +1,35 @@
 //! How far each layer is, on a terminal.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use microsandbox::images::image::progress::LayerState;
+use microsandbox::images::image::progress::{LayerState, Silent};
 use microsandbox::images::image::{Digest, Progress};
 
 /// Digits of a digest that are shown.
 const DIGITS: usize = 12;
 
+/// Does `work` with a line for each layer that comes or is made, on a terminal unless `quiet`.
+pub(super) fn with_bars<T>(
+    quiet: bool,
+    work: impl FnOnce(Arc<dyn Progress + Send + Sync>) -> T,
+) -> T {
+    let bars = (!quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
+    let progress: Arc<dyn Progress + Send + Sync> = match &bars {
+        Some(bars) => Arc::<Bars>::clone(bars),
+        None => Arc::new(Silent),
+    };
+    let result = work(progress);
+    if let Some(bars) = bars {
+        bars.clear();
+    }
+    result
+}
+
 /// A line for each blob that comes, and one for each layer of which a file system is made.
-pub(super) struct Bars {
+struct Bars {
     all: MultiProgress,
     coming: ProgressStyle,
     bars: Mutex<HashMap<Digest, ProgressBar>>,
@@ -19,7 +37,7 @@ pub(super) struct Bars {
 
 impl Bars {
     /// On standard error.
-    pub(super) fn new() -> Bars {
+    fn new() -> Bars {
         let template = "{prefix} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
         let style = ProgressStyle::with_template(template);
         Bars {
@@ -30,7 +48,7 @@ impl Bars {
     }
 
     /// Removes them.
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         // Without a terminal there is nothing to remove.
         let _ = self.all.clear();
     }

@@ -1,24 +1,20 @@
 //! `msb pull`
 
-mod progress;
-
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
 use microsandbox::home::Home;
-use microsandbox::images::image::{Progress, Reference, progress::Silent};
+use microsandbox::images::image::Reference;
 use microsandbox::images::{self, PullOptions, PullPolicy, RegistryOptions};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::layer_bars::with_bars;
 use super::registry_advice::advise;
 use super::runtime::block_on;
 use crate::failure::Hint;
 use crate::output;
-use progress::Bars;
 
 /// Pulls an image from a registry, and prints its name and its digest
 ///
@@ -115,20 +111,6 @@ pub(super) fn fetch(home: &Home, reference: &Reference, policy: PullPolicy) -> a
             pulled.map(drop).map_err(advise)
         })
     })
-}
-
-/// Does `work` with bars that show what is pulled, on a terminal.
-fn with_bars<T>(quiet: bool, work: impl FnOnce(Arc<dyn Progress + Send + Sync>) -> T) -> T {
-    let bars = (!quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
-    let progress: Arc<dyn Progress + Send + Sync> = match &bars {
-        Some(bars) => Arc::<Bars>::clone(bars),
-        None => Arc::new(Silent),
-    };
-    let result = work(progress);
-    if let Some(bars) = bars {
-        bars.clear();
-    }
-    result
 }
 
 /// Waits for the signals that end a program.
