@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use msb_tests::client::{frame, shell};
 use msb_tests::{Client, Home, Running, product};
 use nix::sys::resource::{Resource, setrlimit};
-use protocol::{Bytes, Exec, ExitStatus, Hello, HostMessage, MAX_MESSAGE, Stage};
+use protocol::{Bytes, Exec, ExitStatus, Hello, HostMessage, MAX_MESSAGE, Stage, VERSION};
 
 const MIB: usize = 1024 * 1024;
 
@@ -298,6 +298,7 @@ fn frames_that_make_no_sense_end_their_own_session_only() {
     let hello = || Hello::current("test");
     let greeting = frame(&HostMessage::Hello(hello()));
     let request = frame(&HostMessage::Exec(Box::new(shell("sleep 1000"))));
+    let versions = format!("version 77, this side {VERSION}");
     let future = HostMessage::Hello(Hello {
         version: 77,
         ..hello()
@@ -334,7 +335,7 @@ fn frames_that_make_no_sense_end_their_own_session_only() {
             framed(2, &[4, 0]),
             "A frame holds 1 bytes after its message",
         ),
-        ("the future", frame(&future), "version 77, this side 3"),
+        ("the future", frame(&future), &*versions),
         (
             "a stranger",
             frame(&stranger),

@@ -26,9 +26,10 @@ pub(super) fn start(
     home: &Home,
     console: Option<File>,
 ) -> anyhow::Result<MachineProcess> {
+    let boot_files = sandbox.boot_files(home)?;
     let (name, claim) = claim(sandbox.name.clone(), home)?;
     let launch = || {
-        let (config, named) = sandbox.launch(&name, home)?;
+        let (config, named) = sandbox.launch(&name, boot_files)?;
         Ok((config, sandbox::acquire(named, &name, home)?))
     };
     let (mut config, (mounts, volumes)) = match launch() {

@@ -1,5 +1,7 @@
 //! A sandbox that is not recorded: its machine, and nothing that remains.
 
+use std::path::PathBuf;
+
 use microsandbox::home::Home;
 use microsandbox::launch::{
     BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Patch, Root, RootAccess, RootSource,
@@ -10,15 +12,33 @@ use microsandbox::sandbox::{RootAccessConfig, image_patches, launch_patches};
 use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
 use crate::boot_files;
 
+/// A kernel, and the initramfs with the agent.
+pub(in crate::commands) struct BootFiles {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
 impl SandboxPlan {
-    /// The machine, without its name; and the named volumes that it has besides its mounts.
+    /// What the machine boots.
     ///
     /// # Errors
-    /// When there is nothing to boot.
+    /// When it is not there.
+    pub(in crate::commands) fn boot_files(&self, home: &Home) -> anyhow::Result<BootFiles> {
+        let find = |file, given: &Option<PathBuf>| boot_files::find(file, given.as_deref(), home);
+        Ok(BootFiles {
+            kernel: find(&KERNEL, &self.machine.kernel)?,
+            initramfs: find(&INITRAMFS, &self.machine.initramfs)?,
+        })
+    }
+
+    /// The machine; and the named volumes that it has besides its mounts.
+    ///
+    /// # Errors
+    /// When a patch cannot be made.
     pub(in crate::commands) fn launch(
         self,
         name: &Name,
-        home: &Home,
+        boot_files: BootFiles,
     ) -> anyhow::Result<(LaunchConfig, Vec<NamedMount>)> {
         let hostname = self.guest.hostname.clone();
         let hostname = hostname.unwrap_or_else(|| name.to_hostname());
@@ -34,8 +54,8 @@ impl SandboxPlan {
             name: name.to_string(),
             vcpus: machine.cpus,
             memory: u64::from(machine.memory) << 20,
-            kernel: boot_files::find(&KERNEL, machine.kernel.as_deref(), home)?,
-            initramfs: boot_files::find(&INITRAMFS, machine.initramfs.as_deref(), home)?,
+            kernel: boot_files.kernel,
+            initramfs: boot_files.initramfs,
             extra_command_line: machine.cmdline.unwrap_or_default(),
             root: root(self.root),
             mounts,
