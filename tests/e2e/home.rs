@@ -90,8 +90,8 @@ fn a_home_that_cannot_be_written_is_told() {
     let read_only = |arguments: &[&str]| {
         Running::start(&mut in_namespace(&home.command(arguments), script)).finish()
     };
-    read_only(&["ls"]).assert_error(1, "cannot be written");
-    read_only(&["stop", "web"]).assert_error(1, "cannot be written");
+    read_only(&["ls"]).assert_error(1, "read-only");
+    read_only(&["stop", "web"]).assert_error(1, "read-only");
     let finished =
         Running::start(&mut in_namespace(&create_command(&home, "other"), script)).finish();
     finished.assert_error(1, "");
