@@ -232,9 +232,9 @@ fn a_machine_that_nobody_uses_ends() {
 
 #[test]
 fn a_machine_whose_time_is_over_drains_and_ends() {
-    let sandbox = Sandbox::create(&["--max-duration=5s"]);
+    let sandbox = Sandbox::create(&["--max-duration=10s"]);
     let watch = sandbox.watch(MachineState::Running);
-    let mut session = sandbox.sh("sleep 7; echo done");
+    let mut session = sandbox.sh("sleep 12; echo done");
     assert_eq!(session.read("").0, "done\n");
     let (states, ended) = end(watch);
     assert_eq!(states, [MachineState::Draining, MachineState::Stopping]);
