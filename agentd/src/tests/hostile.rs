@@ -7,7 +7,7 @@ use protocol::{Boot, Root, RootAccess, RootSource, Shutdown, Stage};
 use super::*;
 
 /// Waits until the process `pid` of the guest is gone.
-fn wait_for_end(guest: &Guest, pid: u32) {
+pub(super) fn wait_for_end(guest: &Guest, pid: u32) {
     let line = format!("while kill -0 {pid} 2>&-; do sleep 0.05; done");
     let limited = Exec {
         timeout_ms: Some(10_000),
