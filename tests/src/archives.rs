@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use microsandbox::images::image::Digest;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tar::{Builder, Header};
 
 /// An image in the making.
@@ -53,16 +53,10 @@ impl DockerImage {
     /// Writes it into `folder`, and returns its path.
     pub fn write(self, folder: &Path) -> PathBuf {
         let path = folder.join(format!("{}.tar", self.name));
-        let hash = |bytes: &[u8]| {
-            let hash = Sha256::digest(bytes);
-            hash.iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
         let diff_ids: Vec<_> = self
             .layers
             .iter()
-            .map(|layer| format!("sha256:{}", hash(layer)))
+            .map(|layer| Digest::of(layer).to_string())
             .collect();
         let config = json!({
             "architecture": "amd64",
@@ -71,7 +65,7 @@ impl DockerImage {
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = config.to_string();
-        let config_name = format!("{}.json", hash(config.as_bytes()));
+        let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
         let names: Vec<_> = (0..self.layers.len())
             .map(|number| format!("{number}/layer.tar"))
             .collect();
@@ -93,6 +87,15 @@ impl DockerImage {
         archive.finish().unwrap();
         path
     }
+}
+
+/// A tar archive of regular files.
+pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = Builder::new(Vec::new());
+    for (name, contents) in files {
+        append(&mut archive, name, contents);
+    }
+    archive.into_inner().unwrap()
 }
 
 fn append(archive: &mut Builder<impl Write>, name: &str, contents: &[u8]) {

@@ -17,7 +17,7 @@ use crate::{mounts, root, scripts};
 
 /// Runs `body` in a child with mounts of its own. The child is told apart from a failed test by
 /// its exit status.
-pub(super) fn with_own_mounts(body: impl FnOnce()) {
+fn with_own_mounts(body: impl FnOnce()) {
     if !is_root() {
         return;
     }
@@ -78,7 +78,7 @@ fn shared(target: &str, entry: Option<&str>, options: MountOptions) -> Mount {
 }
 
 /// A mounted file system with a folder and a file, held as the shared one.
-pub(super) fn staging(folder: &Path) -> Staging {
+fn staging(folder: &Path) -> Staging {
     let place = folder.join("share");
     fs::create_dir(&place).unwrap();
     let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
@@ -94,7 +94,7 @@ pub(super) fn staging(folder: &Path) -> Staging {
 }
 
 /// Enters an overlay over `folder/lower`, which has a file and a directory.
-pub(super) fn enter_overlay(folder: &Path) {
+fn enter_overlay(folder: &Path) {
     // The layers of an overlay have to be on a file system that can be one, which the one of
     // the temporary folder need not be.
     mount(
@@ -115,6 +115,23 @@ pub(super) fn enter_overlay(folder: &Path) {
     root::mount_memory(&private, Some(1 << 20)).unwrap();
     root::mount_overlay(&lower, &private, &new).unwrap();
     root::move_to(&folder.join("new")).unwrap();
+}
+
+/// Enters an overlay with `/file`, `/old/deep` and the kernel's `/proc`, and does `body` with a share that has the file `f` and
+/// the folder `d`.
+pub(super) fn in_overlay(body: impl FnOnce(Staging)) {
+    let folder = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        // Before there is a new root, as in a guest.
+        let staging = staging(folder.path());
+        let new = folder.path().join("new-root");
+        fs::create_dir(&new).unwrap();
+        enter_overlay(&new);
+        fs::create_dir("/proc").unwrap();
+        let (kind, flags) = (Some("proc"), MsFlags::empty());
+        mount(kind, "/proc", kind, flags, None::<&str>).unwrap();
+        body(staging);
+    });
 }
 
 #[test]
@@ -276,16 +293,7 @@ fn the_plan_is_carried_out_beneath_the_root() {
 
 #[test]
 fn what_is_shared_is_shown_in_many_places_each_with_options_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    with_own_mounts(|| {
-        // Before there is a new root, as in a guest.
-        let staging = staging(folder.path());
-        let new = folder.path().join("new-root");
-        fs::create_dir(&new).unwrap();
-        enter_overlay(&new);
-        fs::create_dir("/proc").unwrap();
-        let (kind, flags) = (Some("proc"), MsFlags::empty());
-        mount(kind, "/proc", kind, flags, None::<&str>).unwrap();
+    in_overlay(|staging| {
         let none = MountOptions::default();
         let read_only = MountOptions {
             read_only: true,
@@ -332,12 +340,7 @@ fn what_is_shared_is_shown_in_many_places_each_with_options_of_its_own() {
 
 #[test]
 fn a_source_that_does_not_fit_its_target_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    with_own_mounts(|| {
-        let staging = staging(folder.path());
-        let new = folder.path().join("new-root");
-        fs::create_dir(&new).unwrap();
-        enter_overlay(&new);
+    in_overlay(|staging| {
         for (target, entry, errno) in [
             ("/file", "d", Errno::ENOTDIR),
             ("/old", "f", Errno::ENOTDIR),

@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
 use protocol::{Failure, Patch, Stage};
 
-use super::mounting::{enter_overlay, staging, with_own_mounts};
+use super::mounting::in_overlay;
 use crate::patches;
 use crate::staging::Staging;
 
@@ -58,22 +57,6 @@ fn copy(entry: &str, path: &str, mode: Option<u32>, replace: bool) -> Patch {
     }
 }
 
-/// Enters an overlay with `/file` and `/old/deep` in its lower layer, and does `body` with a share that has the file `f` and
-/// the folder `d`.
-fn in_overlay(body: impl FnOnce(&Staging)) {
-    let folder = tempfile::tempdir().unwrap();
-    with_own_mounts(|| {
-        let staging = staging(folder.path());
-        let new = folder.path().join("new-root");
-        fs::create_dir(&new).unwrap();
-        enter_overlay(&new);
-        fs::create_dir("/proc").unwrap();
-        let (kind, flags) = (Some("proc"), MsFlags::empty());
-        mount(kind, "/proc", kind, flags, None::<&str>).unwrap();
-        body(&staging);
-    });
-}
-
 fn mode(path: &str) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
@@ -96,6 +79,7 @@ fn refused(staging: &Staging, patch: Patch, errno: i32) -> Failure {
 #[test]
 fn patches_are_made_one_after_the_other() {
     in_overlay(|staging| {
+        let staging = &staging;
         let list = [
             write("/new/deep/a", "1", None, false),
             write("/new/b", "2", Some(0o4700), false),
@@ -135,6 +119,7 @@ fn patches_are_made_one_after_the_other() {
 #[test]
 fn what_is_there_stays_unless_it_may_be_replaced() {
     in_overlay(|staging| {
+        let staging = &staging;
         let failure = refused(staging, write("/file", "new", None, false), libc::EEXIST);
         assert!(failure.message.contains("\"/file\", which is there"));
         refused(staging, link("/file", "x", false), libc::EEXIST);
@@ -168,6 +153,7 @@ fn what_is_there_stays_unless_it_may_be_replaced() {
 #[test]
 fn what_cannot_be_is_named() {
     in_overlay(|staging| {
+        let staging = &staging;
         refused(staging, append("/missing"), libc::ENOENT);
         refused(staging, append("/old"), libc::EINVAL);
         refused(staging, directory("/file", None), libc::ENOTDIR);

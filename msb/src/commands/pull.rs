@@ -100,15 +100,15 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
 ///
 /// # Errors
 /// When it cannot be pulled.
-pub(super) fn fetch(home: &Home, reference: &Reference, policy: PullPolicy) -> anyhow::Result<()> {
+pub(super) fn fetch(home: &Home, image: &str, policy: PullPolicy) -> anyhow::Result<()> {
     let options = PullOptions {
         policy,
         ..PullOptions::default()
     };
     with_bars(false, |progress| {
         block_on(async {
-            let pulled = images::pull(home, reference, options, progress).await;
-            pulled.map(drop).map_err(advise)
+            let provided = images::provide(home, image, options, progress).await;
+            provided.map_err(advise)
         })
     })
 }

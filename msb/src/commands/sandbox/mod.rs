@@ -22,7 +22,9 @@ use microsandbox::images::ResolvedImage;
 use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
-use microsandbox::sandbox::{PatchConfig, RootAccessConfig, working_directory};
+use microsandbox::sandbox::{
+    PatchConfig, RootAccessConfig, image_environment, image_user, working_directory,
+};
 
 use crate::logging::LogLevel;
 use crate::options::{GuestPath, Label, os_value, parse_duration, parse_grace};
@@ -212,10 +214,9 @@ impl SandboxPlan {
     /// The environment: what the user gives, and what the image has besides.
     fn environment(&self, terminal: bool) -> Vec<(Bytes, Bytes)> {
         let mut given = self.process.environment(terminal);
-        let of_image = self.image().map_or(&[][..], |image| &image.env);
-        for (key, value) in of_image.iter().filter_map(|pair| pair.split_once('=')) {
+        for (key, value) in self.image().into_iter().flat_map(image_environment) {
             let bytes = |text: &str| Bytes(text.as_bytes().to_vec());
-            if !key.is_empty() && !given.iter().any(|(given, _)| given.0 == key.as_bytes()) {
+            if !given.iter().any(|(given, _)| given.0 == key.as_bytes()) {
                 given.push((bytes(key), bytes(value)));
             }
         }
@@ -232,8 +233,8 @@ impl SandboxPlan {
     }
 
     fn user(&self) -> Option<String> {
-        let of_image = || Some(self.image()?.user.clone()).filter(|user| !user.is_empty());
-        self.process.user.clone().or_else(of_image)
+        let given = self.process.user.clone();
+        given.or_else(|| image_user(self.image()?))
     }
 
     /// Whether it needs a directory of its own for a layer on a disk.

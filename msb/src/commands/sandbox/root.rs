@@ -9,9 +9,9 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
 use microsandbox::home::Home;
-use microsandbox::images::{self, Images, PullPolicy, ResolvedImage};
+use microsandbox::images::{self, PullPolicy, ResolvedImage};
 use microsandbox::launch::{HostPath, RootSource};
-use microsandbox::sandbox::{RootAccessConfig, image_name, registry_name, root_disk};
+use microsandbox::sandbox::{RootAccessConfig, image_name, root_disk};
 
 use crate::commands::pull::fetch;
 use crate::failure::{Hint, with_hint};
@@ -114,7 +114,10 @@ impl RootArguments {
         self.refuse_disk_options("an image")?;
         let home = Home::from_environment()?;
         let cannot = || format!("cannot use {name} as root");
-        self.pull(&home, name).with_context(cannot)?;
+        // What is a path without ./ was hardly meant to be looked for in a registry.
+        if self.pull == PullPolicy::Always || !Path::new(name).exists() {
+            fetch(&home, name, self.pull).with_context(cannot)?;
+        }
         let found = images::resolve(&home, name).with_context(cannot);
         let image = match Path::new(name).exists() {
             true => found.hint(format!("a path begins with ./ as in ./{name}"))?,
@@ -131,16 +134,6 @@ impl RootArguments {
             access: self.access(),
             image: Some((self.root.clone(), Rc::new(image))),
         })
-    }
-
-    /// Pulls the image, if it is to be pulled and can be.
-    fn pull(&self, home: &Home, name: &str) -> anyhow::Result<()> {
-        let is_here = || Ok::<_, anyhow::Error>(Images::open(home)?.get(name).is_ok());
-        match (self.pull, registry_name(name)) {
-            (PullPolicy::Never, _) | (_, None) => Ok(()),
-            (PullPolicy::IfMissing, Some(_)) if Path::new(name).exists() || is_here()? => Ok(()),
-            (policy, Some(reference)) => fetch(home, &reference, policy),
-        }
     }
 
     fn refuse_disk_options(&self, what: &str) -> anyhow::Result<()> {

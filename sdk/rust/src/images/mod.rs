@@ -28,7 +28,10 @@ pub use error::ImageError;
 pub use handle::{ImageDetails, ImageHandle};
 pub use image;
 pub use login::{login, logout};
-pub use pull::{PullOptions, PullPolicy, RegistryAuth, RegistryOptions, UnknownPullPolicy, pull};
+pub use pull::{
+    PullOptions, PullPolicy, RegistryAuth, RegistryOptions, UnknownPullPolicy, provide, pull,
+};
+pub(crate) use resolve::is_archive;
 pub use resolve::{ResolvedImage, resolve};
 
 use crate::database::Database;

@@ -13,6 +13,7 @@ use image::{Progress, Reference};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+use super::resolve::is_archive;
 use super::{ImageError, ImageHandle, Images};
 use crate::home::Home;
 
@@ -116,6 +117,41 @@ pub async fn pull(
     let digest = pulled.map_err(failed)?;
     let name = reference.clone();
     waiting(move || images.record(&shared, &digest, &[name], &*progress)).await
+}
+
+/// Sees to it that what [`resolve`](super::resolve) is to find is here, if the policy says so and a registry may have it: of
+/// an archive or a layout nothing is pulled, nor of what is here by its digest.
+///
+/// # Errors
+/// [`ImageError::PullFailed`].
+pub async fn provide(
+    home: &Home,
+    image: &str,
+    options: PullOptions,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> Result<(), ImageError> {
+    let Some(reference) = registry_name(image) else {
+        return Ok(());
+    };
+    match options.policy {
+        PullPolicy::Never => return Ok(()),
+        PullPolicy::IfMissing => {
+            let (home, name) = (home.clone(), image.to_owned());
+            if waiting(move || Ok(Images::open(&home)?.get(&name).is_ok())).await? {
+                return Ok(());
+            }
+        }
+        PullPolicy::Always => {}
+    }
+    pull(home, &reference, options, progress).await.map(drop)
+}
+
+/// The name of an image, if a registry may have it.
+fn registry_name(image: &str) -> Option<Reference> {
+    match is_archive(image) {
+        true => None,
+        false => image.parse().ok(),
+    }
 }
 
 /// What is known before a registry is asked.

@@ -85,6 +85,11 @@ impl Images {
     }
 }
 
+/// Whether `image` names an archive or a layout, and not an image that is here or in a registry.
+pub(crate) fn is_archive(image: &str) -> bool {
+    image.starts_with(OCI) || image.starts_with(DOCKER_ARCHIVE)
+}
+
 /// The path and the name of `oci:PATH[:TAG]` and `docker-archive:PATH[:NAME]`. A path that exists has no name behind it.
 fn source(image: &str) -> Option<(&Path, Option<&str>)> {
     let rest = image

@@ -3,25 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use image::Digest;
 use image::manifest::ContainerConfig;
 use image::progress::Silent;
 use image::store::RootDisk;
-use image::{Digest, Reference};
 
-use super::{SandboxConfig, blocking};
+use super::SandboxConfig;
 use crate::error::MicrosandboxError;
 use crate::home::Home;
-use crate::images::{self, Images, PullOptions, PullPolicy, RegistryAuth, ResolvedImage};
+use crate::images::{self, PullOptions, RegistryAuth, ResolvedImage, is_archive};
 use crate::launch::{DiskImage, HostPath, Patch};
-
-/// What stands before the path of an image that is in no registry.
-const PREFIXES: [&str; 2] = ["oci:", "docker-archive:"];
 
 /// The name of an image, if `image` is one and not a path: paths begin with `/`, `./`, `../` or `~`, or end as disk images do.
 #[must_use]
 pub fn image_name(image: &Path) -> Option<&str> {
     let text = image.to_str()?;
-    if PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+    if is_archive(text) {
         return Some(text);
     }
     let is_path = text.starts_with(['/', '.', '~'])
@@ -40,35 +37,17 @@ pub(super) async fn pull_image(
     config: &SandboxConfig,
     auth: Option<RegistryAuth>,
 ) -> Result<(), MicrosandboxError> {
-    let policy = config.pull_policy;
     let name = image_name(&config.image).filter(|_| config.image_digest.is_none());
-    let Some(reference) = name.and_then(registry_name) else {
+    let Some(name) = name else {
         return Ok(());
     };
-    if policy != PullPolicy::Always {
-        let (home, name) = (home.clone(), name.unwrap_or_default().to_owned());
-        let is_here = move || Ok(Images::open(&home)?.get(&name).is_ok());
-        if policy == PullPolicy::Never || blocking(is_here).await? {
-            return Ok(());
-        }
-    }
     let options = PullOptions {
-        policy,
+        policy: config.pull_policy,
         auth,
         ..PullOptions::default()
     };
-    images::pull(home, &reference, options, Arc::new(Silent)).await?;
+    images::provide(home, name, options, Arc::new(Silent)).await?;
     Ok(())
-}
-
-/// The name of an image, if a registry may have it.
-#[must_use]
-pub fn registry_name(name: &str) -> Option<Reference> {
-    let is_local = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    if is_local {
-        return None;
-    }
-    name.parse().ok()
 }
 
 /// Finds the image of a sandbox that is to be created, and takes over what it says and `config` does not. The image stays
@@ -93,13 +72,13 @@ pub(super) fn take_image(
 /// Takes over what an image says of the sandboxes that are made of it: the environment, the user, the working directory and
 /// the entry point, each unless `config` has its own.
 fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
-    for (key, value) in image.env.iter().filter_map(|pair| pair.split_once('=')) {
-        if !key.is_empty() && !config.env.contains_key(key) {
+    for (key, value) in image_environment(image) {
+        if !config.env.contains_key(key) {
             config.env.insert(key.to_owned(), value.to_owned());
         }
     }
-    if config.user.is_none() && !image.user.is_empty() {
-        config.user = Some(image.user.clone());
+    if config.user.is_none() {
+        config.user = image_user(image);
     }
     if config.workdir.is_none() {
         config.workdir = working_directory(image);
@@ -110,6 +89,18 @@ fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
             config.command.clone_from(&image.cmd);
         }
     }
+}
+
+/// The variables that an image sets.
+pub fn image_environment(image: &ContainerConfig) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = image.env.iter().filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| !key.is_empty())
+}
+
+/// The user whose processes an image's are, unless that is root.
+#[must_use]
+pub fn image_user(image: &ContainerConfig) -> Option<String> {
+    Some(image.user.clone()).filter(|user| !user.is_empty())
 }
 
 /// The working directory that an image names, as an absolute path.

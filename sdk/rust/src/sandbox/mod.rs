@@ -27,7 +27,9 @@ mod watching;
 
 use std::time::Duration;
 
-pub use self::image::{image_name, image_patches, registry_name, root_disk, working_directory};
+pub use self::image::{
+    image_environment, image_name, image_patches, image_user, root_disk, working_directory,
+};
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
 pub use config::{
