@@ -8,8 +8,22 @@ use image::layer::{Compression, Limits, convert};
 
 /// Components that paths and links are made of; those that mean something among them.
 const COMPONENTS: [&[u8]; 16] = [
-    b"a", b"b", b"c", b"..", b".", b"", b".wh.a", b".wh.b", b".wh..wh..opq", b".wh..wh.plnk", b".wh.", b"\xff", b"a\0",
-    b".wh..", b"d", b"link",
+    b"a",
+    b"b",
+    b"c",
+    b"..",
+    b".",
+    b"",
+    b".wh.a",
+    b".wh.b",
+    b".wh..wh..opq",
+    b".wh..wh.plnk",
+    b".wh.",
+    b"\xff",
+    b"a\0",
+    b".wh..",
+    b"d",
+    b"link",
 ];
 
 const KINDS: [u8; 12] = *b"0001122534Sx";
@@ -39,7 +53,10 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Ok(converted) = convert(&archive[..], compression, &image, &limits) else {
         return;
     };
-    assert_eq!(image.metadata().expect("a file").len(), converted.image_bytes);
+    assert_eq!(
+        image.metadata().expect("a file").len(),
+        converted.image_bytes
+    );
     check(&image, converted.image_bytes, false);
 
     let merged = file();
@@ -110,7 +127,13 @@ fn script(mut bytes: &[u8]) -> Vec<u8> {
         let mut record = [0; 512];
         let part = |index: u8| COMPONENTS[usize::from(index % 16)];
         for (start, choice) in [(0, path), (157, link)] {
-            let path = [part(choice), b"/", part(choice >> 4), b"/", part(choice.wrapping_mul(37))];
+            let path = [
+                part(choice),
+                b"/",
+                part(choice >> 4),
+                b"/",
+                part(choice.wrapping_mul(37)),
+            ];
             let path = path[..usize::from(kind >> 4) % 6].concat();
             record[start..start + path.len()].copy_from_slice(&path);
         }
