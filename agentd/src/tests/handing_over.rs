@@ -35,12 +35,18 @@ fn children(pid: Pid) -> String {
     about(pid, &format!("task/{pid}/children"))
 }
 
-/// The process that goes on as agentd.
-fn agentd(guest: &Guest) -> Pid {
-    let children = children(guest.pid);
-    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-    let is_agentd = |pid: &Pid| about(*pid, "comm") == "agentd\n";
-    children.map(Pid::from_raw).find(is_agentd).unwrap()
+/// The first child of the init that this is true of; a test fails without one. A child may end while it is looked at, and
+/// proc_pid_children(5) may pass one over while others come and go.
+fn child_that(guest: &Guest, is: impl Fn(&str) -> bool) -> String {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let children = children(guest.pid);
+        if let Some(found) = children.split_whitespace().find(|pid| is(pid)) {
+            return found.to_owned();
+        }
+        assert!(Instant::now() < deadline, "{children}");
+        sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -62,11 +68,20 @@ fn the_init_takes_nothing_of_agentd_with_it() {
     );
     let descriptors = fs::read_dir(format!("/proc/{init}/fd")).unwrap();
     assert_eq!(descriptors.count(), 3);
-    let status = about(init, "status");
-    assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
+    // While the shell starts a program it blocks signals itself.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !about(init, "status").contains("SigBlk:\t0000000000000000") {
+        assert!(Instant::now() < deadline, "{}", about(init, "status"));
+        sleep(Duration::from_millis(10));
+    }
     let cwd = fs::read_link(format!("/proc/{init}/cwd")).unwrap();
     assert_eq!(cwd, PathBuf::from("/"));
-    assert!(about(agentd(&guest), "cmdline").starts_with('@'));
+    // agentd goes on as a child of it.
+    let has = |pid: &str, file: &str, wanted: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{file}")).is_ok_and(|text| text.starts_with(wanted))
+    };
+    let agentd = child_that(&guest, |pid| has(pid, "comm", "agentd\n"));
+    assert!(has(&agentd, "cmdline", "@"));
 }
 
 #[test]
@@ -91,16 +106,10 @@ fn orphans_are_the_inits() {
         return;
     };
     guest.shell("setsid sleep 60 & :");
-    // While the orphan becomes another program it has no command line, and proc_pid_children(5) may
-    // pass it over while others come and go.
-    let is_orphan = |pid: &str| {
+    // While the orphan becomes another program it has no command line.
+    child_that(&guest, |pid| {
         fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("60"))
-    };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !children(guest.pid).split_whitespace().any(is_orphan) {
-        assert!(Instant::now() < deadline, "{}", children(guest.pid));
-        sleep(Duration::from_millis(10));
-    }
+    });
 }
 
 #[test]
