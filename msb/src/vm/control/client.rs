@@ -138,18 +138,15 @@ impl Client {
     }
 
     /// Tells a watcher the state, unless it knows it, or has still to read what it was told before: then it skips what
-    /// was meanwhile.
-    pub(super) fn tell_state(&mut self, state: MachineState, now: Instant) {
-        if let Phase::Watching(told) = self.phase
-            && told != Some(state)
-            && self.out.is_empty()
-        {
-            self.say(
-                &ControlReply::State(state),
-                Phase::Watching(Some(state)),
-                now,
-            );
+    /// was meanwhile. Returns whether there is something to send.
+    pub(super) fn tell_state(&mut self, state: MachineState, now: Instant) -> bool {
+        let news = matches!(self.phase, Phase::Watching(told) if told != Some(state))
+            && self.out.is_empty();
+        if news {
+            let phase = Phase::Watching(Some(state));
+            self.say(&ControlReply::State(state), phase, now);
         }
+        news
     }
 
     /// Gives it what it has not got yet of the session that it is attached to.

@@ -255,19 +255,26 @@ impl Server {
         }
     }
 
+    /// Sends first, and what it adds at once: of a client that has taken all that it was sent, and is to get more or to be
+    /// heard, the next turn would not know.
     fn settle_client(&mut self, id: ClientId, now: Instant) -> Result<(), Gone> {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.flush()?;
+        }
         // What it said at once with what was answered just now has arrived already.
         self.hear(id, now)?;
         let (state, has_ended) = (self.state, self.listener.is_none());
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
         };
-        client.tell_state(state, now);
+        if client.tell_state(state, now) {
+            client.flush()?;
+        }
         if has_ended && client.phase == Phase::Idle {
             client.phase = Phase::Leaving;
             client.hurry(now);
+            client.flush()?;
         }
-        client.flush()?;
         match client.deadline {
             Some(deadline) if deadline <= now => Err(Gone),
             _ => Ok(()),
@@ -295,5 +302,49 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::channel;
+
+    use nix::sys::eventfd::EfdFlags;
+
+    use super::*;
+
+    /// Nothing else wakes the thread for it: the state does not change any more, and there is nothing left to send.
+    #[test]
+    fn a_watcher_that_has_just_taken_everything_is_told_what_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_notices, received) = channel();
+        let (events, _events) = channel();
+        let machine = Machine {
+            directory: RunDirectory::at(directory.path().to_owned()),
+            has_main: false,
+            events,
+        };
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        let mut server = Server::new(listener, Arc::new(wake), received, machine).unwrap();
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (id, now) = (ClientId(0), Instant::now());
+        let mut client = Client::new(ours.try_clone().unwrap(), now);
+        while ours.write(&[0; 4096]).is_ok() {}
+        client.phase = Phase::Watching(None);
+        client.tell_state(MachineState::Running, now);
+        client.flush().unwrap();
+        assert!(client.interest(None).contains(PollFlags::POLLOUT));
+        server.clients.insert(id, client);
+
+        server.state = MachineState::Stopping;
+        let _ = theirs.read_to_end(&mut Vec::new());
+        server.settle_client(id, now).unwrap();
+        let told = Phase::Watching(Some(MachineState::Stopping));
+        assert_eq!(server.clients[&id].phase, told);
     }
 }
