@@ -13,6 +13,7 @@ mod download;
 mod endpoint;
 mod error;
 mod pull;
+mod resolver;
 mod secret;
 mod settings;
 #[cfg(test)]

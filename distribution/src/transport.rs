@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::endpoint::url_is_loopback;
 use super::error::RegistryError;
+use super::resolver::{SystemResolver, Unresolved};
 
 /// Most redirects that are followed, one after the other.
 const MAX_REDIRECTS: usize = 5;
@@ -86,6 +87,7 @@ impl Transport {
                 .read_timeout(limits.stall)
                 .redirect(policy)
                 .referer(false)
+                .dns_resolver(Arc::new(SystemResolver))
                 .no_proxy();
             let builder = proxies
                 .iter()
@@ -232,13 +234,14 @@ impl Failure {
             if let Some(LeavesTls { host }) = cause.downcast_ref() {
                 return Failure::LeavesTls(host.clone());
             }
-            let tls = cause.is::<rustls::Error>();
+            // Neither would another attempt at once find an address.
+            let final_already = cause.is::<rustls::Error>() || cause.is::<Unresolved>();
             let io = cause.downcast_ref::<io::Error>();
             let inner_tls = io
                 .and_then(io::Error::get_ref)
                 .is_some_and(|inner| inner.is::<rustls::Error>());
             let refused = io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused);
-            if tls || inner_tls || refused {
+            if final_already || inner_tls || refused {
                 return Failure::Permanent;
             }
             next = cause.source();
@@ -284,6 +287,25 @@ mod tests {
         let error = with(&[("https_proxy", "http://user:hunter2@[bad")]).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
         assert!(error.to_string().contains("https_proxy"), "{error}");
+    }
+
+    /// The domain `invalid` has no hosts (RFC 2606, section 2).
+    #[test]
+    fn a_host_without_an_address_is_asked_for_once() {
+        let transport = Transport::new(Security::default(), &TimeLimits::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let send = async {
+            transport
+                .direct
+                .get("https://registry.invalid/v2/")
+                .send()
+                .await
+        };
+        let error = runtime.block_on(send).unwrap_err();
+        assert_eq!(Failure::of(&error), Failure::Permanent, "{error:?}");
     }
 
     #[test]
