@@ -311,3 +311,6 @@ fn parse_records(content: &[u8], extension: &mut Extension) -> Result<(), Archiv
 fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;
