@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod registry;
+mod terminal;
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -385,6 +386,50 @@ fn a_pull_that_is_killed_at_any_moment_leaves_nothing_broken() {
     }
     user.pulls(&registry);
     user.has_only(&registry);
+}
+
+/// Each time with more room on the disk of the home, until there is enough.
+#[test]
+fn a_full_disk_in_a_pull_is_told_and_leaves_nothing_broken() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    let home = user.path().join("home");
+    fs::create_dir_all(&home).unwrap();
+    let pull = user.pull(&registry, &registry.image());
+    let pull: Vec<_> = std::iter::once(pull.get_program())
+        .chain(pull.get_args())
+        .map(|word| word.to_str().unwrap().to_owned())
+        .collect();
+    let mut failures = 0;
+    for kilobytes in (0..60).map(|step| 64 + step * 512) {
+        // What the first one leaves, the second finds, with room enough.
+        let script = format!(
+            "mount -t tmpfs -o size={kilobytes}k none '{0}'
+            status=0; \"$@\" || status=$?
+            mount -o remount,size=64m '{0}'
+            \"$@\" >/dev/null && exit $status",
+            home.display()
+        );
+        let output = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-uc", &script, "sh"])
+            .args(&pull)
+            .env("MSB_HOME", &home)
+            .env("DOCKER_CONFIG", user.path().join("docker"))
+            .output()
+            .unwrap();
+        if output.status.success() {
+            assert!(failures > 4, "the disk was never full");
+            return;
+        }
+        failures += 1;
+        let errors = text(&output.stderr);
+        assert_eq!(errors.matches("error:").count(), 1, "{kilobytes}: {errors}");
+        assert!(
+            errors.to_lowercase().contains("no space left on device") || errors.contains("full"),
+            "{kilobytes}: {errors}"
+        );
+    }
+    panic!("there was never room enough");
 }
 
 /// Says so when the test ends, however that is.
