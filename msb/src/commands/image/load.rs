@@ -22,13 +22,17 @@ use crate::output;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   msb image load debian.tar
-  docker save debian | msb image load -
+  docker save debian | msb image load
   msb image load --tag mine:1 ./layout
   msb image load --only 3.12 python.tar")]
 pub(super) struct Arguments {
-    /// The archive or the directory; - for an archive from standard input
-    #[arg(value_name = "PATH")]
+    /// The archive or the directory; - for an archive from standard input, as without a path
+    #[arg(value_name = "PATH", default_value = "-", hide_default_value = true)]
     path: PathBuf,
+
+    /// The archive or the directory, as `docker load` has it
+    #[arg(short, long, value_name = "PATH", conflicts_with = "path")]
+    input: Option<PathBuf>,
 
     /// A further name for the image
     #[arg(short, long, value_name = "NAME")]
@@ -45,17 +49,18 @@ pub(super) struct Arguments {
 
 /// Loads them.
 pub(super) fn execute(images: &Images, arguments: Arguments) -> anyhow::Result<u8> {
-    let input = if arguments.path == Path::new("-") {
+    let path = arguments.input.as_ref().unwrap_or(&arguments.path);
+    let input = if path == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(with_hint(
                 anyhow!("standard input is a terminal, and no archive"),
-                "redirect it: `msb image load - <debian.tar`",
+                "name a file, or redirect it: `msb image load <debian.tar`",
             ));
         }
         let input = io::stdin().as_fd().try_clone_to_owned();
         Input::Open(File::from(input.context("cannot use standard input")?))
     } else {
-        Input::Path(&arguments.path)
+        Input::Path(path)
     };
     let wanted = arguments.only.as_deref();
     let loaded = with_bars(arguments.quiet, |progress| {
