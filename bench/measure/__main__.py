@@ -8,10 +8,13 @@ import execs
 import exit_counts
 import files
 import folders
+import image_runs
 import listing
+import loading
 import log_cost
 import memory
 import pings
+import sharing
 import stops
 import streams
 import wall
@@ -28,6 +31,9 @@ MEASUREMENTS = {
     "crowd": crowd.measure,
     "streams": streams.measure,
     "logs": log_cost.measure,
+    "load": loading.measure,
+    "image": image_runs.measure,
+    "sharing": sharing.measure,
     "files": files.measure,
     "disks": disks.measure,
     "folders": folders.measure,
@@ -35,7 +41,7 @@ MEASUREMENTS = {
 
 
 def main() -> int:
-    names = sys.argv[1:] or list(MEASUREMENTS)
+    names = sys.argv[1:]
     unknown = [name for name in names if name not in MEASUREMENTS]
     if unknown:
         print(f"error: no measurement is called {unknown[0]}", file=sys.stderr)
