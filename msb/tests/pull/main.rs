@@ -400,8 +400,7 @@ fn a_full_disk_in_a_pull_is_told_and_leaves_nothing_broken() {
         .chain(pull.get_args())
         .map(|word| word.to_str().unwrap().to_owned())
         .collect();
-    let mut failures = 0;
-    for kilobytes in (0..60).map(|step| 64 + step * 512) {
+    for (failures, kilobytes) in (0..60).map(|step| 64 + step * 512).enumerate() {
         // What the first one leaves, the second finds, with room enough.
         let script = format!(
             "mount -t tmpfs -o size={kilobytes}k none '{0}'
@@ -421,7 +420,6 @@ fn a_full_disk_in_a_pull_is_told_and_leaves_nothing_broken() {
             assert!(failures > 4, "the disk was never full");
             return;
         }
-        failures += 1;
         let errors = text(&output.stderr);
         assert_eq!(errors.matches("error:").count(), 1, "{kilobytes}: {errors}");
         assert!(
