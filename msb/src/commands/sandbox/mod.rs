@@ -23,7 +23,7 @@ use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
 use microsandbox::sandbox::{
-    PatchConfig, RootAccessConfig, image_environment, image_user, working_directory,
+    PatchConfig, RootAccessConfig, image_command, image_environment, image_user, working_directory,
 };
 
 use crate::logging::LogLevel;
@@ -191,22 +191,11 @@ impl SandboxPlan {
 
     /// The program and its arguments; empty is a shell.
     fn words(&self) -> Vec<OsString> {
-        let image = self.image();
-        let of_image = |words: &Vec<String>| words.iter().map(OsString::from).collect::<Vec<_>>();
-        let entrypoint = match (&self.entrypoint, image) {
-            (Some(program), _) => vec![program.clone()],
-            (None, Some(image)) if self.runs_image || !self.command.is_empty() => {
-                of_image(&image.entrypoint)
-            }
-            (None, _) => Vec::new(),
-        };
-        let command = match image {
-            Some(image)
-                if self.runs_image && self.command.is_empty() && self.entrypoint.is_none() =>
-            {
-                of_image(&image.cmd)
-            }
-            _ => self.command.clone(),
+        let entrypoint = self.entrypoint.iter().cloned().collect();
+        let command = self.command.clone();
+        let (entrypoint, command) = match self.image() {
+            Some(image) => image_command(image, entrypoint, command, self.runs_image),
+            None => (entrypoint, command),
         };
         [entrypoint, command].concat()
     }

@@ -83,12 +83,31 @@ fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
     if config.workdir.is_none() {
         config.workdir = working_directory(image);
     }
-    if config.entrypoint.is_empty() {
-        config.entrypoint.clone_from(&image.entrypoint);
-        if config.run_entrypoint && config.command.is_empty() {
-            config.command.clone_from(&image.cmd);
-        }
+    let entrypoint = std::mem::take(&mut config.entrypoint);
+    let command = std::mem::take(&mut config.command);
+    (config.entrypoint, config.command) =
+        image_command(image, entrypoint, command, config.run_entrypoint);
+}
+
+/// The entry point and the command of a sandbox that is made of an image, given those that its user wants; empty is what
+/// the image says. An entry point of the user's own has no arguments of the image, and the image's command is
+/// for a sandbox that `runs` by itself.
+#[must_use]
+pub fn image_command<Word: for<'a> From<&'a str>>(
+    image: &ContainerConfig,
+    entrypoint: Vec<Word>,
+    command: Vec<Word>,
+    runs: bool,
+) -> (Vec<Word>, Vec<Word>) {
+    if !entrypoint.is_empty() {
+        return (entrypoint, command);
     }
+    let of_image = |words: &[String]| words.iter().map(|word| Word::from(word.as_str())).collect();
+    let command = match command.is_empty() && runs {
+        true => of_image(&image.cmd),
+        false => command,
+    };
+    (of_image(&image.entrypoint), command)
 }
 
 /// The variables that an image sets.
