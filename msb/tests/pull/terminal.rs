@@ -72,14 +72,15 @@ fn the_progress_of_each_layer_is_shown_on_a_terminal_only() {
         assert_eq!(closed.code, 0, "{}", closed.screen);
         closed.screen
     };
-    let images = || Images::open(&user.home()).unwrap();
     let screen = pull(&[]);
-    let shared = images().inspect(&registry.image()).unwrap();
-    for layer in &shared.manifest.layers {
-        let digits = &layer.descriptor.digest.hex()[..12];
-        assert!(screen.contains(digits), "{digits}: {screen}");
-    }
-    assert!(screen.contains(" of 1"), "{screen}");
+    let details = Images::open(&user.home()).unwrap();
+    let details = details.inspect(&registry.image()).unwrap();
+    // Who is fast enough is not drawn.
+    let is_shown = details.manifest.layers.iter().any(|layer| {
+        let digits = layer.descriptor.digest.hex();
+        screen.contains(&digits[..12])
+    });
+    assert!(is_shown, "{screen}");
     let quiet = pull(&["-q"]);
     assert_eq!(quiet.trim(), registry.digest().to_string());
     let _ = fs::remove_dir_all(user.path().join("home"));
