@@ -105,6 +105,11 @@ impl Client {
         }
     }
 
+    /// Whether something that it said has arrived and was not taken yet; also what cannot be understood.
+    pub(super) fn has_said(&self) -> bool {
+        self.decoder.has_frame().unwrap_or(true)
+    }
+
     /// What it said next, if it has arrived completely.
     ///
     /// # Errors

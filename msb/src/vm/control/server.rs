@@ -103,6 +103,7 @@ impl Server {
 
     /// Waits until somebody can be served, or a deadline comes. Says of each whether it hung up, too.
     fn wait(&self) -> Vec<(Ready, bool)> {
+        let mut timeout = self.timeout();
         let mut who = vec![Ready::Notices];
         let mut descriptors = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         for key in self.kept.keys() {
@@ -111,8 +112,14 @@ impl Server {
                 descriptors.push(PollFd::new(stream, flags));
             }
         }
+        // Those who were not heard to the end in the last turn: their sockets need not have anything more.
+        let mut unheard = Vec::new();
         for (&id, client) in &self.clients {
             let session = client.session().and_then(|key| self.kept.get(key));
+            if session.is_some_and(KeptSession::takes_input) && client.has_said() {
+                unheard.push(id);
+                timeout = PollTimeout::ZERO;
+            }
             who.push(Ready::Client(id));
             descriptors.push(PollFd::new(client.as_fd(), client.interest(session)));
         }
@@ -122,7 +129,7 @@ impl Server {
             descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         // After an interruption nobody is ready, and the next turn looks again.
-        if poll(&mut descriptors, self.timeout()).is_err() {
+        if poll(&mut descriptors, timeout).is_err() {
             return Vec::new();
         }
         let hang_up = PollFlags::POLLHUP | PollFlags::POLLERR;
@@ -130,7 +137,10 @@ impl Server {
             .into_iter()
             .zip(&descriptors)
             .filter_map(|(who, descriptor)| Some((who, descriptor.revents()?)))
-            .filter(|(_, events)| !events.is_empty())
+            .filter(|(who, events)| {
+                let is_unheard = matches!(who, Ready::Client(id) if unheard.contains(id));
+                !events.is_empty() || is_unheard
+            })
             .map(|(who, events)| (who, events.intersects(hang_up)))
             .collect();
         // Those who leave first: what they were attached to is free for those who come.

@@ -383,6 +383,25 @@ fn what_cannot_be_started_is_told() {
     machine.control.finish(ended());
 }
 
+/// They come in one piece, and the thread does not hear one client for ever.
+#[test]
+fn a_client_that_says_much_at_once_is_heard_to_the_end() {
+    const MESSAGES: usize = 100;
+    let machine = Machine::running();
+    let (client, mut guest) = machine.start(1);
+    let mut bytes = Vec::new();
+    for _ in 0..MESSAGES {
+        microsandbox::protocol::encode(&HostMessage::Stdin(b"x"), &mut bytes).unwrap();
+    }
+    (&client.session.stream).write_all(&bytes).unwrap();
+    for _ in 0..MESSAGES {
+        assert_eq!(guest.next(), HostMessage::Stdin(b"x"));
+    }
+    drop(client);
+    guest.say(&EXITED);
+    machine.control.finish(ended());
+}
+
 #[test]
 fn a_client_that_breaks_the_rules_is_let_go_and_its_process_is_not() {
     let machine = Machine::running();
