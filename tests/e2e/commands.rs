@@ -132,6 +132,7 @@ fn help_describes_every_command_with_examples() {
         "cp",
         "vm",
         "volume",
+        "snapshot",
         "disk",
         "doctor",
         "version",

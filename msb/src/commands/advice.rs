@@ -5,6 +5,7 @@ use microsandbox::{MicrosandboxError, Sandbox};
 
 use super::boot_advice;
 use super::image::advice as image_advice;
+use super::snapshot::advice as snapshot_advice;
 use super::volume::advice::{self as volume_advice, database};
 use crate::failure::with_hint;
 
@@ -16,6 +17,7 @@ pub(super) async fn advise(error: MicrosandboxError) -> anyhow::Error {
     let hint = match error {
         MicrosandboxError::Volume(error) => return volume_advice::advise(error),
         MicrosandboxError::Image(error) => return image_advice::advise(error),
+        MicrosandboxError::Snapshot(error) => return snapshot_advice::advise(error),
         MicrosandboxError::BootFailed(failure) => return boot_advice::explain(*failure),
         MicrosandboxError::SandboxNotFound { ref name } => not_found(name).await,
         _ => hint(&error),

@@ -21,6 +21,7 @@ Examples:
   msb exec web uname -a
   msb create --name db -v db:/var/lib/db ./rootfs -- /usr/bin/server
   msb create --name box -m 2G -c 2 --init auto ./debian
+  msb create --name web --from-snapshot base      With what another sandbox has left
   msb create --name web --replace ./rootfs        In the place of the one that was")]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod pause;
 mod process;
+mod progress;
 mod prune;
 mod pull;
 mod registry_advice;
@@ -34,6 +35,7 @@ mod runtime;
 mod sandbox;
 mod selection;
 mod shell;
+mod snapshot;
 mod start;
 mod stats;
 mod stop;
@@ -100,6 +102,8 @@ enum Command {
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
     Image(Box<image::Arguments>),
+    #[command(visible_aliases = ["snap", "snapshots"])]
+    Snapshot(snapshot::Arguments),
     Disk(disk::Arguments),
     Doctor(doctor::Arguments),
     Version(version::Arguments),
@@ -142,6 +146,7 @@ impl Cli {
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Image(arguments) => image::execute(*arguments),
+            Command::Snapshot(arguments) => snapshot::execute(arguments),
             Command::Disk(arguments) => disk::execute(arguments),
             Command::Doctor(arguments) => doctor::execute(&arguments),
             Command::Version(arguments) => version::execute(&arguments),

@@ -12,6 +12,7 @@ use crate::logs::LogError;
 use crate::private_directory::PrivateDirectoryError;
 use crate::run_directory::RunDirectoryError;
 use crate::sandbox::SandboxStatus;
+use crate::snapshots::SnapshotError;
 use crate::volumes::{VolumeError, VolumeFsError};
 
 /// Something cannot be done with a sandbox.
@@ -118,6 +119,9 @@ pub enum MicrosandboxError {
     /// Something cannot be done with an image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Something cannot be done with a snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -201,6 +205,9 @@ pub enum ErrorKind {
     ImagePullFailed,
     InvalidReference,
     Image,
+    SnapshotNotFound,
+    SnapshotAlreadyExists,
+    Snapshot,
     Log,
     Database,
     NotInstalled,
@@ -281,6 +288,13 @@ impl MicrosandboxError {
             Self::Image(ImageError::PullFailed { .. }) => ErrorKind::ImagePullFailed,
             Self::Image(ImageError::InvalidReference(_)) => ErrorKind::InvalidReference,
             Self::Image(_) => ErrorKind::Image,
+            Self::Snapshot(SnapshotError::SnapshotNotFound { .. }) => ErrorKind::SnapshotNotFound,
+            Self::Snapshot(SnapshotError::SnapshotAlreadyExists { .. }) => {
+                ErrorKind::SnapshotAlreadyExists
+            }
+            Self::Snapshot(SnapshotError::ImageMissing { .. }) => ErrorKind::ImageNotFound,
+            Self::Snapshot(SnapshotError::NoLayer { .. }) => ErrorKind::Unsupported,
+            Self::Snapshot(_) => ErrorKind::Snapshot,
             Self::Log(_) => ErrorKind::Log,
             Self::Database(_) => ErrorKind::Database,
             Self::NotInstalled(_) => ErrorKind::NotInstalled,

@@ -76,6 +76,11 @@ impl Home {
         self.path.join("volumes")
     }
 
+    /// Directory of the snapshots that have names.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
     /// Directory of the images.
     pub fn images(&self) -> PathBuf {
         self.path.join("images")

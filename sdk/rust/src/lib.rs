@@ -5,7 +5,7 @@
 //! A sandbox is one process, `msb vm`, that is the machine. This crate starts it ([`launch`]), keeps
 //! the place where it can be found ([`run_directory`]), asks it ([`control`]) and talks to the agent in its guest
 //! ([`session`]). What outlives sandboxes is kept in [`volumes`],
-//! what they are made of in [`images`], and both are recorded in the [`database`].
+//! what they are made of in [`images`] and [`snapshots`], and all of it is recorded in the [`database`].
 
 pub mod control;
 pub mod database;
@@ -23,7 +23,9 @@ mod registry;
 pub mod run_directory;
 pub mod sandbox;
 pub mod session;
+pub mod snapshots;
 mod socket;
+mod sparse;
 pub mod volumes;
 
 pub use error::{BootFailure, ErrorKind, MicrosandboxError, NotInstalled};

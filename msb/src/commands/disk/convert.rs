@@ -7,7 +7,7 @@ use disk::Format;
 
 use super::format::{advise, format_of, options};
 use super::layout::layout;
-use super::progress::Progress;
+use crate::commands::progress::Progress;
 
 /// Copies a disk into a new image of any format
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use disk::Format;
 
 use super::format::{advise, format_of, options};
 use super::layout::layout;
-use super::progress::Progress;
+use crate::commands::progress::Progress;
 use crate::failure::with_hint;
 use crate::options::parse_disk_size;
 

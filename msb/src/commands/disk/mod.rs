@@ -6,7 +6,6 @@ mod create;
 mod format;
 mod info;
 mod layout;
-mod progress;
 mod resize;
 
 use clap::{Args, Subcommand};

@@ -20,7 +20,7 @@ pub(in crate::commands) fn advise(error: ImageError) -> anyhow::Error {
         }
         ImageError::Ambiguous { .. } => "give more of its digits".to_owned(),
         ImageError::ImageInUse { .. } => {
-            "remove them first with `msb rm`, or give the image another name with `msb image tag`"
+            "remove them first with `msb rm` and `msb snapshot rm`, or give the image another name with `msb image tag`"
                 .to_owned()
         }
         ImageError::Damaged { digest, .. } => format!(

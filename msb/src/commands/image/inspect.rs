@@ -39,6 +39,7 @@ struct Details {
     layers: Vec<Layer>,
     config: ContainerConfig,
     sandboxes: Vec<String>,
+    snapshots: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +86,7 @@ fn details(found: ImageDetails) -> Details {
             .collect(),
         config: found.config.config,
         sandboxes: found.sandboxes,
+        snapshots: found.snapshots,
     }
 }
 
@@ -129,6 +131,7 @@ fn describe(details: &Details) -> String {
                 .collect(),
         ),
         ("sandboxes", details.sandboxes.clone()),
+        ("snapshots", details.snapshots.clone()),
     ];
     let mut text = String::new();
     for (title, values) in lines {

@@ -45,6 +45,7 @@ Examples:
   msb run -v cache:/var/cache ./rootfs make       A named volume, made at its first use
   msb run --mount-file ~/.netrc:/root/.netrc:ro ./rootfs make
   msb run --root-upper tmpfs disk.qcow2           A disk image that stays as it is
+  msb run --from-snapshot base -- ls -l           With what another sandbox has left
   msb run --mount-disk data.img:/data ./rootfs ls /data
   msb run --script 'up=apt-get update' ./rootfs up
   msb run --security restricted -u nobody ./rootfs ./untrusted

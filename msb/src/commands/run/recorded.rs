@@ -68,6 +68,8 @@ pub(super) fn run(
         Manner::Foreground => {
             config.entrypoint.clear();
             config.command.clear();
+            // Nor does the image's entry point run besides.
+            config.run_entrypoint = false;
         }
     }
     let kept = config.clone();

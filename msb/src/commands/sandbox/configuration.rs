@@ -27,7 +27,10 @@ impl SandboxPlan {
     pub(in crate::commands) fn configuration(self, name: &Name) -> anyhow::Result<SandboxConfig> {
         let log_level = Some(level(self.machine.log_level()));
         let mut config = SandboxConfig::new(name.as_str(), PathBuf::new());
+        config.snapshot = self.root.snapshot;
         match (self.root.image, self.root.source) {
+            // What it is based on, and the size of its layer, the snapshot says.
+            _ if config.snapshot.is_some() => {}
             (Some((name, image)), _) => {
                 config.image = name;
                 config.image_digest = Some(image.manifest_digest.to_string());
@@ -43,7 +46,7 @@ impl SandboxPlan {
             (None, RootSource::Memory) => {}
         }
         check_path(&config.image)?;
-        config.root_access = self.root.access;
+        config.root_access = self.root.access.filter(|_| config.snapshot.is_none());
         config.memory_mib = self.machine.memory;
         config.cpus = self.machine.cpus;
         config.kernel = self.machine.kernel.map(absolute).transpose()?;

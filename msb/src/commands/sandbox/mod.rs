@@ -134,8 +134,9 @@ impl SandboxArguments {
     ///
     /// # Errors
     /// The first mistake, with what to do about it.
-    pub(super) fn resolve(self) -> anyhow::Result<SandboxPlan> {
+    pub(super) fn resolve(mut self) -> anyhow::Result<SandboxPlan> {
         self.machine.check()?;
+        self.command.splice(..0, self.root.take_word());
         let labels = self.label.into_iter();
         Ok(SandboxPlan {
             name: self.name,

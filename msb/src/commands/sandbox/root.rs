@@ -1,5 +1,6 @@
 //! The root file system: what was asked for, and what it is.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,14 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use disk::{Cache, Format};
 use microsandbox::home::Home;
-use microsandbox::images::{self, PullPolicy, ResolvedImage};
+use microsandbox::images::{self, ImageError, PullPolicy, ResolvedImage};
 use microsandbox::launch::{HostPath, RootSource};
 use microsandbox::sandbox::{RootAccessConfig, image_name, root_disk};
+use microsandbox::snapshots::{SnapshotRoot, Snapshots};
 
+use crate::commands::image::advice as image_advice;
 use crate::commands::pull::fetch;
+use crate::commands::snapshot::advice as snapshot_advice;
 use crate::failure::{Hint, with_hint};
 use crate::options::{
     DiskArgument, parse_disk_cache, parse_fstype, parse_partition, parse_whole_mebibytes,
@@ -27,8 +31,13 @@ const IMAGE_HINT: &str = "a disk image is a file that exists, or a block device"
 pub(in crate::commands) struct RootArguments {
     /// Name of an image, or folder, disk image or block device with the root file system. What begins with / . ~ or ends as
     /// disk images do is a path
-    #[arg(value_name = "ROOT")]
-    root: PathBuf,
+    #[arg(value_name = "ROOT", required_unless_present = "from_snapshot")]
+    root: Option<PathBuf>,
+
+    /// Begins with a snapshot, by its name or its path, instead of a ROOT: the words behind the options are CMD then, with -- before
+    /// them if one begins with -
+    #[arg(long, value_name = "SNAPSHOT", alias = "from-snap", conflicts_with_all = ["root_access", "pull"])]
+    from_snapshot: Option<String>,
 
     /// Lets the guest write to ROOT itself; a disk does that without being told
     #[arg(long, group = "root_access")]
@@ -74,6 +83,8 @@ pub(super) struct ResolvedRoot {
     pub(super) access: Option<RootAccessConfig>,
     /// The image that it is of, and its name. It stays as long as that lives.
     pub(super) image: Option<(PathBuf, Rc<ResolvedImage>)>,
+    /// The snapshot that it begins with, as it was named.
+    pub(super) snapshot: Option<String>,
 }
 
 impl RootArguments {
@@ -82,12 +93,29 @@ impl RootArguments {
     /// # Errors
     /// When there is no such root, or an option that does not suit it.
     pub(super) fn resolve(self) -> anyhow::Result<ResolvedRoot> {
-        if let Some(name) = image_name(&self.root) {
-            return self.image(name);
+        match (&self.from_snapshot, &self.root) {
+            (Some(snapshot), _) => self.snapshot(snapshot),
+            (None, Some(root)) => match image_name(root) {
+                Some(name) => self.image(name),
+                None => self.path(root),
+            },
+            (None, None) => Err(with_hint(
+                anyhow!("there is no root"),
+                "name an image or a folder, or give --from-snapshot",
+            )),
         }
-        let path = fs::canonicalize(&self.root).map_err(anyhow::Error::from);
+    }
+
+    /// What stands in the place of ROOT where there is a snapshot, and is a word of the command.
+    pub(super) fn take_word(&mut self) -> Option<OsString> {
+        let root = self.root.take_if(|_| self.from_snapshot.is_some());
+        root.map(PathBuf::into_os_string)
+    }
+
+    fn path(&self, root: &Path) -> anyhow::Result<ResolvedRoot> {
+        let path = fs::canonicalize(root).map_err(anyhow::Error::from);
         let kind = path.and_then(|path| Ok((fs::metadata(&path)?, path)));
-        let cannot = || format!("cannot use {} as root", self.root.display());
+        let cannot = || format!("cannot use {} as root", root.display());
         let (metadata, path) = kind
             .with_context(cannot)
             .hint("ROOT is a folder with a Linux system in it, or a disk image")?;
@@ -95,7 +123,7 @@ impl RootArguments {
             self.folder(&path).with_context(cannot)
         } else {
             let image = DiskArgument {
-                path: self.root.clone(),
+                path: root.to_owned(),
                 format: self.root_format,
                 fstype: self.fstype.clone(),
                 partition: self.root_partition,
@@ -106,8 +134,39 @@ impl RootArguments {
                 source: RootSource::Disk(image),
                 access: self.access(),
                 image: None,
+                snapshot: None,
             })
         }
+    }
+
+    /// What it is based on is looked at here only as far as it says how the sandbox is run; the library does the rest.
+    fn snapshot(&self, name: &str) -> anyhow::Result<ResolvedRoot> {
+        self.refuse_disk_options("a snapshot")?;
+        let home = Home::from_environment()?;
+        let found = Snapshots::open(&home).and_then(|snapshots| snapshots.get(name));
+        let found = found.map_err(snapshot_advice::advise)?;
+        let image = match found.root() {
+            SnapshotRoot::Path { .. } => None,
+            SnapshotRoot::Image {
+                reference,
+                manifest_digest,
+            } => match images::resolve(&home, manifest_digest) {
+                Ok(image) => Some((PathBuf::from(reference), Rc::new(image))),
+                Err(error @ ImageError::ImageNotFound { .. }) => {
+                    let missing = found.image_missing().unwrap_or(error.into());
+                    return Err(snapshot_advice::advise(missing));
+                }
+                Err(error) => return Err(image_advice::advise(error)),
+            },
+        };
+        Ok(ResolvedRoot {
+            source: RootSource::Memory,
+            access: Some(RootAccessConfig::Upper {
+                mib: found.size_mib(),
+            }),
+            image,
+            snapshot: Some(name.to_owned()),
+        })
     }
 
     fn image(&self, name: &str) -> anyhow::Result<ResolvedRoot> {
@@ -132,7 +191,8 @@ impl RootArguments {
         Ok(ResolvedRoot {
             source: RootSource::Disk(root_disk(&image.root)),
             access: self.access(),
-            image: Some((self.root.clone(), Rc::new(image))),
+            image: Some((PathBuf::from(name), Rc::new(image))),
+            snapshot: None,
         })
     }
 
@@ -159,6 +219,7 @@ impl RootArguments {
             source: RootSource::Folder(HostPath(path.to_owned())),
             access: self.access(),
             image: None,
+            snapshot: None,
         })
     }
 
@@ -280,6 +341,22 @@ mod tests {
         for wrong in ["0", "tmpfs:0", "64M:tmpfs", "disk", "512K"] {
             let option = format!("--root-upper={wrong}");
             assert!(resolve(&[&option], folder.path()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_stands_instead_of_a_root() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["run"].iter().chain(arguments);
+            Command::try_parse_from(arguments.copied()).map(|command| command.root)
+        };
+        let mut root = parse(&["--from-snapshot=base", "--", "-x"]).unwrap();
+        assert_eq!(root.take_word(), Some("-x".into()));
+        assert_eq!(root.take_word(), None);
+        assert_eq!(parse(&["./root"]).unwrap().take_word(), None);
+        assert!(parse(&[]).is_err());
+        for option in ["--root-ro", "--root-upper=8M", "--pull=never"] {
+            assert!(parse(&["--from-snap", "base", option]).is_err(), "{option}");
         }
     }
 

@@ -66,6 +66,19 @@ const STEPS: &[&str] = &[
          manifest_digest TEXT NOT NULL REFERENCES images (manifest_digest)
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX sandbox_images_by_image ON sandbox_images (manifest_digest);",
+    // `id` names the directory. `descriptor` is JSON, the same that is in the directory. An image that a snapshot is based
+    // on cannot be removed: `snapshot_images` refers to it.
+    "CREATE TABLE snapshots (
+         id TEXT PRIMARY KEY,
+         name TEXT NOT NULL UNIQUE,
+         descriptor TEXT NOT NULL,
+         created_at INTEGER NOT NULL
+     ) STRICT;
+     CREATE TABLE snapshot_images (
+         snapshot_id TEXT PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+         manifest_digest TEXT NOT NULL REFERENCES images (manifest_digest)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX snapshot_images_by_image ON snapshot_images (manifest_digest);",
 ];
 
 /// Version of the database that this program makes: `PRAGMA user_version`.

@@ -85,7 +85,7 @@ fn an_earlier_version_keeps_what_it_has_and_gets_what_is_new() {
     let database = Database::open(&home).unwrap();
     insert(&database, "a").unwrap();
     // As version 1 was.
-    let to_version_1 = "DROP TABLE sandbox_images; DROP TABLE image_references; DROP TABLE images;
+    let to_version_1 = "DROP TABLE snapshot_images; DROP TABLE snapshots; DROP TABLE sandbox_images; DROP TABLE image_references; DROP TABLE images;
          DROP TABLE sandbox_labels; DROP TABLE sandboxes; PRAGMA user_version = 1;";
     database.connection().execute_batch(to_version_1).unwrap();
     drop(database);

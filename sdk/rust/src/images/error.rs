@@ -34,13 +34,15 @@ pub enum ImageError {
         /// The beginning.
         prefix: String,
     },
-    /// Sandboxes were made of it.
-    #[error("The image {image:?} is used by {}", list(sandboxes))]
+    /// Sandboxes or snapshots were made of it.
+    #[error("The image {image:?} is used by {}", list(sandboxes, snapshots))]
     ImageInUse {
         /// The name, or the digest.
         image: String,
         /// The names of the sandboxes.
         sandboxes: Vec<String>,
+        /// The names of the snapshots.
+        snapshots: Vec<String>,
     },
     /// It cannot be had from its registry.
     #[error("The image {reference} cannot be pulled", reference = reference.familiar_tagged())]
@@ -109,6 +111,8 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
     }
 }
 
-fn list(sandboxes: &[String]) -> String {
-    sandboxes.join(", ")
+fn list(sandboxes: &[String], snapshots: &[String]) -> String {
+    let sandboxes = sandboxes.iter().cloned();
+    let snapshots = snapshots.iter().map(|name| format!("the snapshot {name}"));
+    sandboxes.chain(snapshots).collect::<Vec<_>>().join(", ")
 }

@@ -62,4 +62,6 @@ pub struct ImageDetails {
     pub config: ImageConfig,
     /// The names of the sandboxes that were made of it.
     pub sandboxes: Vec<String>,
+    /// The names of the snapshots that are based on it.
+    pub snapshots: Vec<String>,
 }

@@ -8,7 +8,7 @@
 mod error;
 mod handle;
 mod login;
-mod output;
+pub(crate) mod output;
 mod pull;
 pub(crate) mod record;
 mod resolve;
@@ -140,6 +140,34 @@ impl Images {
         Ok(images)
     }
 
+    /// Loads the image with this digest from an archive, without the names that it has there. It gets `name`, unless that
+    /// is no name or another image has it.
+    ///
+    /// # Errors
+    /// [`ImageError::Archive`]; [`ImageError::ImageNotFound`] when it is not in the archive.
+    pub(crate) fn load_exactly(
+        &self,
+        store: &Shared,
+        path: &Path,
+        digest: &Digest,
+        name: &str,
+    ) -> Result<(), ImageError> {
+        let loaded = archive::load(store, Input::Path(path), None, &Silent)
+            .map_err(archive_failed(PathBuf::from("The archive of the image")))?;
+        if loaded.iter().all(|image| image.manifest != *digest) {
+            return Err(ImageError::ImageNotFound {
+                image: digest.to_string(),
+            });
+        }
+        let name: Option<Reference> = name.parse().ok();
+        let name = name.filter(|name| {
+            let taken = self.get(&name.to_string());
+            name.digest().is_none() && matches!(taken, Err(ImageError::ImageNotFound { .. }))
+        });
+        self.record(store, digest, name.as_slice(), &Silent)?;
+        Ok(())
+    }
+
     /// Writes images to a tar archive. Those that are given by name have that name in it.
     ///
     /// # Errors
@@ -214,12 +242,15 @@ impl Images {
         let image = self.get(image)?;
         let digest = *image.digest();
         let (manifest, config) = read(&shared, &digest)?;
-        let users = |transaction: &rusqlite::Transaction<'_>| record::users(transaction, &digest);
+        let users = self
+            .database
+            .read(|transaction| record::users(transaction, &digest))?;
         Ok(ImageDetails {
             image,
             manifest,
             config,
-            sandboxes: self.database.read(users)?,
+            sandboxes: users.sandboxes,
+            snapshots: users.snapshots,
         })
     }
 
@@ -238,7 +269,7 @@ impl Images {
     /// and what of it no other image needs.
     ///
     /// # Errors
-    /// As [`get`](Self::get); [`ImageError::ImageInUse`] when a sandbox was made of it.
+    /// As [`get`](Self::get); [`ImageError::ImageInUse`] when a sandbox or a snapshot was made of it.
     pub fn remove(&self, image: &str) -> Result<RemovedImages, ImageError> {
         let selector: Selector = image.parse()?;
         let found = self.find(&selector)?;
@@ -250,10 +281,11 @@ impl Images {
             .change(|transaction| record::remove(transaction, found.digest(), name.as_ref()))?;
         let mut removed = RemovedImages::default();
         match removal {
-            Removal::InUse(sandboxes) => {
+            Removal::InUse(users) => {
                 return Err(ImageError::ImageInUse {
                     image: image.to_owned(),
-                    sandboxes,
+                    sandboxes: users.sandboxes,
+                    snapshots: users.snapshots,
                 });
             }
             Removal::Untagged => removed.references.extend(name),
@@ -266,7 +298,7 @@ impl Images {
         Ok(removed)
     }
 
-    /// Removes images that no sandbox was made of: those without a name, or all if `named`; and all that is left of
+    /// Removes images that no sandbox and no snapshot was made of: those without a name, or all if `named`; and all that is left of
     /// downloads that were broken off. Waits for those who are adding images.
     ///
     /// # Errors

@@ -16,16 +16,17 @@ const BUFFER: usize = 1 << 20;
 ///
 /// # Errors
 /// What `write` returns; when the file cannot be made. What was at `path` is untouched then.
-pub(super) fn write(
+pub(crate) fn write<E: From<ImageError>>(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>,
-) -> Result<(), ImageError> {
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     let special = fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
     if special {
         let file = OpenOptions::new().write(true).open(path);
         let mut output = BufWriter::with_capacity(BUFFER, file.map_err(failed("open", path))?);
         write(&mut output)?;
-        return output.flush().map_err(failed("write", path));
+        output.flush().map_err(failed("write", path))?;
+        return Ok(());
     }
     let staged = Staged::new(path)?;
     let mut output = BufWriter::with_capacity(BUFFER, &staged.file);
@@ -33,7 +34,8 @@ pub(super) fn write(
     output.flush().map_err(failed("write", path))?;
     drop(output);
     staged.file.sync_all().map_err(failed("write", path))?;
-    fs::rename(&staged.path, path).map_err(failed("create", path))
+    fs::rename(&staged.path, path).map_err(failed("create", path))?;
+    Ok(())
 }
 
 /// A file beside the one that it becomes, which is gone when this is.

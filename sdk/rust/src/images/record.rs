@@ -25,8 +25,21 @@ pub(super) enum Removal {
     Untagged,
     /// It is gone.
     Removed,
-    /// Sandboxes use it: nothing has changed.
-    InUse(Vec<String>),
+    /// It is used: nothing has changed.
+    InUse(Users),
+}
+
+/// What was made of an image, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Users {
+    pub(super) sandboxes: Vec<String>,
+    pub(super) snapshots: Vec<String>,
+}
+
+impl Users {
+    fn is_empty(&self) -> bool {
+        self.sandboxes.is_empty() && self.snapshots.is_empty()
+    }
 }
 
 /// Adds an image, unless it is there, and gives it names; another image loses them.
@@ -123,7 +136,7 @@ pub(super) fn remove(
     Ok(Removal::Removed)
 }
 
-/// Forgets the images that no sandbox uses, and returns them: those without a name, or all.
+/// Forgets the images that nothing uses, and returns them: those without a name, or all.
 pub(super) fn remove_unused(
     transaction: &Transaction<'_>,
     named: bool,
@@ -148,17 +161,23 @@ pub(super) fn manifests(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<D
     manifests.collect()
 }
 
-/// The names of the sandboxes that were made of an image.
-pub(super) fn users(
-    transaction: &Transaction<'_>,
-    manifest: &Digest,
-) -> rusqlite::Result<Vec<String>> {
-    let mut statement = transaction.prepare(
-        "SELECT name FROM sandboxes JOIN sandbox_images ON sandbox_id = id
-         WHERE manifest_digest = ?1 ORDER BY name",
-    )?;
-    let names = statement.query_map([manifest.to_string()], |row| row.get(0))?;
-    names.collect()
+/// What was made of an image.
+pub(super) fn users(transaction: &Transaction<'_>, manifest: &Digest) -> rusqlite::Result<Users> {
+    let names = |query: &str| -> rusqlite::Result<Vec<String>> {
+        let mut statement = transaction.prepare(query)?;
+        let names = statement.query_map([manifest.to_string()], |row| row.get(0))?;
+        names.collect()
+    };
+    Ok(Users {
+        sandboxes: names(
+            "SELECT name FROM sandboxes JOIN sandbox_images ON sandbox_id = id
+             WHERE manifest_digest = ?1 ORDER BY name",
+        )?,
+        snapshots: names(
+            "SELECT name FROM snapshots JOIN snapshot_images ON snapshot_id = id
+             WHERE manifest_digest = ?1 ORDER BY name",
+        )?,
+    })
 }
 
 /// Notes that a sandbox was made of an image: in the transaction that records the sandbox. Fails if the image is gone.

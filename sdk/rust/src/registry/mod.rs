@@ -229,6 +229,14 @@ impl Registry {
         })
     }
 
+    /// The sandbox of this name, which has no machine: the caller holds the lock of the name.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`].
+    pub(crate) fn stopped(&self, name: &Name) -> Result<Record, MicrosandboxError> {
+        self.conclude_own(name)?.ok_or_else(|| not_found(name))
+    }
+
     /// Takes back [`begin_run`](Self::begin_run), of a run that never had a machine.
     ///
     /// # Errors

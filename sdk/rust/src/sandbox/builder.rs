@@ -46,6 +46,14 @@ impl SandboxBuilder {
         self
     }
 
+    /// The snapshot that the sandbox begins with, instead of an image: its name; or its path, which contains `/` or begins
+    /// with `.` or `~`.
+    #[must_use]
+    pub fn snapshot(mut self, snapshot: impl Into<String>) -> SandboxBuilder {
+        self.config.snapshot = Some(snapshot.into());
+        self
+    }
+
     /// The root file system: a disk image with a file system of this type, as mount(8) takes it; "" is what its superblock
     /// says.
     #[must_use]
@@ -309,7 +317,8 @@ impl SandboxBuilder {
     /// # Errors
     /// [`MicrosandboxError::InvalidConfig`] with the field; [`MicrosandboxError::SandboxAlreadyExists`];
     /// [`MicrosandboxError::BootFailed`] with the step that failed; [`MicrosandboxError::NotInstalled`];
-    /// [`MicrosandboxError::Image`] and [`MicrosandboxError::Volume`] when the image or a volume cannot be used.
+    /// [`MicrosandboxError::Image`], [`MicrosandboxError::Snapshot`] and [`MicrosandboxError::Volume`] when the image, the
+    /// snapshot or a volume cannot be used.
     pub async fn create(self) -> Result<Sandbox, MicrosandboxError> {
         let home = match self.home {
             Some(home) => home,

@@ -18,7 +18,7 @@ pub const DEFAULT_CPUS: u8 = 1;
 pub const DEFAULT_UPPER_MIB: u32 = 4096;
 
 /// The full configuration of a sandbox. [`SandboxBuilder`](super::SandboxBuilder) makes one; whoever prefers data makes it
-/// directly, or reads it from JSON, where everything but `name` and `image` may be left out.
+/// directly, or reads it from JSON, where everything may be left out but `name`, and `image` or `snapshot`.
 ///
 /// It is recorded when the sandbox is created, and each start uses it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,15 @@ pub struct SandboxConfig {
     pub name: String,
     /// The root file system: the name of an image; or a path, which begins with `/`, `./`, `../` or `~` or ends as disk images
     /// do, of a folder, a disk image whose name tells its format (`.raw`, `.img`, `.qcow2`, `.vmdk`), or a block device with
-    /// `image_format`.
+    /// `image_format`. Empty where `snapshot` is given, until the sandbox is created: then what the snapshot is based on is
+    /// recorded here.
+    #[serde(default)]
     pub image: PathBuf,
+    /// The snapshot that the sandbox begins with, instead of an image: its name; or its path, which contains `/` or begins with
+    /// `.` or `~`. The root access is a layer on disk then, of the snapshot's size. The snapshot is not verified, see
+    /// [`Snapshots::verify`](crate::snapshots::Snapshots::verify).
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// Digest of the manifest that the name of the image stands for. `None` is what it stands for when the sandbox is
     /// created; that is recorded here then.
     #[serde(default)]
@@ -164,6 +171,7 @@ impl SandboxConfig {
         SandboxConfig {
             name: name.into(),
             image: image.into(),
+            snapshot: None,
             image_digest: None,
             pull_policy: PullPolicy::default(),
             image_format: None,
@@ -325,6 +333,15 @@ mod tests {
             serde_json::from_str(r#"{"name": "web", "image": "/srv/web"}"#).unwrap();
         assert_eq!(config, SandboxConfig::new("web", "/srv/web"));
         assert_eq!((config.memory_mib, config.cpus), (512, 1));
+    }
+
+    #[test]
+    fn json_needs_no_image_beside_a_snapshot() {
+        let config: SandboxConfig =
+            serde_json::from_str(r#"{"name": "web", "snapshot": "base"}"#).unwrap();
+        let mut expected = SandboxConfig::new("web", "");
+        expected.snapshot = Some("base".to_owned());
+        assert_eq!(config, expected);
     }
 
     #[test]

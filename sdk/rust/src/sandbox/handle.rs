@@ -85,6 +85,10 @@ impl SandboxHandle {
         SandboxDirectory::of(&self.home, &self.observed.record.id).logs()
     }
 
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
     pub(crate) fn machine(&self) -> Machine {
         Machine::of(&self.home, &self.observed.record)
     }

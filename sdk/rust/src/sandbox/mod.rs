@@ -19,8 +19,10 @@ mod reaper;
 mod resolve;
 mod rlimit;
 mod running;
+mod snapshot;
 mod start;
 mod status;
+mod stopped;
 mod upper;
 mod validate;
 mod watching;
@@ -56,6 +58,7 @@ pub use status::{SandboxStatus, SandboxStopResult};
 
 pub(crate) use machine::blocking;
 pub(crate) use start::start;
+pub(crate) use stopped::StoppedSandbox;
 
 use crate::error::MicrosandboxError;
 use crate::home::Home;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::image::{pull_image, recorded, take_image};
 use super::machine::{Machine, blocking};
 use super::readiness::readable;
-use super::resolve::{Circumstances, Resolved, make_absolute, resolve};
+use super::resolve::{Circumstances, Layer, Resolved, make_absolute, resolve};
+use super::snapshot::take_snapshot;
 use super::validate::{parse_name, validate};
 use super::{Sandbox, SandboxConfig, StopReason, reaper};
 use crate::error::{BootFailure, MicrosandboxError, failed};
@@ -41,12 +42,16 @@ pub(super) async fn create(
     let name = validate(&config)?;
     pull_image(&home, &config, auth).await?;
     // The image stays until it is recorded that the sandbox is made of it.
-    let (claim, mut config, image) = blocking({
+    let (claim, mut config, image, base) = blocking({
         let (home, name) = (home.clone(), name.clone());
         move || {
-            make_absolute(&mut config)?;
-            let image = take_image(&home, &mut config)?;
-            Ok((try_claim(&home, &name)?, config, image))
+            let base = take_snapshot(&home, &mut config)?;
+            let image = make_absolute(&mut config).and_then(|()| take_image(&home, &mut config));
+            let image = match &base {
+                Some(base) => image.map_err(|error| base.explain(error))?,
+                None => image?,
+            };
+            Ok((try_claim(&home, &name)?, config, image, base))
         }
     })
     .await?;
@@ -60,7 +65,13 @@ pub(super) async fn create(
             });
         }
     };
-    let starting = blocking(move || Starting::create(&home, name, config, claim, console)).await?;
+    let starting = blocking(move || {
+        let layer = base
+            .as_ref()
+            .map_or(Layer::New, |base| Layer::CopyOf(&base.upper));
+        Starting::create(&home, name, config, claim, console, layer)
+    })
+    .await?;
     drop(image);
     starting.ready().await
 }
@@ -150,6 +161,7 @@ impl Starting {
         config: SandboxConfig,
         claim: Claim,
         console: Option<File>,
+        layer: Layer<'_>,
     ) -> Result<Starting, MicrosandboxError> {
         let directory = claim.directory.clone();
         let begin = || {
@@ -178,7 +190,7 @@ impl Starting {
         let detached = config.detached;
         let made = registry.directory(&record).make(home);
         let starting = made.and_then(|()| {
-            Starting::spawn(&registry, &record, &config, claim, console, detached, true)
+            Starting::spawn(&registry, &record, &config, claim, console, detached, layer)
         });
         let process = starting.inspect_err(|_| {
             // What cannot be taken back, the next reader does.
@@ -215,7 +227,8 @@ impl Starting {
                 return Err(error);
             }
         };
-        let spawned = Starting::spawn(&registry, &record, &config, claim, None, detached, false);
+        let layer = Layer::Kept;
+        let spawned = Starting::spawn(&registry, &record, &config, claim, None, detached, layer);
         let process = spawned.inspect_err(|_| {
             // What cannot be taken back, the next reader concludes.
             let _ = registry.cancel_run(&record);
@@ -238,7 +251,7 @@ impl Starting {
         claim: Claim,
         console: Option<File>,
         detached: bool,
-        created: bool,
+        layer: Layer<'_>,
     ) -> Result<MachineProcess, MicrosandboxError> {
         let home = registry.home();
         let program = Program::find(home)?;
@@ -248,11 +261,11 @@ impl Starting {
             program: &program,
             name: &record.name,
             directory: &directory,
-            created,
+            layer,
             detached,
         };
         let Resolved { launch, volumes } = resolve(config, circumstances)?;
-        if created && !config.ephemeral {
+        if layer.is_new() && !config.ephemeral {
             directory.sync()?;
         }
         let name = record.name.clone();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, patch};
+use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, patch, snapshot};
 use crate::error::MicrosandboxError;
 use crate::names::{Name, check_hostname};
 
@@ -62,6 +62,7 @@ pub(super) fn validate(config: &SandboxConfig) -> Result<Name, MicrosandboxError
             return Err(invalid(field, "it is empty"));
         }
     }
+    snapshot::check(config)?;
     check_labels(&config.labels)?;
     check_env("env", &config.env)?;
     check_scripts(&config.scripts)?;
@@ -287,6 +288,32 @@ mod tests {
         ];
         for (expected, change) in mistakes {
             assert_eq!(field(change).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_stands_instead_of_an_image() {
+        type Change = fn(&mut SandboxConfig);
+        let of_snapshot = |change: Change| {
+            field(|config| {
+                config.image = "".into();
+                config.snapshot = Some("base".to_owned());
+                change(config);
+            })
+        };
+        assert_eq!(of_snapshot(|_| {}), None);
+        let besides: [(&str, Change); 4] = [
+            ("image", |config| config.image = "/".into()),
+            ("image_digest", |config| {
+                config.image_digest = Some(String::new());
+            }),
+            ("image_partition", |config| config.image_partition = Some(1)),
+            ("root_access", |config| {
+                config.root_access = Some(RootAccessConfig::ReadOnly);
+            }),
+        ];
+        for (expected, change) in besides {
+            assert_eq!(of_snapshot(change).as_deref(), Some(expected));
         }
     }
 

@@ -3,7 +3,7 @@
 mod mounts;
 mod root;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -96,10 +96,28 @@ pub(super) struct Circumstances<'a> {
     pub(super) program: &'a Program,
     pub(super) name: &'a Name,
     pub(super) directory: &'a SandboxDirectory,
-    /// Whether the sandbox is created, not started again.
-    pub(super) created: bool,
+    /// What becomes of the layer of its root.
+    pub(super) layer: Layer<'a>,
     /// Whether the machine outlives this process.
     pub(super) detached: bool,
+}
+
+/// What a start does about a layer of the root on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Layer<'a> {
+    /// It is there since the sandbox was created.
+    Kept,
+    /// The sandbox is created, and the layer empty.
+    New,
+    /// The sandbox is created, and the layer a copy.
+    CopyOf(&'a File),
+}
+
+impl Layer<'_> {
+    /// Whether the sandbox is created, not started again.
+    pub(super) fn is_new(self) -> bool {
+        !matches!(self, Layer::Kept)
+    }
 }
 
 /// Looks at what `config` names, makes the layer of the root if there is none, and takes volumes into use.

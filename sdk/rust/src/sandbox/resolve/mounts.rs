@@ -134,7 +134,7 @@ fn take_volume(
             .map_err(|error| MicrosandboxError::invalid("volumes", error))?,
         mode: match mode {
             NamedMode::EnsureExists => VolumeMode::EnsureExists(description),
-            NamedMode::Create if of.created => VolumeMode::Create(description),
+            NamedMode::Create if of.layer.is_new() => VolumeMode::Create(description),
             NamedMode::Create | NamedMode::Existing => VolumeMode::Existing,
         },
         read_only: mount.readonly,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Circumstances, format, unusable};
+use super::{Circumstances, Layer, format, unusable};
 use crate::error::MicrosandboxError;
 use crate::images::ResolvedImage;
 use crate::launch::{DiskImage, HostPath, Patch, Root, RootAccess, RootSource};
@@ -45,8 +45,10 @@ pub(super) fn resolve_root(
         RootAccessConfig::Upper { mib } => {
             let path = of.directory.upper();
             // A layer that is gone is not made anew behind the user's back.
-            if of.created {
-                upper::make(of.home, &path, mib)?;
+            match of.layer {
+                Layer::Kept => {}
+                Layer::New => upper::make(of.home, &path, mib)?,
+                Layer::CopyOf(base) => upper::copy(base, &path)?,
             }
             RootAccess::DiskLayer(DiskImage {
                 path: HostPath(path),
@@ -93,7 +95,7 @@ pub(super) fn patches(
     of: Circumstances<'_>,
 ) -> Result<Vec<Patch>, MicrosandboxError> {
     match root.access {
-        RootAccess::DiskLayer(_) if !of.created => return Ok(Vec::new()),
+        RootAccess::DiskLayer(_) if !of.layer.is_new() => return Ok(Vec::new()),
         RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => {}
         RootAccess::Writable | RootAccess::ReadOnly if config.patches.is_empty() => {
             return Ok(Vec::new());

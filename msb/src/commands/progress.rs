@@ -2,17 +2,19 @@
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::Signal;
 
+use super::process::wait_for;
 use crate::signals::Signals;
 
 /// What takes less shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The state of a command that goes through a disk.
+/// The state of a command that goes through a disk or the layer of a snapshot.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -57,6 +59,31 @@ impl Progress {
         }
         self.bar.set_position(done);
         self.go_on()
+    }
+
+    /// The same, of so many.
+    pub(super) fn advance_of(&mut self, done: u64, total: u64) -> ControlFlow<()> {
+        self.bar.set_length(total);
+        self.advance(done)
+    }
+
+    /// Waits until there is something to read, or the end. Breaks when a signal asked for the end.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub(super) fn wait_for(&mut self, input: BorrowedFd<'_>) -> anyhow::Result<ControlFlow<()>> {
+        loop {
+            let [readable, _] = wait_for([Some(input), Some(self.signals.as_fd())], None)?;
+            let wanted = self.go_on();
+            if readable || wanted.is_break() {
+                return Ok(wanted);
+            }
+        }
+    }
+
+    /// Whether a signal asked for the end.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended_by.is_some()
     }
 
     /// Removes the bar. Returns the signal that asked for the end.
