@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use microsandbox::sandbox::{
-    RootAccessConfig, SandboxBuilder, SandboxStatus, SandboxStopResult, StopReason,
+    ExecOptions, InitConfig, RootAccessConfig, SandboxBuilder, SandboxStatus, SandboxStopResult,
+    StopReason,
 };
-use microsandbox::{ErrorKind, Microsandbox, Sandbox};
+use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, Sandbox};
 use msb_tests::{Home, LIMIT, product};
 
 /// Tells the program that it is a creator, and in which home.
@@ -102,6 +103,77 @@ fn a_sandbox_passes_through_its_states_and_keeps_its_layer() {
         again.stop().await.unwrap();
         assert_eq!(end(&again).await.reason, StopReason::Stopped);
         microsandbox.remove("web").await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_run_in_a_sandbox_that_starts_waits_for_its_guest() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let creating = builder(&microsandbox, "web").create();
+        let early = async {
+            let handle = loop {
+                // Its record comes before its machine, and both long before the guest.
+                match microsandbox.get("web").await {
+                    Ok(handle) => break handle,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::SandboxNotFound),
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(handle.status(), SandboxStatus::Starting);
+            let sandbox = handle.connect().await.unwrap();
+            let fs = sandbox.fs();
+            let (output, files, detached) = tokio::join!(
+                sandbox.shell("echo early"),
+                fs.exists("/bin"),
+                sandbox.exec_detached("true", ExecOptions::new())
+            );
+            assert_eq!(output.unwrap().stdout_text(), "early\n");
+            assert!(files.unwrap());
+            let kept = sandbox.reattach(detached.unwrap(), 0).await.unwrap();
+            assert!(kept.collect().await.unwrap().success());
+        };
+        let (sandbox, ()) = tokio::join!(creating, early);
+        sandbox.unwrap().stop().await.unwrap();
+        microsandbox.remove("web").await.unwrap();
+
+        // A guest that never comes up is waited for no longer than it exists.
+        let creating = builder(&microsandbox, "broken")
+            .init(InitConfig::cmd("/no/such", [""; 0]))
+            .create();
+        let early = async {
+            let handle = loop {
+                if let Ok(handle) = microsandbox.get("broken").await {
+                    break handle;
+                }
+                tokio::task::yield_now().await;
+            };
+            let sandbox = handle.connect().await.unwrap();
+            sandbox.shell("true").await.unwrap_err()
+        };
+        let (created, error) = tokio::join!(creating, early);
+        assert_eq!(created.unwrap_err().kind(), ErrorKind::BootFailed);
+        assert_eq!(error.kind(), ErrorKind::SandboxEnded, "{error}");
+    });
+}
+
+#[test]
+fn a_command_is_told_how_its_sandbox_ended() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        let sandbox = builder(&microsandbox, "web").create().await.unwrap();
+        let mut command = sandbox.shell_stream("sleep 600").await.unwrap();
+        command.recv().await.unwrap();
+        let (ended, killed) = tokio::join!(command.wait(), sandbox.kill());
+        killed.unwrap();
+        match ended.unwrap_err() {
+            MicrosandboxError::SandboxEnded { end: Some(end), .. } => {
+                assert_eq!(end.reason, StopReason::Killed);
+            }
+            error => panic!("{error:?}"),
+        }
     });
 }
 

@@ -51,13 +51,15 @@ fn hint(error: &MicrosandboxError) -> Option<String> {
             "`msb exec {name} COMMAND` runs something in it; `msb stop {name}` stops it, `msb rm -f {name}` removes it as it is"
         ),
         MicrosandboxError::SandboxNotRunning { name, status } => match status {
-            SandboxStatus::Starting => format!("`msb inspect {name}` tells when it runs"),
             SandboxStatus::Paused => format!("`msb unpause {name}` lets it go on"),
             SandboxStatus::Stopping => format!("`msb wait {name}` waits until it has stopped"),
             _ => format!("start it with `msb start {name}`"),
         },
         MicrosandboxError::SandboxDraining { name } => {
             format!("`msb wait {name}` waits until it has stopped; then `msb start {name}`")
+        }
+        MicrosandboxError::SandboxEnded { name, .. } => {
+            format!("`msb inspect {name}` and `msb logs {name}` tell how")
         }
         MicrosandboxError::InvalidConfig { .. } => {
             "`msb create --help` describes the options".to_owned()

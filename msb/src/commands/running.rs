@@ -91,7 +91,8 @@ pub(super) fn gone(name: &Name) -> anyhow::Error {
 async fn look_up(name: &Name) -> Result<SandboxConfig, MicrosandboxError> {
     let sandbox = Sandbox::get(name.as_str()).await?;
     match sandbox.status() {
-        SandboxStatus::Running => sandbox.config(),
+        // What is run in one that starts waits for its guest.
+        SandboxStatus::Starting | SandboxStatus::Running => sandbox.config(),
         SandboxStatus::Draining => Err(MicrosandboxError::SandboxDraining {
             name: name.to_string(),
         }),

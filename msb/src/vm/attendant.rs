@@ -19,6 +19,7 @@ use super::control::{ClientId, ControlThread, Notice};
 use super::diagnostics;
 use super::log::LogLines;
 use super::metrics::Metrics;
+use super::sessions::Door;
 use super::supervisor::{Action, Event, Supervisor};
 use super::verdict::Verdict;
 
@@ -30,6 +31,8 @@ pub(super) struct Attendant<'a> {
     pub(super) pauser: Pauser,
     pub(super) metrics: Metrics,
     pub(super) control: &'a ControlThread,
+    /// Of sessions; `None` where nobody but the creator knows of the machine.
+    pub(super) door: Option<Door>,
     pub(super) directory: &'a RunDirectory,
     /// Where the creator is told.
     pub(super) reports: &'a File,
@@ -98,6 +101,11 @@ impl Attendant<'_> {
     fn carry_out(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
             Action::Reply(client, reply) => self.control.tell(Notice::Reply(client, reply)),
+            Action::LetIn => {
+                if let Some(door) = &self.door {
+                    door.open();
+                }
+            }
             Action::State(state) => self.tell_state(state),
             Action::ReportReady(ready) => self.report_ready(ready),
             Action::StartMain => {

@@ -198,12 +198,16 @@ fn run(
     let (accept, connection) = agent::rendezvous();
     let boot_message = boot_message(config);
     // Looking on costs a copy of what the guest sends: where nobody asks, nobody looks.
-    let observer: Option<Box<dyn Observer>> = if config.state.is_some() || output.log.is_some() {
-        let sessions = Sessions::new(events.clone(), output.log).map_err(StartError::Event)?;
-        Some(Box::new(sessions))
-    } else {
-        None
-    };
+    let sessions = (config.state.is_some() || output.log.is_some())
+        .then(|| Sessions::new(events.clone(), output.log))
+        .transpose()
+        .map_err(StartError::Event)?;
+    let door = sessions
+        .as_ref()
+        .map(Sessions::door)
+        .transpose()
+        .map_err(StartError::Event)?;
+    let observer = sessions.map(|sessions| Box::new(sessions) as Box<dyn Observer>);
     let machine = machine::boot(machine::Config {
         vcpus: config.vcpus,
         memory: config.memory,
@@ -231,6 +235,7 @@ fn run(
         pauser,
         metrics,
         control: host.control,
+        door,
         directory: host.directory,
         reports: host.reports,
         process: host.process,

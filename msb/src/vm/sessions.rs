@@ -1,10 +1,14 @@
-//! Counts the sessions of a machine: connections to its agent, whoever opened them.
+//! The sessions of a machine: connections to its agent, whoever opened them. They are let in when the agent takes them, and
+//! counted.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::write;
 use vmm::virtio::vsock::{Flow, Observer, Tap};
 
 use super::log::Log;
@@ -14,8 +18,26 @@ use super::supervisor::Event;
 pub(super) struct Sessions {
     events: Sender<Event>,
     log: Option<Log>,
-    /// In the place of the log's: nothing is stalled without it.
-    never: EventFd,
+    /// In the place of the log's.
+    resumption: EventFd,
+    /// Whether the agent takes sessions.
+    open: Arc<AtomicBool>,
+}
+
+/// Lets the sessions of a machine in: those that come before wait.
+#[derive(Debug)]
+pub(super) struct Door {
+    open: Arc<AtomicBool>,
+    resumption: OwnedFd,
+}
+
+impl Door {
+    /// The agent takes sessions from here on.
+    pub(super) fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        // Fails only when the counter is near its limit, and then it has been written to often enough.
+        let _ = write(&self.resumption, &1_u64.to_ne_bytes());
+    }
 }
 
 impl Sessions {
@@ -25,7 +47,17 @@ impl Sessions {
         Ok(Sessions {
             events,
             log,
-            never: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            resumption: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            open: Arc::default(),
+        })
+    }
+
+    /// # Errors
+    /// When there can be no more descriptors.
+    pub(super) fn door(&self) -> io::Result<Door> {
+        Ok(Door {
+            open: Arc::clone(&self.open),
+            resumption: self.resumption().try_clone_to_owned()?,
         })
     }
 }
@@ -40,10 +72,14 @@ impl Observer for Sessions {
         })
     }
 
+    fn admits(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
     fn resumption(&self) -> BorrowedFd<'_> {
         match &self.log {
             Some(log) => log.resumption(),
-            None => self.never.as_fd(),
+            None => self.resumption.as_fd(),
         }
     }
 }
@@ -85,5 +121,16 @@ mod tests {
         assert!(events.try_recv().is_err());
         drop(session);
         assert!(matches!(events.try_recv(), Ok(Event::SessionClosed)));
+    }
+
+    #[test]
+    fn nobody_is_let_in_before_the_door_opens() {
+        let sessions = Sessions::new(channel().0, None).unwrap();
+        let door = sessions.door().unwrap();
+        assert!(!sessions.admits());
+        door.open();
+        assert!(sessions.admits());
+        // Who waits is told.
+        assert_eq!(sessions.resumption.read().unwrap(), 1);
     }
 }

@@ -87,6 +87,8 @@ pub(super) enum Event {
 pub(super) enum Action {
     /// A client is to be answered.
     Reply(ClientId, ControlReply),
+    /// Sessions are to be let in.
+    LetIn,
     /// Everybody is to be told the state.
     State(MachineState),
     /// The sandbox's own process is to be started.
@@ -351,6 +353,7 @@ impl Supervisor {
         match (event, self.phase) {
             (AgentEvent::Ready(ready, control), Phase::Booting) => {
                 self.control = Some(control);
+                self.actions.push(Action::LetIn);
                 if self.has_main {
                     self.phase = Phase::StartingMain(ready);
                     self.actions.push(Action::StartMain);

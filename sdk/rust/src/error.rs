@@ -11,7 +11,7 @@ use crate::launch::{BootFileError, LaunchError, NoProgram, ReportError, StartFai
 use crate::logs::LogError;
 use crate::private_directory::PrivateDirectoryError;
 use crate::run_directory::RunDirectoryError;
-use crate::sandbox::SandboxStatus;
+use crate::sandbox::{SandboxStatus, SandboxStopResult};
 use crate::snapshots::SnapshotError;
 use crate::volumes::{VolumeError, VolumeFsError};
 
@@ -52,6 +52,14 @@ pub enum MicrosandboxError {
     SandboxDraining {
         /// The name.
         name: String,
+    },
+    /// The sandbox ended while something was done in it.
+    #[error("The sandbox {name:?} ended meanwhile{}", how(end.as_deref()))]
+    SandboxEnded {
+        /// The name.
+        name: String,
+        /// How it ended; `None` for an ephemeral one that was gone before anybody could ask.
+        end: Option<Box<SandboxStopResult>>,
     },
     /// What was asked for makes no sandbox.
     #[error("The configuration of the sandbox cannot be used: {field}: {reason}")]
@@ -187,6 +195,7 @@ pub enum ErrorKind {
     SandboxRunning,
     SandboxNotRunning,
     SandboxDraining,
+    SandboxEnded,
     InvalidConfig,
     BootFailed,
     ExecFailed,
@@ -268,6 +277,7 @@ impl MicrosandboxError {
             Self::SandboxRunning { .. } => ErrorKind::SandboxRunning,
             Self::SandboxNotRunning { .. } => ErrorKind::SandboxNotRunning,
             Self::SandboxDraining { .. } => ErrorKind::SandboxDraining,
+            Self::SandboxEnded { .. } => ErrorKind::SandboxEnded,
             Self::InvalidConfig { .. } => ErrorKind::InvalidConfig,
             Self::BootFailed(_) => ErrorKind::BootFailed,
             Self::ExecFailed { .. } => ErrorKind::ExecFailed,
@@ -378,6 +388,12 @@ impl From<BootFileError> for MicrosandboxError {
     fn from(error: BootFileError) -> MicrosandboxError {
         MicrosandboxError::NotInstalled(error.into())
     }
+}
+
+/// What follows in a message about the end of a sandbox.
+fn how(end: Option<&SandboxStopResult>) -> String {
+    end.map(|end| format!(": {}", end.reason))
+        .unwrap_or_default()
 }
 
 /// Makes an error of a system call one of a sandbox.

@@ -27,7 +27,7 @@ enum OpenError {
 }
 
 impl Server {
-    /// Starts a process for a client.
+    /// Starts a process for a client, as soon as the guest is up.
     pub(super) fn run_session(
         &mut self,
         id: ClientId,
@@ -36,11 +36,10 @@ impl Server {
     ) -> Result<(), Gone> {
         self.kept.forget(now);
         let refusal = match self.state {
-            MachineState::Running | MachineState::Paused if !self.kept.has_room() => {
-                Some((RefusalKind::Limit, "The machine keeps too many sessions"))
+            MachineState::Starting | MachineState::Running | MachineState::Paused => {
+                let full = (RefusalKind::Limit, "The machine keeps too many sessions");
+                (!self.kept.has_room()).then_some(full)
             }
-            MachineState::Running | MachineState::Paused => None,
-            MachineState::Starting => Some((RefusalKind::State, "The machine is not up yet")),
             MachineState::Draining => Some((RefusalKind::State, "The machine is draining")),
             MachineState::Stopping => Some((RefusalKind::State, "The machine is stopping")),
         };

@@ -34,6 +34,7 @@ impl Life {
         assert_eq!(
             actions,
             [
+                Action::LetIn,
                 Action::State(MachineState::Running),
                 Action::ReportReady(READY)
             ]
@@ -345,7 +346,7 @@ fn the_sandboxs_own_process_comes_first_and_ends_the_sandbox() {
         config.main = Some(Box::new(crate::vm::tests::exec()));
     };
     let mut life = Life::booting(with_main);
-    assert_eq!(life.ready(), [Action::StartMain]);
+    assert_eq!(life.ready(), [Action::LetIn, Action::StartMain]);
     let actions = life.tell(Event::MainStarted);
     assert_eq!(
         actions,

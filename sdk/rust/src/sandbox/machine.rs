@@ -7,7 +7,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::ending::result_of;
-use super::exec::refused;
+use super::exec::channel::ChannelError;
+use super::exec::{lost, refused};
 use super::pidfd::Pidfd;
 use super::watching::Watching;
 use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
@@ -25,6 +26,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long a guest may take beyond the grace of its processes: it syncs and unmounts. The machine's process ends it by itself
 /// before that.
 const SYNC: Duration = Duration::from_secs(20);
+
+/// How long a machine's process may take to record its end when its guest is gone.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How long the host may take to end a process that was killed, and to release its memory.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -66,7 +70,7 @@ impl Machine {
         &self.directory
     }
 
-    /// A fresh connection to the agent in the guest: one session.
+    /// A fresh connection to the agent in the guest: one session. As long as the guest is not up, the session waits for it.
     ///
     /// # Errors
     /// [`MicrosandboxError::SandboxNotRunning`].
@@ -138,6 +142,33 @@ impl Machine {
             @ (ControlError::Hello(_) | ControlError::Frame(_) | ControlError::Unexpected) => {
                 MicrosandboxError::runtime("The machine's process cannot be understood")(error)
             }
+        }
+    }
+
+    /// What it means that a session of the machine ended without its process.
+    pub(crate) async fn session_error(&self, error: ChannelError) -> MicrosandboxError {
+        if !matches!(error, ChannelError::Disconnected) {
+            return lost(error);
+        }
+        let name = self.name.to_string();
+        let ended = |end| MicrosandboxError::SandboxEnded { name, end };
+        match timeout(LAST_WORDS, self.wait_until_stopped()).await {
+            Ok(Ok(end)) => ended(Some(Box::new(end))),
+            Ok(Err(
+                MicrosandboxError::SandboxNotFound { .. } | MicrosandboxError::InvalidHandle { .. },
+            )) => ended(None),
+            Ok(Err(error)) => error,
+            // A guest that shuts down closes the door first; one that goes on has closed this session only.
+            Err(_) => match self.observe().await {
+                Ok(Observed {
+                    status: status @ SandboxStatus::Stopping,
+                    ..
+                }) => MicrosandboxError::SandboxNotRunning {
+                    name: self.name.to_string(),
+                    status,
+                },
+                _ => lost(error),
+            },
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use microsandbox::sandbox::{SandboxFilter, SandboxStatus, StopReason};
-use microsandbox::{ErrorKind, Sandbox};
+use microsandbox::sandbox::{ExecOptions, SandboxFilter, SandboxStatus, StopReason};
+use microsandbox::{ErrorKind, MicrosandboxError, Sandbox};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,6 +20,10 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("nothing_of_an_ephemeral_one_remains", ephemeral),
     ("a_killed_machine_is_noticed_and_can_be_started", crashed),
+    (
+        "who_runs_something_is_told_how_the_sandbox_ended",
+        ended_meanwhile,
+    ),
     ("a_stuck_machine_is_killed_in_time", stuck),
     ("labels_find_sandboxes", labels),
     ("a_handle_does_not_mean_another_of_its_name", stale_handle),
@@ -199,6 +203,49 @@ fn crashed() {
         kill(pid(&again, &fixture), Signal::SIGKILL).unwrap();
         let result = again.wait_until_stopped().await.unwrap();
         assert_eq!(result.reason, StopReason::Crashed);
+    });
+}
+
+fn ended_meanwhile() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let begin = async |ephemeral| {
+            let sandbox = fixture
+                .builder("web")
+                .ephemeral(ephemeral)
+                .create()
+                .await
+                .unwrap();
+            let options = ExecOptions::new();
+            let mut command = sandbox.exec_stream("sleep", options).await.unwrap();
+            command.recv().await.unwrap();
+            (sandbox, command)
+        };
+        let how = |error| match error {
+            MicrosandboxError::SandboxEnded { name, end } if name == "web" => {
+                end.map(|end| end.reason)
+            }
+            error => panic!("{error:?}"),
+        };
+        let (sandbox, command) = begin(false).await;
+        kill(pid(&sandbox, &fixture), Signal::SIGKILL).unwrap();
+        let error = command.collect().await.unwrap_err();
+        assert_eq!(how(error), Some(StopReason::Crashed));
+        fixture.microsandbox.remove("web").await.unwrap();
+
+        let (sandbox, mut command) = begin(false).await;
+        let (ended, killed) = tokio::join!(command.wait(), sandbox.kill());
+        killed.unwrap();
+        assert_eq!(how(ended.unwrap_err()), Some(StopReason::Killed));
+        let error = sandbox.exec("true", [""; 0]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxNotRunning, "{error}");
+        fixture.microsandbox.remove("web").await.unwrap();
+
+        // Nothing is left that could tell how, but that it ended.
+        let (sandbox, command) = begin(true).await;
+        kill(pid(&sandbox, &fixture), Signal::SIGKILL).unwrap();
+        let error = command.collect().await.unwrap_err();
+        assert!([None, Some(StopReason::Crashed)].contains(&how(error)));
     });
 }
 

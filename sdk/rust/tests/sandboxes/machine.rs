@@ -18,7 +18,9 @@ use microsandbox::home::Home;
 use microsandbox::launch::{
     Command, Handover, Moment, Report, RootSource, StartFailure, StartStage, Startup, send_report,
 };
-use microsandbox::protocol::{FrameReader, FrameWriter, Hello, Ready, Stage};
+use microsandbox::protocol::{
+    FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Ready, Stage, Started,
+};
 
 /// Does not come up.
 pub(super) const FAILS: &str = "fails";
@@ -63,6 +65,7 @@ pub(super) fn run(launch: RawFd) {
     let _ = send_report(&handover.reports, &Report::Ready(startup));
     let watchers = Watchers::default();
     let (ends, end) = channel();
+    run_commands(&handover);
     serve(&handover, &watchers, ends.clone());
     attend(&handover, ends);
     finish(handover, &watchers, end.recv().unwrap());
@@ -99,6 +102,30 @@ fn attend(handover: &Handover, ends: Sender<Ended>) {
         let command: Option<Command> = FrameReader::new(&commands).read().unwrap();
         if command.is_none() && !detached {
             let _ = ends.send(ended(StopReason::CreatorDied));
+        }
+    });
+}
+
+/// Commands begin, and end with the machine.
+fn run_commands(handover: &Handover) {
+    let listener = handover.listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let say = |message| FrameWriter::new(&stream).write(&message).unwrap();
+                say(GuestMessage::Hello(Hello::current("fake")));
+                let mut reader = FrameReader::new(&stream);
+                while let Ok(Some(message)) = reader.read() {
+                    if let HostMessage::Exec(_) = message {
+                        say(GuestMessage::Started(Started {
+                            pid: 2,
+                            session: 1,
+                            terminal: false,
+                        }));
+                    }
+                }
+            });
         }
     });
 }

@@ -39,6 +39,13 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether its connections are taken now.
+    fn admits(&self) -> bool {
+        self.observer
+            .as_ref()
+            .is_none_or(|observer| observer.admits())
+    }
+
     /// Nothing is left to be done for what was not watched.
     fn unwatch(&self, events: &Events) {
         let _ = events.remove(self.socket.as_fd());
@@ -135,7 +142,7 @@ impl VsockExecutor {
             .iter_mut()
             .filter(|listener| listener.pending)
         {
-            while !self.switchboard.is_full() {
+            while !self.switchboard.is_full() && listener.admits() {
                 match listener.socket.accept() {
                     Ok((socket, _)) => {
                         let ports = self.switchboard.choose_port(listener.port);
@@ -244,7 +251,10 @@ impl Executor for VsockExecutor {
                     self.accept_pending();
                 }
             }
-            Token::Observer(_) => self.switchboard.on_resumption(),
+            Token::Observer(_) => {
+                self.switchboard.on_resumption();
+                self.accept_pending();
+            }
         }
         if self.switchboard.take_vacated() {
             self.accept_pending();

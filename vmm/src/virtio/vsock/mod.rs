@@ -104,8 +104,8 @@ pub enum Route {
     },
     /// Connections that host programs open to a Unix socket.
     ToGuest {
-        /// Listening socket. Connections wait in its backlog until the driver of the guest is up. When nobody listens in
-        /// the guest, the accepted socket is closed.
+        /// Listening socket. Connections wait in its backlog until the driver of the guest is up and the observer admits
+        /// them. When nobody listens in the guest, the accepted socket is closed.
         listener: UnixListener,
         /// Port of the guest.
         port: u32,

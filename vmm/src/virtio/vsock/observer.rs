@@ -22,6 +22,12 @@ pub trait Observer: Send {
     /// does not listen or broke the rules, its driver reset the device, the machine ended.
     fn connected(&mut self) -> Box<dyn Tap>;
 
+    /// Whether connections are taken now. As long as they are not, they wait in the listener's backlog; a write to the
+    /// [`resumption`](Self::resumption) lets this be asked again.
+    fn admits(&self) -> bool {
+        true
+    }
+
     /// An eventfd(2), always the same. Whoever made room for taps that stalled writes to it, and they are asked again. A
     /// write that comes before the tap has returned [`Flow::Stalled`] is not lost, and one too many does no harm. Nobody
     /// reads it.

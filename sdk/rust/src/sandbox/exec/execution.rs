@@ -14,6 +14,7 @@ use super::refusal::refused;
 use super::stdin::StdinWriter;
 use crate::control::ControlSession;
 use crate::error::MicrosandboxError;
+use crate::sandbox::machine::Machine;
 
 /// What comes from a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl ExecOutput {
 #[derive(Debug)]
 pub struct Execution {
     channel: Channel,
-    sandbox: String,
+    machine: Machine,
     session: u64,
     pid: Option<u32>,
     /// Comes first.
@@ -121,16 +122,19 @@ impl Execution {
     /// Waits until the command of a fresh session runs.
     ///
     /// # Errors
-    /// [`MicrosandboxError::ExecFailed`], [`MicrosandboxError::SandboxDraining`].
+    /// [`MicrosandboxError::ExecFailed`], [`MicrosandboxError::SandboxDraining`], [`MicrosandboxError::SandboxEnded`].
     pub(crate) async fn begin(
         mut channel: Channel,
-        sandbox: &str,
+        machine: Machine,
         options: ExecOptions,
     ) -> Result<Execution, MicrosandboxError> {
-        let started = match channel.next().await.map_err(lost)? {
-            Some(Event::Started(started)) => started,
-            Some(Event::Failed(failure)) => return Err(refused(sandbox, failure)),
-            _ => return Err(lost(ChannelError::Unexpected)),
+        let started = match channel.next().await {
+            Ok(Some(Event::Started(started))) => started,
+            Ok(Some(Event::Failed(failure))) => {
+                return Err(refused(machine.name().as_str(), failure));
+            }
+            Ok(_) => return Err(lost(ChannelError::Unexpected)),
+            Err(error) => return Err(machine.session_error(error).await),
         };
         let mut stdin = Some(StdinWriter::new(channel.sender().clone()));
         let mut feeding = None;
@@ -142,7 +146,7 @@ impl Execution {
         Ok(Execution {
             stdin,
             channel,
-            sandbox: sandbox.to_owned(),
+            machine,
             session: started.session,
             pid: Some(started.pid),
             started: Some(started),
@@ -160,7 +164,7 @@ impl Execution {
     /// None but for a lack of descriptors.
     pub(crate) fn resume(
         kept: ControlSession,
-        sandbox: &str,
+        machine: Machine,
     ) -> Result<Execution, MicrosandboxError> {
         let ControlSession {
             opened,
@@ -175,7 +179,7 @@ impl Execution {
         Ok(Execution {
             stdin: Some(StdinWriter::new(channel.sender().clone())),
             channel,
-            sandbox: sandbox.to_owned(),
+            machine,
             session: opened.session,
             pid: None,
             started: None,
@@ -211,7 +215,8 @@ impl Execution {
     /// Waits for the next event; `None` after [`ExecEvent::Exited`]. What is given up while it waits is not lost.
     ///
     /// # Errors
-    /// When the sandbox is gone, or its agent cannot be understood.
+    /// [`MicrosandboxError::SandboxEnded`] when the sandbox ends before the command; [`MicrosandboxError::Runtime`] when its
+    /// agent cannot be understood.
     pub async fn recv(&mut self) -> Result<Option<ExecEvent>, MicrosandboxError> {
         if self.exit.is_some() {
             return Ok(None);
@@ -219,7 +224,11 @@ impl Execution {
         if let Some(Started { pid, session, .. }) = self.started.take() {
             return Ok(Some(ExecEvent::Started { pid, session }));
         }
-        let event = match self.channel.next().await.map_err(lost)? {
+        let event = match self.channel.next().await {
+            Ok(event) => event,
+            Err(error) => return Err(self.machine.session_error(error).await),
+        };
+        let event = match event {
             Some(Event::Stdout(data)) => ExecEvent::Stdout(data),
             Some(Event::Stderr(data)) => ExecEvent::Stderr(data),
             Some(Event::Exited(exit)) => {
@@ -231,8 +240,11 @@ impl Execution {
                 self.pid = Some(pid);
                 ExecEvent::Started { pid, session }
             }
-            Some(Event::Failed(failure)) => return Err(refused(&self.sandbox, failure)),
-            None => return Err(lost(ChannelError::Disconnected)),
+            Some(Event::Failed(failure)) => {
+                return Err(refused(self.machine.name().as_str(), failure));
+            }
+            // It was told before.
+            None => return Err(self.machine.session_error(ChannelError::Disconnected).await),
         };
         Ok(Some(event))
     }
@@ -367,7 +379,7 @@ impl ExecControls {
     }
 }
 
-/// A session that ended in another way than by its process.
+/// A session that cannot be understood.
 pub(crate) fn lost(error: ChannelError) -> MicrosandboxError {
     MicrosandboxError::Runtime {
         message: "The session with the sandbox failed".to_owned(),

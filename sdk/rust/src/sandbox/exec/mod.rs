@@ -46,7 +46,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`MicrosandboxError::ExecFailed`] when it could not be started, [`MicrosandboxError::SandboxDraining`],
-    /// [`MicrosandboxError::SandboxNotRunning`]. That it fails is none: see [`ExecOutput::exit`].
+    /// [`MicrosandboxError::SandboxNotRunning`], [`MicrosandboxError::SandboxEnded`] when the sandbox ends before the command.
+    /// That it fails is none: see [`ExecOutput::exit`]. In a sandbox that is starting, it is run as soon as the guest is up.
     pub async fn exec(
         &self,
         program: &str,
@@ -105,7 +106,7 @@ impl Sandbox {
         let request = HostMessage::Exec(Box::new(exec));
         let stream = self.machine().connect_agent().await?;
         let channel = ask_agent(stream, &request).await?;
-        Execution::begin(channel, self.name(), options).await
+        Execution::begin(channel, self.machine().clone(), options).await
     }
 
     /// Runs a program that goes on when this process ends. Returns the number of its session, by which any process can come
@@ -148,7 +149,7 @@ impl Sandbox {
                 session: session.unwrap_or(0),
             });
         };
-        Execution::resume(kept, self.name())
+        Execution::resume(kept, self.machine().clone())
     }
 
     /// Runs a script in the sandbox's shell, and waits until it has ended. Its output is kept without a limit.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
-use protocol::{FileReply, FileRequest, FilesRequest, FrameDecoder, HostMessage};
+use protocol::{Failure, FileReply, FileRequest, FilesRequest, FrameDecoder, HostMessage};
 
 use super::error::{in_guest, odd};
 use crate::error::MicrosandboxError;
@@ -20,7 +20,7 @@ use crate::sandbox::machine::Machine;
 #[derive(Debug)]
 pub(super) struct FileSession {
     channel: Channel,
-    sandbox: String,
+    machine: Machine,
     decoder: FrameDecoder,
     /// Output that does not fit into the decoder yet.
     output: Bytes,
@@ -37,21 +37,11 @@ impl FileSession {
         path: &Path,
     ) -> Result<FileSession, MicrosandboxError> {
         let stream = machine.connect_agent().await?;
-        FileSession::over(stream, machine.name().as_str(), action, path).await
-    }
-
-    /// The same over a fresh connection.
-    pub(super) async fn over(
-        stream: tokio::net::UnixStream,
-        sandbox: &str,
-        action: &'static str,
-        path: &Path,
-    ) -> Result<FileSession, MicrosandboxError> {
         let directory = protocol::Bytes(b"/".to_vec());
         let channel = ask_agent(stream, &HostMessage::Files(FilesRequest { directory })).await?;
         Ok(FileSession {
             channel,
-            sandbox: sandbox.to_owned(),
+            machine: machine.clone(),
             decoder: FrameDecoder::new(),
             output: Bytes::new(),
             action,
@@ -86,11 +76,22 @@ impl FileSession {
     /// # Errors
     /// When it cannot be begun.
     pub(super) async fn begun(&mut self) -> Result<(), MicrosandboxError> {
-        match self.channel.next().await.map_err(lost)? {
+        match self.next_event().await? {
             Some(Event::Started(_)) => Ok(()),
-            Some(Event::Failed(failure)) => Err(refused(&self.sandbox, failure)),
+            Some(Event::Failed(failure)) => Err(self.refused(failure)),
             _ => Err(out_of_turn()),
         }
+    }
+
+    async fn next_event(&mut self) -> Result<Option<Event>, MicrosandboxError> {
+        match self.channel.next().await {
+            Ok(event) => Ok(event),
+            Err(error) => Err(self.machine.session_error(error).await),
+        }
+    }
+
+    fn refused(&self, failure: Failure) -> MicrosandboxError {
+        refused(self.machine.name().as_str(), failure)
     }
 
     /// Whether the agent has said something, so that the next reply takes no waiting.
@@ -140,10 +141,10 @@ impl FileSession {
 
     async fn next_output(&mut self) -> Result<Bytes, MicrosandboxError> {
         loop {
-            match self.channel.next().await.map_err(lost)? {
+            match self.next_event().await? {
                 Some(Event::Stdout(data)) if !data.is_empty() => return Ok(data),
                 Some(Event::Started(_) | Event::Stdout(_) | Event::Stderr(_)) => {}
-                Some(Event::Failed(failure)) => return Err(refused(&self.sandbox, failure)),
+                Some(Event::Failed(failure)) => return Err(self.refused(failure)),
                 Some(Event::Exited(_)) | None => return Err(lost(ChannelError::Disconnected)),
             }
         }

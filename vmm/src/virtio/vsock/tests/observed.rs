@@ -40,6 +40,8 @@ struct Notes {
     asked: usize,
     /// Done while a tap looks at its bytes.
     meanwhile: Option<Box<dyn FnMut() + Send>>,
+    /// Connections are left waiting.
+    closed_for_now: bool,
 }
 
 struct Watcher {
@@ -61,6 +63,10 @@ impl Observer for Watcher {
             notes: self.notes.clone(),
             number: notes.taken.len() - 1,
         })
+    }
+
+    fn admits(&self) -> bool {
+        !self.notes.lock().unwrap().closed_for_now
     }
 
     fn resumption(&self) -> BorrowedFd<'_> {
@@ -113,6 +119,7 @@ impl Scene {
             patience: LATER,
             asked: 0,
             meanwhile: None,
+            closed_for_now: false,
         }));
         let directory = tempfile::tempdir().unwrap();
         let event = EventFd::new(0).unwrap();
@@ -255,6 +262,32 @@ fn the_host_gets_what_was_shown_although_the_guest_changes_it() {
     scene.guest.rest();
     assert!(read_available(&mut host) == data);
     assert!(scene.taken(0) == data);
+}
+
+#[test]
+fn connections_wait_until_the_observer_admits_them() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.notes.lock().unwrap().closed_for_now = true;
+    let mut hosts = [scene.call(), scene.call()];
+    hosts[0].write_all(b"early").unwrap();
+    scene.guest.rest();
+    assert_eq!((scene.counts(), scene.guest.sockets.len()), ((0, 0), 0));
+
+    scene.notes.lock().unwrap().closed_for_now = false;
+    scene.event.write(1).unwrap();
+    scene
+        .guest
+        .wait("both connections", |guest| guest.sockets.len() == 2);
+    scene.guest.rest();
+    assert_eq!(scene.counts(), (2, 0));
+    let mut received: Vec<_> = scene
+        .guest
+        .sockets
+        .values()
+        .map(|it| &it.received[..])
+        .collect();
+    received.sort_unstable();
+    assert_eq!(received, [&b""[..], b"early"]);
 }
 
 #[test]
