@@ -21,6 +21,12 @@ pub(crate) fn signal_group(pid: Pid, signal: i32) {
     }
 }
 
+/// Sends `signal` to the child `pid` alone, which must not have been reaped.
+pub(crate) fn signal_process(pid: Pid, signal: i32) {
+    // SAFETY: kill(2) touches no memory.
+    unsafe { libc::kill(pid.as_raw(), signal) };
+}
+
 /// Sends `signal` to every process of the guest but agentd.
 pub(crate) fn signal_everyone(signal: i32) {
     // -1 means everyone whom the caller may signal; only for PID 1 is that its guest alone.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use protocol::{Bytes, Exec, Failure, ResourceLimit, Stage, TerminalSize};
 
+use crate::children;
 use crate::failure::{failure, shown};
 use crate::profile::Profile;
 use crate::scripts;
+use crate::session::violation;
 use crate::users::{Identity, UserRequest};
 
 /// Where programs are looked for besides the scripts.
@@ -28,6 +30,8 @@ pub(crate) struct Command {
     /// Standard input comes from the client.
     pub(crate) stdin: bool,
     pub(crate) timeout: Option<Duration>,
+    /// In the place of SIGTERM when the guest is stopped.
+    pub(crate) stop_signal: Option<i32>,
 }
 
 impl Command {
@@ -66,6 +70,7 @@ impl Command {
             terminal: exec.terminal,
             stdin: exec.stdin,
             timeout: exec.timeout_ms.map(Duration::from_millis),
+            stop_signal: exec.stop_signal.map(stop_signal).transpose()?,
         })
     }
 
@@ -103,6 +108,14 @@ pub(crate) fn default_path(profile: Profile) -> Vec<u8> {
     }
 }
 
+fn stop_signal(number: u8) -> Result<i32, Failure> {
+    let number = i32::from(number);
+    if !(1..=children::MAX_SIGNAL).contains(&number) {
+        return Err(violation(format!("There is no signal {number}")));
+    }
+    Ok(number)
+}
+
 fn c_string(what: &str, bytes: Bytes) -> Result<CString, Failure> {
     CString::new(bytes.0).map_err(|error| broken_rule(what, &error.into_vec()))
 }
@@ -133,6 +146,7 @@ mod tests {
             terminal: None,
             stdin: false,
             timeout_ms: None,
+            stop_signal: None,
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Running {
     /// When its time is over.
     deadline: Option<Instant>,
     timed_out: bool,
+    /// The signal that asks it to end, if that is not SIGTERM to its group.
+    stop_signal: Option<i32>,
     /// How it ended; then it has been reaped, and its number may be somebody else's.
     exit: Option<ExitStatus>,
 }
@@ -91,6 +93,7 @@ impl Running {
             terminal: spawned.terminal,
             deadline,
             timed_out: false,
+            stop_signal: task.stop_signal(),
             exit: None,
         })
     }
@@ -105,6 +108,20 @@ impl Running {
         if let Some(pid) = self.pid() {
             children::signal_group(pid, signal);
         }
+    }
+
+    /// Whether the process lives and has a way of its own to be asked to end.
+    pub(crate) fn has_own_end(&self) -> bool {
+        self.stop_signal.is_some() && self.exit.is_none()
+    }
+
+    /// Asks the process to end in its own way: what it has started is its business.
+    pub(crate) fn ask_to_end(&self) {
+        if let (Some(pid), Some(signal)) = (self.pid(), self.stop_signal) {
+            children::signal_process(pid, signal);
+        }
+        // If it is stopped, it would not notice.
+        self.signal(libc::SIGCONT);
     }
 
     /// Tells the process that its client is gone.

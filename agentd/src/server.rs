@@ -155,7 +155,7 @@ impl Server {
         for id in due {
             self.with_session(id, |session, around| session.on_deadline(around));
         }
-        self.expire_stop(now);
+        self.advance_stop(now);
     }
 
     /// Waits for new sessions, or leaves them waiting.

@@ -180,6 +180,25 @@ impl Session {
         }
     }
 
+    /// Asks the session's process to end in its own way, and tells whether it has one.
+    pub(crate) fn ask_to_end(&self) -> bool {
+        match &self.phase {
+            Phase::Running(running) | Phase::Abandoned { running, .. } if running.has_own_end() => {
+                running.ask_to_end();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the session's process lives and has a way of its own to be asked to end.
+    pub(crate) fn has_own_end(&self) -> bool {
+        match &self.phase {
+            Phase::Running(running) | Phase::Abandoned { running, .. } => running.has_own_end(),
+            _ => false,
+        }
+    }
+
     /// The session's process has ended and is about to be reaped.
     pub(crate) fn before_reaping(&self) {
         if let Phase::Abandoned { running, .. } = &self.phase {

@@ -57,6 +57,14 @@ impl Task {
         }
     }
 
+    /// The signal that asks it to end, if that is not SIGTERM to its group.
+    pub(crate) fn stop_signal(&self) -> Option<i32> {
+        match self {
+            Task::Program(command) => command.stop_signal,
+            Task::Files(_) => None,
+        }
+    }
+
     /// After which time it is killed.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         match self {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A peer with another version is refused, never guessed at.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
 pub const MAGIC: [u8; 4] = *b"msb\0";
@@ -310,6 +310,9 @@ pub struct Exec {
     pub stdin: bool,
     /// The process group is killed after so many milliseconds.
     pub timeout_ms: Option<u64>,
+    /// The signal that the process, and it alone, gets in the place of SIGTERM when the guest is stopped, 1 to 64. The others
+    /// then get theirs when it has ended.
+    pub stop_signal: Option<u8>,
 }
 
 /// A directory whose files are to be served.

@@ -47,6 +47,7 @@ fn exec() -> Exec {
         terminal: None,
         stdin: false,
         timeout_ms: None,
+        stop_signal: None,
     }
 }
 
@@ -135,7 +136,7 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "host hello",
             Host(HostMessage::Hello(hello())),
-            "0c000000 00 6d736200 04 05 302e312e30",
+            "0c000000 00 6d736200 05 05 302e312e30",
         ),
         (
             "host boot, layer",
@@ -216,7 +217,7 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "host exec, smallest",
             Host(HostMessage::Exec(Box::new(exec()))),
-            "09000000 02 00 00 00 00 00 00 00 00",
+            "0a000000 02 00 00 00 00 00 00 00 00 00",
         ),
         (
             "host exec, everything",
@@ -236,9 +237,10 @@ fn host_vectors() -> Vec<(&'static str, Message, &'static str)> {
                 }),
                 stdin: true,
                 timeout_ms: Some(1500),
+                stop_signal: Some(3),
             }))),
-            "32000000 02 02 02 6c73 02 2d6c 01 01 41 01 31 01 04 2f737276 01 08 313030303a313030 \
-             01 07 8008 ffffffffffffffffff01 01 18 50 01 01 dc0b",
+            "34000000 02 02 02 6c73 02 2d6c 01 01 41 01 31 01 04 2f737276 01 08 313030303a313030 \
+             01 07 8008 ffffffffffffffffff01 01 18 50 01 01 dc0b 01 03",
         ),
         (
             "host stdin",
@@ -351,7 +353,7 @@ fn guest_vectors() -> Vec<(&'static str, Message, &'static str)> {
         (
             "guest hello",
             Guest(GuestMessage::Hello(hello())),
-            "0c000000 00 6d736200 04 05 302e312e30",
+            "0c000000 00 6d736200 05 05 302e312e30",
         ),
         (
             "guest ready",

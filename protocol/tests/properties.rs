@@ -149,9 +149,10 @@ fn exec() -> impl Strategy<Value = Exec> {
         of(size()),
         any::<bool>(),
         any::<Option<u64>>(),
+        any::<Option<u8>>(),
     )
         .prop_map(
-            |(args, env, cwd, user, rlimits, terminal, stdin, timeout_ms)| Exec {
+            |(args, env, cwd, user, rlimits, terminal, stdin, timeout_ms, stop_signal)| Exec {
                 args,
                 env,
                 cwd,
@@ -160,6 +161,7 @@ fn exec() -> impl Strategy<Value = Exec> {
                 terminal,
                 stdin,
                 timeout_ms,
+                stop_signal,
             },
         )
 }

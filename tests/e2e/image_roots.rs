@@ -67,6 +67,34 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
 }
 
 #[test]
+fn what_runs_is_stopped_with_the_signal_that_the_image_or_the_user_names() {
+    let home = Home::new();
+    let script =
+        "trap 'echo quit; exit 3' QUIT; trap 'echo user; exit 4' USR1; trap 'echo term' TERM
+        >/on; while :; do sleep 0.1; done";
+    let config = json!({ "Cmd": ["/bin/sh", "-c", script], "StopSignal": "SIGQUIT" });
+    let image = DockerImage::new("quits", config).layer(|layer| layer.folder(&product::busybox()));
+    load(&home, image);
+    for (name, option, said, code) in [
+        ("image", None, "quit\n", "3"),
+        ("user", Some("--stop-signal=usr1"), "user\n", "4"),
+    ] {
+        let arguments = ["run", "-d", "-m128M", "--name", name].into_iter();
+        let started = home.msb(arguments.chain(option).chain(["quits"]));
+        assert_eq!(started.code(), 0, "{}", started.errors());
+        home.exec_shell(name, "until [ -e /on ]; do sleep 0.1; done");
+        // The process tells that it got it, in time.
+        let stopped = home.msb(["stop", "--timeout=1m", name]);
+        assert_eq!(stopped.code(), 0, "{}", stopped.errors());
+        assert_eq!(home.msb(["logs", name]).text(), said);
+        assert_eq!(home.msb(["wait", name]).text(), format!("{code}\n"));
+    }
+    let refused = home.msb(["run", "--stop-signal=SIGNONE", "quits"]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.errors().contains("SIGNONE"), "{refused:?}");
+}
+
+#[test]
 fn thirty_layers_are_one_root() {
     let home = Home::new();
     let mut image =

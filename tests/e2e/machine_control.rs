@@ -88,6 +88,7 @@ fn run(script: &str) -> ControlRequest {
         terminal: None,
         stdin: true,
         timeout_ms: None,
+        stop_signal: None,
     }))
 }
 

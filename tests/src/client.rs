@@ -143,5 +143,6 @@ pub fn shell(script: &str) -> Exec {
         terminal: None,
         stdin: false,
         timeout_ms: None,
+        stop_signal: None,
     }
 }

@@ -28,12 +28,22 @@ pub(super) struct Stop {
 /// How far the stop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// Processes that have a way of their own have been asked in that way, the other sessions' with SIGTERM. What belongs to no
+    /// session waits for the first to end: it may be what they are about to end in good order.
+    OwnAsked,
     /// SIGTERM has been sent.
     Asked,
     /// SIGKILL has been sent.
     Killed,
     /// The init has been asked to end the machine.
     InitAsked,
+}
+
+impl Step {
+    /// Whether nobody has been made to end yet.
+    fn is_request(self) -> bool {
+        matches!(self, Step::OwnAsked | Step::Asked)
+    }
 }
 
 impl Server {
@@ -46,7 +56,7 @@ impl Server {
         let init_until = asks_init.then_some(deadline + INIT_TIME);
         let Some(stop) = self.stop else {
             self.stop = Some(Stop {
-                step: Step::Asked,
+                step: Step::OwnAsked,
                 deadline,
                 init_until,
                 wanted,
@@ -54,14 +64,12 @@ impl Server {
             if grace.is_zero() {
                 return self.kill();
             }
-            self.signal_all(libc::SIGTERM);
-            // Those that are stopped would not notice.
-            return self.signal_all(libc::SIGCONT);
+            return self.ask_sessions();
         };
         let init_until = stop.init_until.min(init_until);
         self.stop = Some(Stop {
             deadline: match stop.step {
-                Step::Asked => stop.deadline.min(deadline),
+                Step::OwnAsked | Step::Asked => stop.deadline.min(deadline),
                 Step::Killed => stop.deadline,
                 Step::InitAsked => init_until.unwrap_or(deadline),
             },
@@ -69,9 +77,31 @@ impl Server {
             wanted,
             ..stop
         });
-        if stop.step == Step::Asked && grace.is_zero() {
+        if stop.step.is_request() && grace.is_zero() {
             self.kill();
         }
+    }
+
+    /// Asks the sessions' processes to end, if some have a way of their own; else everyone.
+    fn ask_sessions(&mut self) {
+        if !self.sessions.values().any(Session::has_own_end) {
+            return self.ask_everyone();
+        }
+        for session in self.sessions.values() {
+            if !session.ask_to_end() {
+                session.signal(libc::SIGTERM);
+                session.signal(libc::SIGCONT);
+            }
+        }
+    }
+
+    fn ask_everyone(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.step = Step::Asked;
+        }
+        self.signal_all(libc::SIGTERM);
+        // Those that are stopped would not notice.
+        self.signal_all(libc::SIGCONT);
     }
 
     fn kill(&mut self) {
@@ -92,13 +122,15 @@ impl Server {
         }
     }
 
-    /// Sends SIGKILL when the grace is over.
-    pub(super) fn expire_stop(&mut self, now: Instant) {
-        if let Some(stop) = self.stop
-            && stop.step == Step::Asked
-            && stop.deadline <= now
-        {
+    /// Sends SIGTERM to everyone when nobody is left who has another way, and SIGKILL when the grace is over.
+    pub(super) fn advance_stop(&mut self, now: Instant) {
+        let Some(stop) = self.stop.filter(|stop| stop.step.is_request()) else {
+            return;
+        };
+        if stop.deadline <= now {
             self.kill();
+        } else if stop.step == Step::OwnAsked && !self.sessions.values().any(Session::has_own_end) {
+            self.ask_everyone();
         }
     }
 
@@ -106,7 +138,7 @@ impl Server {
     pub(super) fn is_stopped(&self, stop: Stop) -> bool {
         let is_quiet =
             children::look() == Children::None && !self.sessions.values().any(Session::is_busy);
-        is_quiet || (stop.step != Step::Asked && stop.deadline <= Instant::now())
+        is_quiet || (!stop.step.is_request() && stop.deadline <= Instant::now())
     }
 
     /// After the sessions: asks the init to end the machine, and tells whether it has still time for that.

@@ -333,6 +333,7 @@ fn exec(args: &[&str]) -> Exec {
         terminal: None,
         stdin: false,
         timeout_ms: None,
+        stop_signal: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Instant;
 
-use protocol::Shutdown;
+use protocol::{Shutdown, Stage};
 
 use super::*;
 
@@ -60,6 +60,47 @@ fn stopped_and_left_behind_processes_end_too() {
     guest.stop(20_000);
     assert!(guest.says_goodbye());
     assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_process_with_a_signal_of_its_own_ends_before_others_are_asked() {
+    let Some(mut guest) = Guest::start() else {
+        return;
+    };
+    let other = "trap 'echo other; exit 0' TERM; echo on; while :; do sleep 0.05; done";
+    let mut other = guest.exec(shell(other));
+    other.hear_until("on\n");
+    // What it has started ends when it says so, and not before.
+    let line = "sh -c 'trap \"echo too early\" TERM; trap \"exit 0\" USR1; echo on; while :; do sleep 0.05; done' &
+        trap 'echo quit; sleep 0.3; kill -USR1 $!; wait $!; echo done; exit 7' QUIT
+        while :; do sleep 0.05; done";
+    let mut main = guest.exec(Exec {
+        stop_signal: Some(3),
+        ..shell(line)
+    });
+    main.hear_until("on\n");
+    // This one would not end by itself.
+    guest.shell("setsid sleep 60 &");
+    let begin = Instant::now();
+    guest.stop(20_000);
+    let outcome = main.outcome();
+    assert_eq!((outcome.text(), outcome.code()), ("quit\ndone\n", 7));
+    assert_eq!(other.outcome().text(), "other\n");
+    assert!(guest.says_goodbye());
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_signal_that_does_not_exist_is_refused() {
+    let Some(guest) = Guest::start() else { return };
+    for signal in [0, 65] {
+        let wrong = Exec {
+            stop_signal: Some(signal),
+            ..shell("true")
+        };
+        assert_eq!(guest.exec(wrong).fail().stage, Stage::Protocol);
+    }
+    guest.assert_alive();
 }
 
 #[test]

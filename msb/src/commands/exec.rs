@@ -140,6 +140,7 @@ impl Arguments {
             terminal,
             stdin: (self.interactive || wanted) && !self.detach,
             timeout_ms: self.timeout.map(milliseconds),
+            stop_signal: None,
         }
     }
 }

@@ -68,6 +68,7 @@ impl Arguments {
             terminal: interactive.then(terminal::size),
             stdin: true,
             timeout_ms: None,
+            stop_signal: None,
         }
     }
 }

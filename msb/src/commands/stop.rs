@@ -10,8 +10,8 @@ use crate::options::parse_grace;
 
 /// Stops running sandboxes, and prints their names
 ///
-/// Their processes get SIGTERM, those that are left SIGKILL; then the guest writes everything to its disks. A guest that
-/// does not answer is ended when the time is over.
+/// Their processes get SIGTERM, or the signal that --stop-signal or the image names for the sandbox's own, those that are left
+/// SIGKILL; then the guest writes everything to its disks. A guest that does not answer is ended when the time is over.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   0 when all of them have stopped, 1 otherwise

@@ -43,5 +43,6 @@ pub(super) fn exec() -> Exec {
         terminal: None,
         stdin: true,
         timeout_ms: None,
+        stop_signal: None,
     }
 }

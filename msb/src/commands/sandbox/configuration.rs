@@ -75,6 +75,7 @@ impl SandboxPlan {
         config.workdir = self.process.workdir.as_ref().map(GuestPath::to_string);
         config.user = self.process.user;
         config.rlimits = self.process.rlimit;
+        config.stop_signal = self.stop_signal;
         config.shell = self.shell.as_ref().map(GuestPath::to_string);
         config.run_entrypoint = self.runs_image || self.entrypoint.is_some();
         config.entrypoint = words(self.entrypoint.into_iter().collect())?;

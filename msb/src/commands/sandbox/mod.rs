@@ -23,7 +23,8 @@ use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, TerminalSize};
 use microsandbox::sandbox::{
-    PatchConfig, RootAccessConfig, image_command, image_environment, image_user, working_directory,
+    PatchConfig, RootAccessConfig, StopSignal, image_command, image_environment, image_stop_signal,
+    image_user, working_directory,
 };
 
 use crate::logging::LogLevel;
@@ -78,6 +79,10 @@ pub(super) struct SandboxArguments {
     #[arg(long, value_name = "PATH", value_parser = os_value(GuestPath::parse))]
     shell: Option<GuestPath>,
 
+    /// Signal that asks the command to end when the sandbox is stopped [default: the image's, else SIGTERM]
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<StopSignal>,
+
     #[command(flatten)]
     guest: GuestArguments,
 
@@ -116,6 +121,7 @@ pub(super) struct SandboxPlan {
     process: ProcessArguments,
     entrypoint: Option<OsString>,
     shell: Option<GuestPath>,
+    stop_signal: Option<StopSignal>,
     command: Vec<OsString>,
     /// Whether what an image runs is run where no command is given.
     runs_image: bool,
@@ -153,6 +159,7 @@ impl SandboxArguments {
             process: self.process,
             entrypoint: self.entrypoint,
             shell: self.shell,
+            stop_signal: self.stop_signal,
             command: self.command,
             runs_image: false,
             max_duration: self.max_duration,
@@ -227,6 +234,11 @@ impl SandboxPlan {
         given.or_else(|| image_user(self.image()?))
     }
 
+    fn stop_signal(&self) -> Option<StopSignal> {
+        self.stop_signal
+            .or_else(|| image_stop_signal(self.image()?))
+    }
+
     /// Whether it needs a directory of its own for a layer on a disk.
     pub(super) fn has_upper_disk(&self) -> bool {
         matches!(self.root.access, Some(RootAccessConfig::Upper { .. }))
@@ -256,6 +268,7 @@ impl SandboxPlan {
             terminal,
             stdin: true,
             timeout_ms: timeout.map(milliseconds),
+            stop_signal: self.stop_signal().map(StopSignal::number),
         }
     }
 }

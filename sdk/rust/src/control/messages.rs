@@ -157,6 +157,7 @@ mod tests {
             terminal: None,
             stdin: false,
             timeout_ms: None,
+            stop_signal: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     InitConfig, LogLevel, MountConfig, PatchConfig, Rlimit, RootAccessConfig, Sandbox,
-    SandboxConfig, SecurityProfile, start,
+    SandboxConfig, SecurityProfile, StopSignal, start,
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
@@ -231,6 +231,14 @@ impl SandboxBuilder {
     #[must_use]
     pub fn rlimit(mut self, limit: Rlimit) -> SandboxBuilder {
         self.config.rlimits.push(limit);
+        self
+    }
+
+    /// The signal that asks the sandbox's own process to end when the sandbox is stopped, in the place of the image's, or of
+    /// SIGTERM.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: StopSignal) -> SandboxBuilder {
+        self.config.stop_signal = Some(signal);
         self
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MountConfig, PatchConfig, Rlimit};
+use super::{MountConfig, PatchConfig, Rlimit, StopSignal};
 use crate::images::PullPolicy;
 
 /// Memory of a sandbox that asks for none, in MiB.
@@ -122,6 +122,10 @@ pub struct SandboxConfig {
     /// Resource limits of that process.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
+    /// The signal that asks that process to end when the sandbox is stopped; `None` is what the image says, else SIGTERM for
+    /// it and all others.
+    #[serde(default)]
+    pub stop_signal: Option<StopSignal>,
     /// The program that becomes PID 1 of the guest, if not the agent.
     #[serde(default)]
     pub init: Option<InitConfig>,
@@ -199,6 +203,7 @@ impl SandboxConfig {
             tty: false,
             tty_size: None,
             rlimits: Vec::new(),
+            stop_signal: None,
             init: None,
             log_level: None,
             quiet_logs: false,
@@ -357,6 +362,7 @@ mod tests {
         config.root_access = Some(RootAccessConfig::Upper { mib: 64 });
         config.init = Some(InitConfig::cmd("/sbin/init", ["--test"]));
         config.log_level = Some(LogLevel::Debug);
+        config.stop_signal = Some("SIGRTMIN+3".parse().unwrap());
         config
             .volumes
             .insert("/data".to_owned(), MountConfig::named("data").readonly());

@@ -8,7 +8,7 @@ use image::manifest::ContainerConfig;
 use image::progress::Silent;
 use image::store::RootDisk;
 
-use super::SandboxConfig;
+use super::{SandboxConfig, StopSignal};
 use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::images::{self, PullOptions, RegistryAuth, ResolvedImage, is_archive};
@@ -69,8 +69,8 @@ pub(super) fn take_image(
     Ok(Some(found))
 }
 
-/// Takes over what an image says of the sandboxes that are made of it: the environment, the user, the working directory and
-/// the entry point, each unless `config` has its own.
+/// Takes over what an image says of the sandboxes that are made of it: the environment, the user, the working directory, the
+/// entry point and the signal that stops it, each unless `config` has its own.
 fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
     for (key, value) in image_environment(image) {
         if !config.env.contains_key(key) {
@@ -83,6 +83,7 @@ fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
     if config.workdir.is_none() {
         config.workdir = working_directory(image);
     }
+    config.stop_signal = config.stop_signal.or_else(|| image_stop_signal(image));
     let entrypoint = std::mem::take(&mut config.entrypoint);
     let command = std::mem::take(&mut config.command);
     (config.entrypoint, config.command) =
@@ -120,6 +121,13 @@ pub fn image_environment(image: &ContainerConfig) -> impl Iterator<Item = (&str,
 #[must_use]
 pub fn image_user(image: &ContainerConfig) -> Option<String> {
     Some(image.user.clone()).filter(|user| !user.is_empty())
+}
+
+/// The signal that asks the process of an image to end, if it names one that there is; nonsense is ignored, as container
+/// engines do.
+#[must_use]
+pub fn image_stop_signal(image: &ContainerConfig) -> Option<StopSignal> {
+    image.stop_signal.as_deref()?.parse().ok()
 }
 
 /// The working directory that an image names, as an absolute path.
@@ -236,6 +244,7 @@ mod tests {
             env: vec!["A=image".into(), "B=image=x".into(), "broken".into()],
             entrypoint: vec!["/entry".into()],
             working_dir: "srv".into(),
+            stop_signal: Some("SIGQUIT".into()),
             ..ContainerConfig::default()
         };
         let mut config = SandboxConfig::new("box", "alpine");
@@ -249,6 +258,19 @@ mod tests {
         assert_eq!(config.workdir.as_deref(), Some("/srv"));
         assert_eq!(config.entrypoint, ["/entry"]);
         assert!(config.command.is_empty());
+        let quit = config.stop_signal;
+        assert_eq!(quit.map(StopSignal::number), Some(3));
+        let other = ContainerConfig {
+            stop_signal: Some("SIGINT".into()),
+            ..ContainerConfig::default()
+        };
+        apply(&mut config, &other);
+        assert_eq!(config.stop_signal, quit);
+        let nonsense = ContainerConfig {
+            stop_signal: Some("SIGNONE".into()),
+            ..ContainerConfig::default()
+        };
+        assert_eq!(image_stop_signal(&nonsense), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod running;
 mod snapshot;
 mod start;
 mod status;
+mod stop_signal;
 mod stopped;
 mod upper;
 mod validate;
@@ -30,8 +31,8 @@ mod watching;
 use std::time::Duration;
 
 pub use self::image::{
-    image_command, image_environment, image_name, image_patches, image_user, root_disk,
-    working_directory,
+    image_command, image_environment, image_name, image_patches, image_stop_signal, image_user,
+    root_disk, working_directory,
 };
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
@@ -55,6 +56,7 @@ pub use patch::{PatchConfig, launch_patches};
 pub use rlimit::{Rlimit, RlimitResource};
 pub use running::Sandbox;
 pub use status::{SandboxStatus, SandboxStopResult};
+pub use stop_signal::{NoSignal, StopSignal};
 
 pub(crate) use machine::blocking;
 pub(crate) use start::start;

@@ -82,6 +82,7 @@ fn exec() -> Exec {
         terminal: None,
         stdin: true,
         timeout_ms: None,
+        stop_signal: None,
     }
 }
 

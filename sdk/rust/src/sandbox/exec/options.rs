@@ -168,6 +168,7 @@ impl ExecOptions {
             timeout_ms: self
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            stop_signal: None,
         })
     }
 }

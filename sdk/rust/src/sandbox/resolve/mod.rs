@@ -13,7 +13,7 @@ use protocol::{Bytes, Exec, Init, Script, TerminalSize};
 use super::image::recorded;
 use super::{
     DiskCache, InitConfig, LogLevel, MountKind, PatchConfig, SandboxConfig, SecurityProfile,
-    image_name,
+    StopSignal, image_name,
 };
 use crate::error::MicrosandboxError;
 use crate::home::Home;
@@ -232,6 +232,7 @@ fn main(config: &SandboxConfig) -> Option<Exec> {
         }),
         stdin: config.tty,
         timeout_ms: None,
+        stop_signal: config.stop_signal.map(StopSignal::number),
     })
 }
 
