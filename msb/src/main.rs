@@ -20,8 +20,6 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use commands::Cli;
 
 fn main() -> ExitCode {
@@ -29,7 +27,7 @@ fn main() -> ExitCode {
     crash::exit_on_panic();
     let outcome = match launch_descriptor(env::args_os()) {
         Some(launch) => vm::serve_sandbox(launch),
-        None => match Cli::try_parse() {
+        None => match Cli::read() {
             Ok(cli) => cli.execute(),
             Err(error) => return ExitCode::from(usage::report(&error)),
         },

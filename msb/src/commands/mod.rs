@@ -45,7 +45,10 @@ mod vm;
 mod volume;
 mod wait;
 
-use clap::{Parser, Subcommand};
+use std::env;
+use std::ffi::OsStr;
+
+use clap::{Args, Parser, Subcommand};
 
 /// Runs commands in microVMs: as easy as a container, with a machine of its own around each.
 #[derive(Debug, Parser)]
@@ -111,6 +114,20 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line. The commands that run something in a guest are run again and again by programs: for them only
+    /// their own grammar is built, since that of all commands takes longer than everything else before the guest is asked.
+    ///
+    /// # Errors
+    /// When it is wrong, or asks for help.
+    pub(crate) fn read() -> Result<Cli, clap::Error> {
+        let command = match env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+            Some("exec") => Command::Exec(alone("exec")?),
+            Some("run") => Command::Run(alone("run")?),
+            _ => return Cli::try_parse(),
+        };
+        Ok(Cli { command })
+    }
+
     /// Runs the command and returns its exit status.
     ///
     /// # Errors
@@ -155,6 +172,17 @@ impl Cli {
     }
 }
 
+/// Reads the arguments of the command `name`, which comes first on the command line.
+fn alone<A: Args>(name: &'static str) -> Result<A, clap::Error> {
+    let mut grammar = grammar::<A>(name);
+    let matches = grammar.try_get_matches_from_mut(env::args_os().skip(1))?;
+    A::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar))
+}
+
+fn grammar<A: Args>(name: &'static str) -> clap::Command {
+    A::augment_args(clap::Command::new(name).bin_name(format!("msb {name}")))
+}
+
 /// How a command prints what it found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -171,4 +199,31 @@ enum ListFormat {
     Table,
     /// For programs.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn a_command_alone_is_as_it_is_among_all() {
+        let mut all = Cli::command();
+        all.build();
+        for mut alone in [
+            grammar::<exec::Arguments>("exec"),
+            grammar::<run::Arguments>("run"),
+        ] {
+            let among = all.find_subcommand_mut(alone.get_name()).unwrap();
+            assert_eq!(
+                alone.render_long_help().to_string(),
+                among.render_long_help().to_string()
+            );
+            let mistake = alone.try_get_matches_from_mut(["x", "--no-such-option"]);
+            let told = mistake.unwrap_err().to_string();
+            let line = format!("Usage: msb {}", alone.get_name());
+            assert!(told.contains(&line), "{told}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 
 use anyhow::anyhow;
+use microsandbox::control::MachineState;
 use microsandbox::home::Home;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
@@ -30,13 +31,24 @@ impl RunningSandbox {
     /// # Errors
     /// When there is none of this name, or it takes no commands now.
     pub(super) fn find(name: Name) -> anyhow::Result<RunningSandbox> {
-        let config = block_on(async {
-            match look_up(&name).await {
-                Ok(config) => Ok(config),
-                Err(error) => Err(advise(error).await),
-            }
-        })?;
-        RunningSandbox::of(name, config)
+        let home = home()?;
+        let directory = RunDirectory::of(&home, &name);
+        // Its run directory tells all that there is to know of one that runs; the database takes longer to open than that, and
+        // tells what is the matter with the others.
+        let config = match config_of_running(&directory) {
+            Some(config) => config,
+            None => block_on(async {
+                match look_up(&name).await {
+                    Ok(config) => Ok(config),
+                    Err(error) => Err(advise(error).await),
+                }
+            })?,
+        };
+        Ok(RunningSandbox {
+            name,
+            config,
+            directory,
+        })
     }
 
     /// One that was just created.
@@ -44,9 +56,8 @@ impl RunningSandbox {
     /// # Errors
     /// When the home directory cannot be told.
     pub(super) fn of(name: Name, config: SandboxConfig) -> anyhow::Result<RunningSandbox> {
-        let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
         Ok(RunningSandbox {
-            directory: RunDirectory::of(&home, &name),
+            directory: RunDirectory::of(&home()?, &name),
             name,
             config,
         })
@@ -86,6 +97,21 @@ pub(super) fn gone(name: &Name) -> anyhow::Error {
         anyhow!("the sandbox {:?} ended meanwhile", name.as_str()),
         format!("`msb inspect {name}` and `msb logs {name}` tell how"),
     )
+}
+
+fn home() -> anyhow::Result<Home> {
+    Home::from_environment().hint("set MSB_HOME to a directory of yours")
+}
+
+/// What a sandbox is that runs or starts, if its run directory says so.
+fn config_of_running(directory: &RunDirectory) -> Option<SandboxConfig> {
+    let state = directory.status().ok()??.state;
+    if !matches!(state, MachineState::Starting | MachineState::Running) {
+        return None;
+    }
+    let config = directory.config().ok()??;
+    // Last: a machine that is gone may have left both.
+    directory.is_locked().ok()?.then_some(config)
 }
 
 async fn look_up(name: &Name) -> Result<SandboxConfig, MicrosandboxError> {

@@ -1,7 +1,8 @@
 //! The directories of running sandboxes: `$MSB_HOME/run/<hash of the name>/`.
 //!
 //! Each holds two sockets, `agent.sock`, which leads to the agent in the guest, and `control.sock`, which leads to
-//! the machine's process; `status`, which says what the machine does; and `lock`, which the machine's process keeps
+//! the machine's process; `status`, which says what the machine does; `config`, what its sandbox is, for those who need not
+//! know more; and `lock`, which the machine's process keeps
 //! locked (flock(2)) as long as it lives. So a directory without a locked `lock` is a left-over,
 //! whatever has happened to its process, and whoever comes next removes it. The file `run/lock` is
 //! held while directories come and go, so that nobody takes one in the making for a left-over.
@@ -12,12 +13,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::control::MachineStatus;
 use crate::home::Home;
 use crate::names::Name;
 use crate::private_directory::{PrivateDirectoryError, make_private_directory};
+use crate::sandbox::SandboxConfig;
 use crate::socket;
 
 /// Name of the socket that leads to the agent in the guest.
@@ -28,6 +32,9 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// Name of the file with the [`MachineStatus`].
 const STATUS: &str = "status";
+
+/// Name of the file with the [`SandboxConfig`].
+const CONFIG: &str = "config";
 
 /// Name of the lock file in a run directory, and in the directory of all of them.
 const LOCK: &str = "lock";
@@ -214,7 +221,36 @@ impl RunDirectory {
     /// # Errors
     /// When the file cannot be read.
     pub fn status(&self) -> Result<Option<MachineStatus>, RunDirectoryError> {
-        let path = self.path.join(STATUS);
+        self.read(STATUS)
+    }
+
+    /// What the sandbox of the machine is; `None` when nobody has said it yet, or there is none. It means something only as
+    /// long as the directory [is locked](Self::is_locked).
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn config(&self) -> Result<Option<SandboxConfig>, RunDirectoryError> {
+        self.read(CONFIG)
+    }
+
+    /// Says what the machine does; for the process that holds the lock.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_status(&self, status: &MachineStatus) -> Result<(), RunDirectoryError> {
+        self.write(STATUS, status)
+    }
+
+    /// Says what the sandbox of the machine is; for the process that holds the lock.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn set_config(&self, config: &SandboxConfig) -> Result<(), RunDirectoryError> {
+        self.write(CONFIG, config)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RunDirectoryError> {
+        let path = self.path.join(name);
         match fs::read(&path) {
             // It is replaced as a whole, so what cannot be understood is of another release.
             Ok(text) => Ok(serde_json::from_slice(&text).ok()),
@@ -223,16 +259,12 @@ impl RunDirectory {
         }
     }
 
-    /// Says what the machine does; for the process that holds the lock.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn set_status(&self, status: &MachineStatus) -> Result<(), RunDirectoryError> {
-        let path = self.path.join(STATUS);
-        let beside = self.path.join(".status");
-        // Plain data with string keys, which JSON always takes.
+    fn write(&self, name: &str, contents: &impl Serialize) -> Result<(), RunDirectoryError> {
+        let path = self.path.join(name);
+        let beside = self.path.join(format!(".{name}"));
+        // Plain data with string keys, and paths that were read as text, which JSON always takes.
         let text =
-            serde_json::to_vec(status).map_err(|error| failed("write", &path)(error.into()))?;
+            serde_json::to_vec(contents).map_err(|error| failed("write", &path)(error.into()))?;
         fs::write(&beside, text).map_err(failed("write", &beside))?;
         fs::rename(&beside, &path).map_err(failed("replace", &path))
     }
@@ -446,6 +478,10 @@ mod tests {
             claim.directory.set_status(&status).unwrap();
             assert_eq!(claim.directory.status().unwrap(), Some(status));
         }
+        let config = SandboxConfig::new("web", "/root");
+        assert_eq!(claim.directory.config().unwrap(), None);
+        claim.directory.set_config(&config).unwrap();
+        assert_eq!(claim.directory.config().unwrap(), Some(config));
         claim.directory.remove(claim.lock).unwrap();
         assert_eq!(claim.directory.status().unwrap(), None);
     }

@@ -268,6 +268,7 @@ impl Starting {
         if layer.is_new() && !config.ephemeral {
             directory.sync()?;
         }
+        claim.directory.set_config(config)?;
         let name = record.name.clone();
         Ok(MachineProcess::spawn(
             &program, name, claim, launch, volumes, console,
