@@ -15,7 +15,6 @@ pub mod home;
 mod identity;
 pub mod images;
 pub mod launch;
-pub mod logs;
 mod microsandbox;
 pub mod names;
 pub mod private_directory;
@@ -28,6 +27,7 @@ mod socket;
 mod sparse;
 pub mod volumes;
 
+pub use ::logs;
 pub use error::{BootFailure, ErrorKind, MicrosandboxError, NotInstalled};
 pub use microsandbox::{
     Microsandbox, all_sandbox_metrics, ensure_installed, is_installed, runtime_version, sdk_version,

@@ -1,17 +1,9 @@
-//! What clients ask of a sandbox's machine, which is a process of its own: over `control.sock` in its run directory.
-//!
-//! Both sides greet with [`Hello`](protocol::Hello) first, in frames of [`protocol`]; then a client asks, one request at a
-//! time, and reads the reply. After [`ControlReply::Session`] the connection carries that session's
-//! [`HostMessage`](protocol::HostMessage)s and [`GuestMessage`](protocol::GuestMessage)s, and nothing else any more.
+//! Asking a sandbox's machine, over `control.sock` in its run directory.
 
 mod client;
-mod ended;
-mod messages;
-mod status;
 
-pub use client::{Change, ControlClient, ControlError, ControlSession, Watch};
-pub use ended::{Ended, EndedError, Exit, StopReason};
-pub use messages::{
-    ControlReply, ControlRequest, MachineMetrics, Refusal, RefusalKind, SessionOpened,
+pub use ::control::{
+    ControlReply, ControlRequest, Ended, EndedError, Exit, MachineMetrics, MachineState,
+    MachineStatus, Refusal, RefusalKind, SessionOpened, StopReason,
 };
-pub use status::{MachineState, MachineStatus};
+pub use client::{Change, ControlClient, ControlError, ControlSession, Watch};

@@ -9,9 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use microsandbox::logs::{
-    LogBatch, LogOptions, LogSource, LogStream, LogStreamOptions, LogWriter, read_logs,
-};
+use logs::{LogBatch, LogOptions, LogSource, LogStream, LogStreamOptions, LogWriter, read_logs};
 
 /// How often the writer is killed.
 const ROUNDS: u64 = 40;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::logs::segment;
+use crate::segment;
 
 const LIMIT: u64 = 1 << 20;
 

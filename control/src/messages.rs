@@ -31,7 +31,7 @@ pub enum ControlRequest {
     /// To be told of every change of state: [`ControlReply::State`] at once and at each change, and
     /// [`ControlReply::Ended`] at the end.
     Watch,
-    /// To run a process that survives its client: others can come back to it.
+    /// To run a process that survives its client: others can come back to it. As long as the guest is not up it waits.
     Run(Box<Exec>),
     /// To come back to such a process. One client at a time can.
     Attach {
@@ -145,7 +145,7 @@ mod tests {
     use protocol::{FrameDecoder, Stage, encode};
 
     use super::*;
-    use crate::control::StopReason;
+    use crate::StopReason;
 
     fn exec() -> Exec {
         Exec {
