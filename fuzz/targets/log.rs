@@ -7,9 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use logs::{
-    LogBatch, LogOptions, LogSource, LogStream, LogStreamOptions, LogWriter, read_logs,
-};
+use logs::{LogBatch, LogOptions, LogSource, LogStream, LogStreamOptions, LogWriter, read_logs};
 
 /// Most bytes of a log.
 const LIMIT: u64 = 1 << 20;
