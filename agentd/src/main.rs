@@ -20,6 +20,7 @@ mod init;
 mod input;
 mod kernel_log;
 mod limits;
+mod mount_context;
 mod mount_plan;
 mod mounts;
 mod network;

@@ -64,6 +64,19 @@ pub enum FilesError {
         /// How many are possible.
         limit: u64,
     },
+    /// Its name means something else in a layer of an image: it begins with `.wh.`.
+    #[error("{path:?} has a name that means a deletion in a layer of an image")]
+    ReservedName {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Contents of it lie beneath the layer (`metacopy` of overlayfs), or it is a deletion of a kind that layers of images
+    /// do not know.
+    #[error("{path:?} cannot be told in a layer of an image")]
+    NotInLayer {
+        /// The path.
+        path: PathBuf,
+    },
     /// A system call failed.
     #[error("Failed to {action} {path:?}")]
     Io {

@@ -12,6 +12,7 @@ mod copying;
 mod entries;
 mod entry;
 mod error;
+mod layer;
 #[cfg(test)]
 mod race_tests;
 mod removal;
@@ -35,6 +36,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 pub use entry::{EntryKind, FileEntry};
 pub use error::FilesError;
+pub use layer::{Layer, LayerSink};
 pub use removal::remove_tree;
 pub use tree::{Skipped, TreePolicy, TreeReport, TreeSink, TreeWriter};
 pub use usage::used_bytes;
@@ -190,6 +192,15 @@ impl Files {
         })?;
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(entries)
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`]; `ENOTDIR`.
+    pub fn open_directory(&self, path: impl AsRef<Path>) -> Result<OwnedFd, FilesError> {
+        let path = RelativePath::new(path.as_ref())?;
+        self.root.directory("open", &path)
     }
 
     /// Calls `visit` for each entry of a directory, as it finds them, until one fails.

@@ -9,6 +9,9 @@ pub trait Progress: Sync {
 
     /// A layer has come to another state.
     fn layer(&self, diff_id: &Digest, state: LayerState);
+
+    /// Of the archive of a layer that is made here, so many bytes are.
+    fn archive(&self, done: u64);
 }
 
 /// What becomes of a layer.
@@ -28,4 +31,6 @@ impl Progress for Silent {
     fn blob(&self, _: &Digest, _: u64, _: u64) {}
 
     fn layer(&self, _: &Digest, _: LayerState) {}
+
+    fn archive(&self, _: u64) {}
 }

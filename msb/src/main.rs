@@ -12,13 +12,14 @@ mod signals;
 mod table;
 mod terminal;
 mod usage;
-mod utc;
 mod vm;
 
 use std::env;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
+
+use microsandbox::utc;
 
 use commands::Cli;
 

@@ -59,6 +59,10 @@ pub enum FileRequest<'a> {
     Node(TreeNode),
     /// So many bytes of a tree's file that are zero and take up no space.
     Hole(u64),
+    /// The private layer of a root, as a layer of an image is distributed, a tar archive: [`FileReply::Data`], any number of
+    /// times, and [`FileReply::Done`]. The first is where the file system with the layer is mounted, the second what the
+    /// layer lies over. That file system cannot be written any more then.
+    ReadLayer(Bytes, Bytes),
 }
 
 /// What is answered to a [`FileRequest`].
@@ -220,4 +224,8 @@ pub enum FileProblem {
     IntoItself,
     /// It has more than so many directories within each other, which is too many to be copied.
     TooDeep(u64),
+    /// Its name means a deletion in a layer of an image.
+    ReservedName,
+    /// It cannot be told in a layer of an image.
+    NotInLayer,
 }

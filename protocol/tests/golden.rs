@@ -549,6 +549,11 @@ fn request_vectors() -> Vec<(&'static str, Message, &'static str)> {
             Request(FileRequest::Hole(300)),
             "03000000 17 ac02",
         ),
+        (
+            "request read layer",
+            Request(FileRequest::ReadLayer(a(), b())),
+            "05000000 18 01 61 01 62",
+        ),
     ]
 }
 
@@ -801,6 +806,7 @@ fn variant(message: &Message) -> (&'static str, u8) {
                 FileRequest::WriteTree(_) => 21,
                 FileRequest::Node(_) => 22,
                 FileRequest::Hole(_) => 23,
+                FileRequest::ReadLayer(..) => 24,
             },
         ),
         Reply(message) => (
@@ -827,7 +833,7 @@ fn every_message_has_a_vector_and_keeps_its_number() {
         assert_eq!(unhex(&digits(vector))[4], number, "{name}");
         seen.insert((direction, number));
     }
-    let counts = [("host", 12), ("guest", 13), ("request", 24), ("reply", 7)];
+    let counts = [("host", 12), ("guest", 13), ("request", 25), ("reply", 7)];
     let expected = counts
         .into_iter()
         .flat_map(|(direction, count)| (0..count).map(move |n| (direction, n)))

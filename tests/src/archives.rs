@@ -31,6 +31,14 @@ impl Layer {
         append(&mut self.0, name, contents.as_bytes());
         self
     }
+
+    /// Gives the file that is added next an extended attribute.
+    pub fn attribute(mut self, name: &str, value: &[u8]) -> Layer {
+        let name = format!("SCHILY.xattr.{name}");
+        let records = [(&*name, value)];
+        self.0.append_pax_extensions(records).unwrap();
+        self
+    }
 }
 
 impl DockerImage {

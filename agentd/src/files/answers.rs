@@ -55,6 +55,8 @@ pub(super) fn failure(error: FilesError) -> FileFailure {
         FilesError::DirectoryTooLarge { path, count } => (path, FileProblem::TooManyEntries(count)),
         FilesError::IntoItself { path } => (path, FileProblem::IntoItself),
         FilesError::TooDeep { path, limit } => (path, FileProblem::TooDeep(limit)),
+        FilesError::ReservedName { path } => (path, FileProblem::ReservedName),
+        FilesError::NotInLayer { path } => (path, FileProblem::NotInLayer),
         FilesError::Io { path, source, .. } => {
             // Without a number it is a zero byte in a path.
             let number = source.raw_os_error().unwrap_or(libc::EINVAL);

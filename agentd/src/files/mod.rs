@@ -3,6 +3,7 @@
 //! It blocks, and holds one frame of either direction and one part of a file in memory.
 
 mod answers;
+mod layers;
 mod trees;
 
 use std::error::Error;
@@ -92,6 +93,9 @@ impl Service<'_> {
                 self.write(to_path(&path), file)
             }
             FileRequest::ReadTree(path) => self.read_tree(to_path(&path)),
+            FileRequest::ReadLayer(layer, below) => {
+                self.read_layer(to_path(&layer), to_path(&below))
+            }
             FileRequest::WriteTree(path) => {
                 self.write_tree(to_path(&path))?;
                 return Ok(true);

@@ -40,6 +40,8 @@ impl Progress for Seen {
     }
 
     fn layer(&self, _: &Digest, _: LayerState) {}
+
+    fn archive(&self, _: u64) {}
 }
 
 impl Puller {

@@ -1,7 +1,9 @@
 //! Whole trees of files as streams: of nodes and contents, see [`protocol::TreeNode`].
 
+pub(crate) mod first_names;
 mod node_path;
-mod reading;
+pub(crate) mod reading;
+pub(crate) mod stretches;
 mod target;
 #[cfg(test)]
 mod tests;

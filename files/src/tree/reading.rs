@@ -1,9 +1,8 @@
 //! Reading a tree.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -11,19 +10,16 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
-use nix::unistd::{Whence, lseek};
 use protocol::{Bytes, MAX_DATA, NodeKind, TreeNode};
 
+use super::first_names::FirstNames;
+use super::stretches::data_from;
 use super::{MAX_DEPTH, MAX_PATH};
 use crate::Files;
 use crate::attributes::clock_time;
 use crate::beneath::{RelativePath, reopen};
 use crate::entries::Entries;
 use crate::error::{FilesError, failed};
-
-/// Bytes of paths that are remembered of files with several names. What comes when they are used up is told as files of
-/// their own.
-const MAX_LINK_PATHS: usize = 16 << 20;
 
 /// Takes a tree.
 pub trait TreeSink {
@@ -57,8 +53,7 @@ impl Files {
         let mut reading = Reading {
             given: path.given(),
             sink,
-            links: HashMap::new(),
-            link_paths: 0,
+            names: FirstNames::default(),
             part: vec![0; MAX_DATA],
         };
         reading.node(top, Vec::new(), 0)
@@ -68,9 +63,7 @@ impl Files {
 struct Reading<'r, S> {
     given: &'r Path,
     sink: &'r mut S,
-    /// Files with more than one name by device and inode: the first path, and how many names are still to come.
-    links: HashMap<(u64, u64), (Vec<u8>, u64)>,
-    link_paths: usize,
+    names: FirstNames,
     part: Vec<u8>,
 }
 
@@ -78,27 +71,12 @@ impl<S: TreeSink> Reading<'_, S> {
     /// Tells of what `found` (`O_PATH`) refers to, and of what is in it.
     fn node(&mut self, found: OwnedFd, path: Vec<u8>, depth: usize) -> Result<(), S::Error> {
         let stat = fstat(&found).map_err(|error| self.failed(&path, error))?;
-        let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        match file_type(&stat) {
             SFlag::S_IFDIR => return self.directory(found, &stat, path, depth),
             SFlag::S_IFREG => return self.file(&found, &stat, path),
-            SFlag::S_IFLNK => {
-                // readlinkat(2) reads the link itself that an `O_PATH` descriptor refers to.
-                let target = readlinkat(&found, c"").map_err(|error| self.failed(&path, error))?;
-                NodeKind::Symlink {
-                    target: Bytes(target.into_vec()),
-                }
-            }
-            SFlag::S_IFIFO => NodeKind::Fifo,
-            SFlag::S_IFSOCK => NodeKind::Socket,
-            SFlag::S_IFBLK => {
-                let (major, minor) = device(&stat);
-                NodeKind::BlockDevice { major, minor }
-            }
-            _ => {
-                let (major, minor) = device(&stat);
-                NodeKind::CharacterDevice { major, minor }
-            }
-        };
+            _ => {}
+        }
+        let kind = special_kind(&found, &stat).map_err(|error| self.failed(&path, error))?;
         self.sink.node(describe(&stat, path, kind))
     }
 
@@ -152,9 +130,7 @@ impl<S: TreeSink> Reading<'_, S> {
     }
 
     fn file(&mut self, found: &OwnedFd, stat: &FileStat, path: Vec<u8>) -> Result<(), S::Error> {
-        if stat.st_nlink > 1
-            && let Some(first) = self.first_name(stat, &path)
-        {
+        if let Some(first) = self.names.of(stat, &path) {
             let kind = NodeKind::HardLink { to: Bytes(first) };
             return self.sink.node(describe(stat, path, kind));
         }
@@ -164,27 +140,6 @@ impl<S: TreeSink> Reading<'_, S> {
         self.sink
             .node(describe(stat, path.clone(), NodeKind::File { size }))?;
         self.contents(&mut file, size, &path)
-    }
-
-    /// The path under which a file with several names came before. If there is none, the file is remembered.
-    fn first_name(&mut self, stat: &FileStat, path: &[u8]) -> Option<Vec<u8>> {
-        let id = (stat.st_dev, stat.st_ino);
-        if let Some((first, left)) = self.links.get_mut(&id) {
-            let first = first.clone();
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.links.remove(&id);
-                self.link_paths = self.link_paths.saturating_sub(first.len());
-            }
-            return Some(first);
-        }
-        let with_this = self.link_paths.saturating_add(path.len());
-        if with_this <= MAX_LINK_PATHS {
-            self.link_paths = with_this;
-            let left = stat.st_nlink.saturating_sub(1);
-            self.links.insert(id, (path.to_vec(), left));
-        }
-        None
     }
 
     /// Tells `size` bytes, whatever becomes of the file meanwhile.
@@ -237,27 +192,34 @@ impl<S: TreeSink> Reading<'_, S> {
     }
 }
 
-/// Where the next data of a file begins and ends, from `from` on and up to `size`, with the file there. Both are `size` if
-/// there is none.
-fn data_from(file: &mut File, from: u64, size: u64) -> std::io::Result<(u64, u64)> {
-    let offset = i64::try_from(from).map_err(|_| ErrorKind::InvalidData)?;
-    let (start, end) = match lseek(&*file, offset, Whence::SeekData) {
-        Ok(start) => match lseek(&*file, start, Whence::SeekHole) {
-            Ok(end) => (start.unsigned_abs(), end.unsigned_abs()),
-            Err(error) => return Err(error.into()),
-        },
-        Err(Errno::ENXIO) => return Ok((size, size)),
-        // A file system without holes.
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => (from, size),
-        Err(error) => return Err(error.into()),
-    };
-    let (start, end) = (start.clamp(from, size), end.min(size));
-    file.seek(SeekFrom::Start(start))?;
-    // At least a byte further: somebody who changes the file keeps nobody here for ever.
-    Ok((start, end.max(start.saturating_add(1)).min(size)))
+/// What `found` (`O_PATH`) is, which is neither a directory nor a regular file.
+pub(crate) fn special_kind(found: &OwnedFd, stat: &FileStat) -> Result<NodeKind, Errno> {
+    Ok(match file_type(stat) {
+        SFlag::S_IFLNK => {
+            // readlinkat(2) reads the link itself that an `O_PATH` descriptor refers to.
+            let target = readlinkat(found, c"")?;
+            NodeKind::Symlink {
+                target: Bytes(target.into_vec()),
+            }
+        }
+        SFlag::S_IFIFO => NodeKind::Fifo,
+        SFlag::S_IFSOCK => NodeKind::Socket,
+        SFlag::S_IFBLK => {
+            let (major, minor) = device(stat);
+            NodeKind::BlockDevice { major, minor }
+        }
+        _ => {
+            let (major, minor) = device(stat);
+            NodeKind::CharacterDevice { major, minor }
+        }
+    })
 }
 
-fn describe(stat: &FileStat, path: Vec<u8>, kind: NodeKind) -> TreeNode {
+pub(crate) fn file_type(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+pub(crate) fn describe(stat: &FileStat, path: Vec<u8>, kind: NodeKind) -> TreeNode {
     TreeNode {
         path: Bytes(path),
         mode: stat.st_mode & 0o7777,

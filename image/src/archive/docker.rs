@@ -10,8 +10,8 @@ use super::{ArchiveError, LoadedImage, copy};
 use crate::digest::Digest;
 use crate::layer::Compression;
 use crate::manifest::{
-    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_MANIFEST, Descriptor,
-    ImageConfig, Layer, MAX_CONFIG_BYTES, MAX_LAYERS, MAX_MANIFEST_BYTES, Manifest, ManifestError,
+    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, Descriptor, ImageConfig,
+    Layer, MAX_CONFIG_BYTES, MAX_LAYERS, MAX_MANIFEST_BYTES, Manifest, ManifestError,
 };
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -124,7 +124,7 @@ fn add(
         layers,
     };
     copy::add_layers(store, &manifest, &config, &sections, progress)?;
-    let added = store.add(&manifest.write_docker(), DOCKER_MANIFEST)?;
+    let added = store.add(&manifest.write(), manifest.media_type())?;
     let references = listed.names().map(|name| name.parse::<Reference>());
     Ok(LoadedImage {
         manifest: added.digest,

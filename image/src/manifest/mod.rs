@@ -4,6 +4,7 @@
 //! Anybody may have written them. Sizes and counts are bounded before anything is believed.
 
 mod config;
+mod derive;
 mod descriptor;
 mod error;
 mod index;
@@ -13,6 +14,7 @@ mod media_type;
 mod tests;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, MAX_CONFIG_BYTES};
+pub use derive::Step;
 pub use descriptor::{Descriptor, MAX_BLOB_BYTES, Platform};
 pub use error::ManifestError;
 pub use index::{Index, MAX_INDEX_ENTRIES};
@@ -177,8 +179,30 @@ impl Manifest {
         layers.fold(self.config.size, u64::saturating_add)
     }
 
-    /// A manifest in Docker's format of an image that came without one, as in an archive of `docker save`.
-    pub fn write_docker(&self) -> Vec<u8> {
+    /// Whether the image is one in Docker's format, as its configuration says.
+    fn is_docker(&self) -> bool {
+        self.config.media_type == DOCKER_CONFIG
+    }
+
+    /// The type of this manifest when it is written.
+    pub fn media_type(&self) -> &'static str {
+        match self.is_docker() {
+            true => DOCKER_MANIFEST,
+            false => OCI_MANIFEST,
+        }
+    }
+
+    /// The type that a further layer has, compressed by gzip: of all programs that handle images some know no other
+    /// compression.
+    pub fn gzip_layer_type(&self) -> &'static str {
+        match self.is_docker() {
+            true => DOCKER_LAYER_GZIP,
+            false => OCI_LAYER_GZIP,
+        }
+    }
+
+    /// The document, of an image that came without one, as in an archive of `docker save`, or that is made here.
+    pub fn write(&self) -> Vec<u8> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Document<'a> {
@@ -189,7 +213,7 @@ impl Manifest {
         }
         let document = Document {
             schema_version: 2,
-            media_type: DOCKER_MANIFEST,
+            media_type: self.media_type(),
             config: &self.config,
             layers: self.layers.iter().map(|layer| &layer.descriptor).collect(),
         };

@@ -64,9 +64,13 @@ fn manifests_of_both_kinds_are_read() {
 #[test]
 fn a_manifest_that_is_written_is_read_again() {
     let mut written = parse_manifest(&manifest(&[OCI_LAYER, OCI_LAYER_GZIP]));
-    written.config.media_type = DOCKER_CONFIG.to_owned();
-    let bytes = written.write_docker();
-    assert_eq!(Manifest::parse(&bytes).unwrap(), written);
+    for (config, manifest) in [(OCI_CONFIG, OCI_MANIFEST), (DOCKER_CONFIG, DOCKER_MANIFEST)] {
+        written.config.media_type = config.to_owned();
+        let bytes = written.write();
+        let read = Document::parse(&bytes, Some(manifest)).unwrap();
+        assert_eq!(read, Document::Manifest(written.clone()));
+        assert_eq!(written.media_type(), manifest);
+    }
 }
 
 #[test]

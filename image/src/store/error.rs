@@ -69,6 +69,12 @@ pub enum StoreError {
         /// What it is.
         found: Digest,
     },
+    /// A layer that is made has more bytes than it may have.
+    #[error("The layer has more than {limit} bytes")]
+    TooLarge {
+        /// What is permitted.
+        limit: u64,
+    },
     /// The file systems of layers cannot become one.
     #[error("The layers of the image cannot be merged")]
     Merge {

@@ -17,6 +17,7 @@
 mod blob;
 mod error;
 mod layers;
+mod new_layer;
 mod prune;
 mod root;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use blob::{BlobState, BlobWriter};
 pub use error::StoreError;
+pub use new_layer::NewLayer;
 pub use prune::{Exclusive, Pruned};
 pub use root::RootDisk;
 

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
-use crate::manifest::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use crate::manifest::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
 
 const CONTENT: &[u8] = b"some content";
 
@@ -229,4 +229,55 @@ fn nothing_is_removed_while_the_store_is_shared() {
     assert!(fixture.store.try_exclude().unwrap().is_none());
     drop((shared, other));
     assert!(fixture.store.try_exclude().unwrap().is_some());
+}
+
+#[test]
+fn a_layer_that_is_made_here_gets_its_name_at_the_end() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    // No valid archive, which is nobody's business yet.
+    let archive: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let mut layer = shared.new_layer(archive.len() as u64).unwrap();
+        for part in archive.chunks(65_536) {
+            layer.write(part).unwrap();
+        }
+        assert_eq!(layer.written(), archive.len() as u64);
+        assert!(
+            fixture
+                .files()
+                .iter()
+                .any(|file| file.starts_with("staging/"))
+        );
+        made.push(layer.finish(OCI_LAYER_GZIP).unwrap());
+    }
+    assert_eq!(made[0], made[1]);
+    let (layer, diff_id) = &made[0];
+    assert_eq!(*diff_id, Digest::of(&archive));
+    let descriptor = &layer.descriptor;
+    let name = format!("blobs/sha256/{}", descriptor.digest.hex());
+    assert_eq!(fixture.files(), [name]);
+    let blob = shared.read_blob(&descriptor.digest, archive.len()).unwrap();
+    assert_eq!(*descriptor, Descriptor::of(&blob, OCI_LAYER_GZIP));
+    let mut again = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(&blob[..]);
+    reader.read_to_end(&mut again).unwrap();
+    assert!(again == archive);
+}
+
+#[test]
+fn a_layer_that_is_not_made_to_its_end_leaves_nothing() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut layer = shared.new_layer(10).unwrap();
+    layer.write(b"0123456789").unwrap();
+    let error = layer.write(b"x").unwrap_err();
+    assert!(
+        matches!(error, StoreError::TooLarge { limit: 10 }),
+        "{error:?}"
+    );
+    drop(layer);
+    drop(shared.new_layer(10).unwrap());
+    assert_eq!(fixture.files(), [""; 0]);
 }

@@ -1,7 +1,7 @@
 //! What to do about errors of sandboxes.
 
 use microsandbox::sandbox::SandboxStatus;
-use microsandbox::{MicrosandboxError, Sandbox};
+use microsandbox::{CommitObstacle, MicrosandboxError, Sandbox};
 
 use super::boot_advice;
 use super::image::advice as image_advice;
@@ -73,6 +73,15 @@ fn hint(error: &MicrosandboxError) -> Option<String> {
         MicrosandboxError::PathNotFound { .. } => {
             "paths in a sandbox are absolute, and looked for in the guest".to_owned()
         }
+        MicrosandboxError::NotCommittable { reason, .. } => match reason {
+            CommitObstacle::NoImage => {
+                "load an image of it with `msb image load`, and create the sandbox of that"
+            }
+            CommitObstacle::InMemory | CommitObstacle::NoLayer => {
+                "create it without --root-ro, or with --root-upper and a size: its changes are kept on a disk then"
+            }
+        }
+        .to_owned(),
         MicrosandboxError::Database(error) => database(error),
         MicrosandboxError::NoHome(_) => "set MSB_HOME to a directory of yours".to_owned(),
         MicrosandboxError::NotInstalled(_) => "`msb doctor` tells what is missing".to_owned(),

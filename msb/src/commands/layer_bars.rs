@@ -28,11 +28,13 @@ pub(super) fn with_bars<T>(
     result
 }
 
-/// A line for each blob that comes, and one for each layer of which a file system is made.
+/// A line for each blob that comes, one for each layer of which a file system is made, and one for an archive.
 struct Bars {
     all: MultiProgress,
     coming: ProgressStyle,
     bars: Mutex<HashMap<Digest, ProgressBar>>,
+    /// That of the archive of a layer that is made here.
+    archive: Mutex<Option<ProgressBar>>,
 }
 
 impl Bars {
@@ -44,6 +46,7 @@ impl Bars {
             all: MultiProgress::new(),
             coming: style.unwrap_or_else(|_| ProgressStyle::default_bar()),
             bars: Mutex::default(),
+            archive: Mutex::default(),
         }
     }
 
@@ -87,5 +90,17 @@ impl Progress for Bars {
             }),
             LayerState::Ready => self.with(diff_id, ProgressBar::finish_and_clear),
         }
+    }
+
+    fn archive(&self, done: u64) {
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = archive.get_or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::no_length());
+            if let Ok(style) = ProgressStyle::with_template("{msg} {bytes}, {bytes_per_sec}") {
+                bar.set_style(style);
+            }
+            bar.with_message("changes are read:")
+        });
+        bar.set_position(done);
     }
 }

@@ -3,6 +3,7 @@
 mod advice;
 mod attach;
 mod boot_advice;
+mod commit;
 mod completion;
 mod cp;
 mod create;
@@ -94,6 +95,7 @@ enum Command {
     Shell(shell::Arguments),
     #[command(visible_alias = "copy")]
     Cp(cp::Arguments),
+    Commit(commit::Arguments),
     Logs(Box<logs::Arguments>),
     Stats(stats::Arguments),
     Metrics(metrics::Arguments),
@@ -153,6 +155,7 @@ impl Cli {
             Command::Attach(arguments) => attach::execute(arguments),
             Command::Shell(arguments) => shell::execute(arguments),
             Command::Cp(arguments) => cp::execute(arguments),
+            Command::Commit(arguments) => commit::execute(arguments),
             Command::Logs(arguments) => logs::execute(&arguments),
             Command::Stats(arguments) => stats::execute(arguments),
             Command::Metrics(arguments) => metrics::execute(arguments),

@@ -114,7 +114,7 @@ pub(super) fn fetch(home: &Home, image: &str, policy: PullPolicy) -> anyhow::Res
 }
 
 /// Waits for the signals that end a program.
-async fn asked_to_end() -> anyhow::Result<Signal> {
+pub(super) async fn asked_to_end() -> anyhow::Result<Signal> {
     let context = "cannot handle signals";
     let mut interrupt = signal(SignalKind::interrupt()).context(context)?;
     let mut terminate = signal(SignalKind::terminate()).context(context)?;

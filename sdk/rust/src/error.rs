@@ -174,6 +174,14 @@ pub enum MicrosandboxError {
         /// How long.
         after: Duration,
     },
+    /// The changes of the sandbox cannot become an image.
+    #[error("The sandbox {name:?} cannot become an image: {reason}")]
+    NotCommittable {
+        /// Name of the sandbox.
+        name: String,
+        /// Why.
+        reason: CommitObstacle,
+    },
     /// This cannot be done in this state or on this machine.
     #[error("{message}")]
     Unsupported {
@@ -225,6 +233,20 @@ pub enum ErrorKind {
     InvalidHandle,
     Timeout,
     Unsupported,
+}
+
+/// Why the changes of a sandbox cannot become an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommitObstacle {
+    /// Its root is a folder or a disk, over which no image can lay a layer.
+    #[error("its root is no image")]
+    NoImage,
+    /// They were kept in its memory.
+    #[error("its changes were in its memory, and are gone")]
+    InMemory,
+    /// There are none, or they are in the root itself.
+    #[error("its root has no private layer")]
+    NoLayer,
 }
 
 /// Why a guest did not come up.
@@ -312,7 +334,7 @@ impl MicrosandboxError {
             Self::Io { .. } | Self::NoHome(_) => ErrorKind::Io,
             Self::InvalidHandle { .. } => ErrorKind::InvalidHandle,
             Self::Timeout { .. } => ErrorKind::Timeout,
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::NotCommittable { .. } | Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
     }
 

@@ -76,5 +76,7 @@ pub(crate) fn files_error(action: &'static str, path: &Path, failure: FileFailur
         FileProblem::TooManyEntries(count) => FilesError::DirectoryTooLarge { path, count },
         FileProblem::IntoItself => FilesError::IntoItself { path },
         FileProblem::TooDeep(limit) => FilesError::TooDeep { path, limit },
+        FileProblem::ReservedName => FilesError::ReservedName { path },
+        FileProblem::NotInLayer => FilesError::NotInLayer { path },
     }
 }

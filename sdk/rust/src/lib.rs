@@ -9,6 +9,7 @@
 
 pub mod control;
 pub mod database;
+mod disk_machine;
 mod error;
 mod file_replies;
 pub mod home;
@@ -25,10 +26,12 @@ pub mod session;
 pub mod snapshots;
 mod socket;
 mod sparse;
+pub mod utc;
 pub mod volumes;
 
 pub use ::logs;
-pub use error::{BootFailure, ErrorKind, MicrosandboxError, NotInstalled};
+pub use disk_machine::DiskMachineError;
+pub use error::{BootFailure, CommitObstacle, ErrorKind, MicrosandboxError, NotInstalled};
 pub use microsandbox::{
     Microsandbox, all_sandbox_metrics, ensure_installed, is_installed, runtime_version, sdk_version,
 };

@@ -10,7 +10,7 @@ mod removed;
 mod rm;
 mod save;
 mod tag;
-mod view;
+pub(super) mod view;
 
 use clap::{Args, Subcommand};
 use microsandbox::home::Home;

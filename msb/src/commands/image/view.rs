@@ -12,7 +12,7 @@ const DIGITS: usize = 12;
 
 /// What is known of an image without a look at it, as `--format json` prints it.
 #[derive(Debug, Serialize)]
-pub(super) struct View {
+pub(in crate::commands) struct View {
     pub(super) references: Vec<String>,
     pub(super) digest: String,
     config_digest: String,
@@ -21,7 +21,7 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn of(image: &ImageHandle) -> View {
+    pub(in crate::commands) fn of(image: &ImageHandle) -> View {
         let names = image.references().iter();
         View {
             references: names.map(|name| name.familiar_tagged()).collect(),

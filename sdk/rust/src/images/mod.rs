@@ -5,6 +5,7 @@
 //! shared until then, so that nobody removes it. Removing goes the other way: the record goes first, then what no
 //! record needs. Whoever dies in between leaves what the next [`Images::prune`] removes, and never half of an image.
 
+mod derive;
 mod error;
 mod handle;
 mod login;
@@ -23,6 +24,7 @@ use image::progress::Silent;
 use image::store::{Pruned, Shared};
 use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
 
+pub(crate) use derive::Derivation;
 pub use distribution;
 pub use error::ImageError;
 pub use handle::{ImageDetails, ImageHandle};

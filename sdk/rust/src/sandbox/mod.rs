@@ -1,6 +1,7 @@
 //! Sandboxes: created, started, used, stopped, and found again by name.
 
 mod builder;
+mod commit;
 mod config;
 mod ending;
 mod exec;
@@ -36,6 +37,7 @@ pub use self::image::{
 };
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
+pub use commit::CommitOptions;
 pub use config::{
     DEFAULT_CPUS, DEFAULT_MEMORY_MIB, DEFAULT_UPPER_MIB, DiskCache, InitConfig, LogLevel,
     RootAccessConfig, SandboxConfig, SecurityProfile,

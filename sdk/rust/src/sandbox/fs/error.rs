@@ -7,7 +7,7 @@ use files::FilesError;
 use crate::error::MicrosandboxError;
 
 /// What is wrong with files of the guest, whose paths begin at `/`.
-pub(super) fn in_guest(error: FilesError) -> MicrosandboxError {
+pub(in crate::sandbox) fn in_guest(error: FilesError) -> MicrosandboxError {
     from_files(error, Path::new("/"))
 }
 
@@ -35,7 +35,9 @@ fn from_files(error: FilesError, directory: &Path) -> MicrosandboxError {
         | FilesError::FileTooLarge { path, .. }
         | FilesError::DirectoryTooLarge { path, .. }
         | FilesError::IntoItself { path }
-        | FilesError::TooDeep { path, .. } => (path, 0),
+        | FilesError::TooDeep { path, .. }
+        | FilesError::ReservedName { path }
+        | FilesError::NotInLayer { path } => (path, 0),
     };
     MicrosandboxError::Fs {
         path,
@@ -54,6 +56,8 @@ fn placed(mut error: FilesError, directory: &Path) -> FilesError {
     | FilesError::DirectoryTooLarge { path, .. }
     | FilesError::IntoItself { path }
     | FilesError::TooDeep { path, .. }
+    | FilesError::ReservedName { path }
+    | FilesError::NotInLayer { path }
     | FilesError::Io { path, .. }) = &mut error;
     // Not joined: that of an empty path would end in a slash.
     *path = match path.as_os_str().is_empty() {

@@ -24,6 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use files::MAX_ENTRIES;
 use protocol::{ClockTime, FileReply, FileRequest};
 
+pub(super) use self::error::in_guest;
 use self::error::odd;
 use self::session::{FileSession, out_of_turn, request_path};
 use super::Sandbox;

@@ -127,6 +127,14 @@ impl From<FilesError> for VolumeFsError {
             },
             FilesError::IntoItself { path } => VolumeFsError::IntoItself { path },
             FilesError::TooDeep { path, limit } => VolumeFsError::TooDeep { path, limit },
+            // Only whoever asks for a layer gets these.
+            FilesError::ReservedName { path } | FilesError::NotInLayer { path } => {
+                VolumeFsError::Io {
+                    action: "read",
+                    path,
+                    source: io::ErrorKind::InvalidData.into(),
+                }
+            }
             FilesError::Io {
                 action,
                 path,

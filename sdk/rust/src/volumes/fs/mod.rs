@@ -6,9 +6,6 @@
 
 mod error;
 mod machine;
-mod remote;
-#[cfg(test)]
-mod remote_tests;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +19,7 @@ pub use files::{EntryKind as FsEntryKind, FileEntry as FsEntry};
 pub use machine::VolumeMachineError;
 
 use super::handle::VolumeHandle;
-use machine::Machine;
-use remote::{Remote, RemoteError};
+use crate::disk_machine::{Remote, RemoteError};
 
 /// The files of a volume. Paths are relative to its root; symbolic links are followed as long as they lead nowhere else.
 ///
@@ -213,7 +209,7 @@ impl VolumeFs {
     ) -> Result<T, VolumeFsError> {
         match self.volume.disk_image() {
             None => Ok(here(&Files::open(&self.root)?)?),
-            Some(image) => Machine::start(&self.volume, image)?.work(&self.volume, there),
+            Some(image) => machine::work(&self.volume, image, there),
         }
     }
 

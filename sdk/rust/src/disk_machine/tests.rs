@@ -190,3 +190,41 @@ fn an_agent_that_goes_away_is_an_error() {
     assert!(matches!(error, RemoteError::Agent(_)), "{error:?}");
     agent.join().unwrap();
 }
+
+#[test]
+fn the_parts_of_a_layer_are_handed_on_until_nobody_takes_them() {
+    let parts = || {
+        vec![
+            FileReply::Data(b"one"),
+            FileReply::Data(b"two"),
+            FileReply::Done,
+        ]
+    };
+    let (layer, below) = (Path::new("layer"), Path::new("below"));
+    let (mut remote, agent_thread) = agent(parts());
+    let mut taken = Vec::new();
+    let read = remote.read_layer(layer, below, |part| {
+        taken.extend_from_slice(part);
+        Ok(())
+    });
+    read.unwrap();
+    remote.finish().unwrap();
+    assert_eq!(taken, b"onetwo");
+    let heard = agent_thread.join().unwrap();
+    let mut heard = FrameReader::new(&heard[..]);
+    let request: FileRequest<'_> = heard.read().unwrap().unwrap();
+    let path = |text: &str| Bytes(text.as_bytes().to_vec());
+    assert_eq!(
+        request,
+        FileRequest::ReadLayer(path("layer"), path("below"))
+    );
+
+    let (mut remote, _agent) = agent(parts());
+    let refuse = |_: &[u8]| Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+    let error = remote.read_layer(layer, below, refuse).unwrap_err();
+    assert!(matches!(error, RemoteError::Agent(_)), "{error:?}");
+
+    let (mut remote, _agent) = agent(vec![FileReply::Hole(1)]);
+    let error = remote.read_layer(layer, below, |_| Ok(())).unwrap_err();
+    assert!(matches!(error, RemoteError::Agent(_)), "{error:?}");
+}

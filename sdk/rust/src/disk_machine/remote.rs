@@ -18,16 +18,19 @@ use protocol::{
     FrameWriter, MAX_DATA,
 };
 
+use super::DiskMachineError;
 use crate::file_replies::{bytes, check_name, entry, files_error};
 use crate::session::{Session, SessionEnd, SessionError, Streams};
 
 /// Why something cannot be done with the files that an agent serves.
 #[derive(Debug)]
-pub(super) enum RemoteError {
+pub(crate) enum RemoteError {
     /// The agent says so.
     Files(FilesError),
     /// The agent cannot be talked to.
     Agent(Box<dyn Error + Send + Sync>),
+    /// The machine did not end as it should.
+    Machine(DiskMachineError),
 }
 
 /// What is wrong with the agent.
@@ -46,7 +49,7 @@ enum AgentError {
 
 /// The files beneath a directory of a guest.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(crate) struct Remote {
     session: Session,
     requests: FrameWriter<File>,
     replies: FrameReader<File>,
@@ -54,7 +57,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// Asks an agent for the files beneath `directory`.
-    pub(super) fn attach(stream: UnixStream, directory: &str) -> Result<Remote, RemoteError> {
+    pub(crate) fn attach(stream: UnixStream, directory: &str) -> Result<Remote, RemoteError> {
         let (input, requests) = pipe()?;
         let (replies, output) = pipe()?;
         let streams = Streams {
@@ -73,7 +76,7 @@ impl Remote {
     }
 
     /// Ends the session.
-    pub(super) fn finish(self) -> Result<(), RemoteError> {
+    pub(crate) fn finish(self) -> Result<(), RemoteError> {
         drop(self.requests);
         match self.session.end()? {
             SessionEnd::Exited(Exit {
@@ -84,7 +87,7 @@ impl Remote {
         }
     }
 
-    pub(super) fn read(&mut self, path: &Path) -> Result<Vec<u8>, RemoteError> {
+    pub(crate) fn read(&mut self, path: &Path) -> Result<Vec<u8>, RemoteError> {
         let mut contents = Vec::new();
         self.ask("read", &FileRequest::Read(bytes(path)))?;
         self.hear("read", path, |reply| match reply {
@@ -103,7 +106,7 @@ impl Remote {
         Ok(contents)
     }
 
-    pub(super) fn write(&mut self, path: &Path, contents: &[u8]) -> Result<(), RemoteError> {
+    pub(crate) fn write(&mut self, path: &Path, contents: &[u8]) -> Result<(), RemoteError> {
         self.ask("write", &FileRequest::Write(bytes(path)))?;
         for part in contents.chunks(MAX_DATA) {
             self.ask("write", &FileRequest::Data(part))?;
@@ -112,7 +115,7 @@ impl Remote {
         self.hear("write", path, nothing)
     }
 
-    pub(super) fn list(&mut self, path: &Path) -> Result<Vec<FileEntry>, RemoteError> {
+    pub(crate) fn list(&mut self, path: &Path) -> Result<Vec<FileEntry>, RemoteError> {
         let mut entries = Vec::new();
         self.ask("list", &FileRequest::List(bytes(path)))?;
         self.hear("list", path, |reply| match reply {
@@ -133,7 +136,7 @@ impl Remote {
         Ok(entries)
     }
 
-    pub(super) fn stat(&mut self, path: &Path) -> Result<FileEntry, RemoteError> {
+    pub(crate) fn stat(&mut self, path: &Path) -> Result<FileEntry, RemoteError> {
         let mut found = None;
         self.ask("examine", &FileRequest::Stat(bytes(path)))?;
         self.hear("examine", path, |reply| match reply {
@@ -147,27 +150,42 @@ impl Remote {
         found.ok_or_else(|| AgentError::OutOfTurn.into())
     }
 
-    pub(super) fn mkdir(&mut self, path: &Path) -> Result<(), RemoteError> {
+    pub(crate) fn mkdir(&mut self, path: &Path) -> Result<(), RemoteError> {
         self.act("create", &FileRequest::MakeDirectory(bytes(path)), path)
     }
 
-    pub(super) fn remove(&mut self, path: &Path) -> Result<(), RemoteError> {
+    pub(crate) fn remove(&mut self, path: &Path) -> Result<(), RemoteError> {
         self.act("remove", &FileRequest::Remove(bytes(path)), path)
     }
 
-    pub(super) fn remove_file(&mut self, path: &Path) -> Result<(), RemoteError> {
+    pub(crate) fn remove_file(&mut self, path: &Path) -> Result<(), RemoteError> {
         self.act("remove", &FileRequest::RemoveFile(bytes(path)), path)
     }
 
-    pub(super) fn remove_all(&mut self, path: &Path) -> Result<(), RemoteError> {
+    pub(crate) fn remove_all(&mut self, path: &Path) -> Result<(), RemoteError> {
         self.act("remove", &FileRequest::RemoveAll(bytes(path)), path)
     }
 
-    pub(super) fn copy(&mut self, from: &Path, to: &Path) -> Result<(), RemoteError> {
+    pub(crate) fn copy(&mut self, from: &Path, to: &Path) -> Result<(), RemoteError> {
         self.act("copy", &FileRequest::Copy(bytes(from), bytes(to)), from)
     }
 
-    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), RemoteError> {
+    /// Hands the parts of the archive of a layer to `take`, see [`FileRequest::ReadLayer`]. When that fails, the session is
+    /// of no further use.
+    pub(crate) fn read_layer(
+        &mut self,
+        layer: &Path,
+        below: &Path,
+        mut take: impl FnMut(&[u8]) -> Result<(), RemoteError>,
+    ) -> Result<(), RemoteError> {
+        self.ask("read", &FileRequest::ReadLayer(bytes(layer), bytes(below)))?;
+        self.hear("read", layer, |reply| match reply {
+            FileReply::Data(data) => take(data),
+            _ => Err(AgentError::OutOfTurn.into()),
+        })
+    }
+
+    pub(crate) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), RemoteError> {
         self.act("rename", &FileRequest::Rename(bytes(from), bytes(to)), from)
     }
 
@@ -221,6 +239,12 @@ fn nothing(_: FileReply) -> Result<(), RemoteError> {
 fn pipe() -> io::Result<(File, File)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     Ok((File::from(reader), File::from(writer)))
+}
+
+impl From<DiskMachineError> for RemoteError {
+    fn from(error: DiskMachineError) -> RemoteError {
+        RemoteError::Machine(error)
+    }
 }
 
 impl From<SessionError> for RemoteError {

@@ -1,4 +1,4 @@
-//! Times as they are printed.
+//! Times as they are written in text, after RFC 3339.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ const DAYS_IN_CYCLE: u64 = 146_097;
 const DAYS_TO_1970: u64 = 719_468;
 
 /// A time in UTC, to the second, after RFC 3339: `2026-11-25T20:50:07Z`. Times before 1970 are printed as its begin.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -21,7 +21,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 }
 
 /// As [`rfc3339`], to the nanosecond.
-pub(crate) fn rfc3339_nanos(time: SystemTime) -> String {
+pub fn rfc3339_nanos(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = rfc3339(time);
     format!(
@@ -32,7 +32,7 @@ pub(crate) fn rfc3339_nanos(time: SystemTime) -> String {
 }
 
 /// Reads a time after RFC 3339, from 1970 on.
-pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let (day, time) = text.split_once(['T', 't', ' '])?;
     let [year, month, day] = numbers(day, '-', [4, 2, 2])?;
     let zone = time.rfind(['Z', 'z', '+', '-'])?;

@@ -1,0 +1,141 @@
+//! Extended attributes: which become part of a layer, and what those of overlayfs mean.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+
+/// What overlayfs keeps about files is in attributes whose names begin so.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+
+/// Attributes that are the file's own, by what their names begin with: the user's, capabilities of programs, and access
+/// control lists.
+const KEPT: [&[u8]; 3] = [b"user.", b"security.capability", b"system.posix_acl_"];
+
+/// What the extended attributes of a file say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    /// Those that become part of the layer, by name and in the order of names.
+    pub(super) kept: Vec<(Vec<u8>, Vec<u8>)>,
+    /// It is a directory that hides what the layers beneath have there.
+    pub(super) opaque: bool,
+    /// It is a directory that has another name beneath.
+    pub(super) redirected: bool,
+    /// A part of it is beneath, or it is a deletion that is no device.
+    pub(super) elsewhere: bool,
+}
+
+impl Attributes {
+    /// Those of what `found` (`O_PATH`) refers to.
+    ///
+    /// # Errors
+    /// As listxattr(2).
+    pub(super) fn read(found: &OwnedFd) -> io::Result<Attributes> {
+        // fgetxattr(2) does not take `O_PATH` descriptors. The entry leads to a symbolic link itself, too.
+        let entry = CString::new(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+        let mut attributes = Attributes::default();
+        for name in list(&entry)?.split(|&byte| byte == 0) {
+            if !name.is_empty() {
+                attributes.add(name, || get(&entry, name))?;
+            }
+        }
+        attributes.kept.sort();
+        Ok(attributes)
+    }
+
+    fn add(&mut self, name: &[u8], value: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<()> {
+        match name.strip_prefix(OVERLAY) {
+            Some(b"opaque") => self.opaque = value()? == b"y",
+            Some(b"redirect") => self.redirected = true,
+            Some(b"metacopy" | b"whiteout") => self.elsewhere = true,
+            Some(_) => {}
+            // A record of an archive ends its name with the first `=`.
+            None if is_kept(name) && !name.contains(&b'=') => {
+                self.kept.push((name.to_vec(), value()?));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn is_kept(name: &[u8]) -> bool {
+    KEPT.iter().any(|beginning| name.starts_with(beginning))
+}
+
+/// Names, each with a zero behind it. A file system without attributes has none.
+fn list(entry: &CStr) -> io::Result<Vec<u8>> {
+    // SAFETY: the path ends with a zero byte; the buffer has the length that is given, which may be 0.
+    let names =
+        fill(|buffer, length| unsafe { libc::listxattr(entry.as_ptr(), buffer.cast(), length) });
+    match names {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+fn get(entry: &CStr, name: &[u8]) -> io::Result<Vec<u8>> {
+    let name = CString::new(name)?;
+    // SAFETY: path and name end with zero bytes; the buffer has the length that is given, which may be 0.
+    fill(|buffer, length| unsafe {
+        libc::getxattr(entry.as_ptr(), name.as_ptr(), buffer.cast(), length)
+    })
+}
+
+/// Asks for a length, and then for so many bytes. The kernel bounds both by 64 KiB (xattr(7)).
+fn fill(mut call: impl FnMut(*mut u8, usize) -> isize) -> io::Result<Vec<u8>> {
+    let length = |result| usize::try_from(result).map_err(|_| io::Error::last_os_error());
+    let mut buffer = vec![0; length(call(ptr::null_mut(), 0))?];
+    if buffer.is_empty() {
+        return Ok(buffer);
+    }
+    let filled = length(call(buffer.as_mut_ptr(), buffer.len()))?;
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(all: &[(&str, &str)]) -> Attributes {
+        let mut attributes = Attributes::default();
+        for (name, value) in all {
+            let value = || Ok(value.as_bytes().to_vec());
+            attributes.add(name.as_bytes(), value).unwrap();
+        }
+        attributes
+    }
+
+    #[test]
+    fn what_is_the_files_own_is_kept() {
+        let attributes = of(&[
+            ("user.colour", "red"),
+            ("security.capability", "x"),
+            ("system.posix_acl_access", "y"),
+            ("trusted.overlay.origin", "z"),
+            ("trusted.overlay.impure", "y"),
+            ("trusted.overlay.overlay.opaque", "y"),
+            ("trusted.msb.implied", "y"),
+            ("security.selinux", "s"),
+            ("user.a=b", "c"),
+        ]);
+        let names: Vec<_> = attributes.kept.iter().map(|(name, _)| &name[..]).collect();
+        let expected: [&[u8]; 3] = [
+            b"user.colour",
+            b"security.capability",
+            b"system.posix_acl_access",
+        ];
+        assert_eq!(names, expected);
+        assert!(!attributes.opaque && !attributes.redirected && !attributes.elsewhere);
+    }
+
+    #[test]
+    fn those_of_overlayfs_mean_something() {
+        assert!(of(&[("trusted.overlay.opaque", "y")]).opaque);
+        assert!(!of(&[("trusted.overlay.opaque", "x")]).opaque);
+        assert!(of(&[("trusted.overlay.redirect", "/a")]).redirected);
+        assert!(of(&[("trusted.overlay.metacopy", "")]).elsewhere);
+        assert!(of(&[("trusted.overlay.whiteout", "y")]).elsewhere);
+    }
+}
