@@ -145,6 +145,11 @@ impl MachineProcess {
         self.reports.has_ended()
     }
 
+    /// Its process id, which nobody else gets before it is [waited](Self::wait) for.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Connects to the agent in the guest; the connection waits until the guest is up.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::thread;
 use std::time::Duration;
 
-use crate::control::{ControlClient, ControlRequest};
+use crate::control::{ControlClient, ControlError, ControlRequest};
 use crate::launch::MachineProcess;
 use crate::names::Name;
 use crate::run_directory::RunDirectory;
@@ -29,9 +29,13 @@ pub(super) fn adopt(process: MachineProcess) {
 pub(super) fn end(mut process: MachineProcess, directory: RunDirectory, name: Name) {
     // Without a thread, dropping the process kills it.
     spawn(move || {
-        // It can tell then that it was asked to.
-        let asked = ControlClient::connect(&directory, &name, ANSWER)
-            .and_then(|mut machine| machine.ask(&ControlRequest::Kill, ANSWER));
+        // It can tell then that it was asked to. If it has ended by itself, another machine may have its name.
+        let asked = ControlClient::connect(&directory, &name, ANSWER).and_then(|mut machine| {
+            match u32::try_from(machine.pid()) {
+                Ok(pid) if pid == process.pid() => machine.ask(&ControlRequest::Kill, ANSWER),
+                _ => Err(ControlError::Gone),
+            }
+        });
         if asked.is_err() {
             process.kill();
         }

@@ -1,6 +1,7 @@
 //! Who ends with whom.
 
 use std::io::{BufRead, BufReader};
+use std::time::Duration;
 
 use microsandbox::Microsandbox;
 use microsandbox::home::Home;
@@ -12,6 +13,10 @@ pub(super) const TESTS: &[Test] = &[
     ("an_attached_sandbox_dies_with_its_creator", attached),
     ("a_detached_sandbox_survives_its_creator", detached),
     ("dropping_an_attached_sandbox_ends_it", dropped),
+    (
+        "dropping_one_that_has_ended_leaves_the_next_alone",
+        dropped_late,
+    ),
     ("a_sandbox_is_let_go", let_go),
     ("who_connects_owns_nothing", connected),
 ];
@@ -66,6 +71,20 @@ fn dropped() {
         drop(sandbox);
         let result = handle.wait_until_stopped().await.unwrap();
         assert_eq!(result.reason, StopReason::Killed);
+    });
+}
+
+fn dropped_late() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let before = fixture.builder("web").create().await.unwrap();
+        before.kill().await.unwrap();
+        let again = fixture.microsandbox.start("web").await.unwrap();
+        drop(before);
+        let end = again.wait_until_stopped();
+        let moment = tokio::time::timeout(Duration::from_millis(500), end);
+        assert!(moment.await.is_err(), "it was ended, too");
+        again.stop().await.unwrap();
     });
 }
 
