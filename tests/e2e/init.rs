@@ -34,6 +34,26 @@ fn systemd_boots_and_is_stopped_cleanly() {
 }
 
 #[test]
+fn systemd_powers_its_machine_off() {
+    let home = Home::new();
+    let root = product::systemd();
+    let root = root.to_str().unwrap();
+    let created = home.msb(["create", "--memory=512M", "--init=auto", "--name=box", root]);
+    assert_eq!(created.code(), 0, "{}", created.errors());
+    let script = "until [ -S /run/systemd/private ]; do sleep 0.2; done
+        systemctl is-system-running --wait; systemctl poweroff; sleep 600";
+    let finished = home.exec_shell("box", script);
+    assert!(finished.text().starts_with("running\n"), "{finished:?}");
+    assert_eq!(home.msb(["wait", "box"]).text(), "0\n");
+    let told = home.msb(["inspect", "box"]);
+    assert!(
+        told.text().contains("last stop: completed"),
+        "{}",
+        told.text()
+    );
+}
+
+#[test]
 fn an_init_that_is_not_there_is_an_error() {
     let home = Home::new();
     let finished = home.busybox().with(["--init=/no/such"]).run(["true"]);

@@ -229,6 +229,15 @@ fn a_machine_that_ends_can_be_paused_and_stopped_at_any_instant() {
     }
 }
 
+#[test]
+fn a_kernel_that_finds_no_switch_halts_and_that_is_the_end() {
+    for (processors, command) in [(1, "poweroff -f"), (2, "halt -f")] {
+        let machine = Machine::boot(processors, command, vec![]);
+        let ending = machine.ending();
+        assert!(matches!(ending, Ending::Halted), "{command}: {ending:?}");
+    }
+}
+
 /// A kernel that does nothing but run in a circle, with interrupts off.
 fn circling_kernel(folder: &Path) -> PathBuf {
     const ENTRY: u64 = 0x10_0000;

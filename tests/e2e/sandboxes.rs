@@ -178,6 +178,34 @@ fn a_command_is_told_how_its_sandbox_ended() {
 }
 
 #[test]
+fn a_guest_with_its_own_init_ends_itself_in_every_way() {
+    let home = Home::new();
+    let microsandbox = microsandbox(&home);
+    block_on(async {
+        for (cpus, command) in [(1, "poweroff -f"), (2, "halt -f"), (1, "reboot -f")] {
+            let init = InitConfig::cmd("/bin/sh", ["-c", "while :; do sleep 600; done"]);
+            let builder = builder(&microsandbox, "own").cpus(cpus).init(init);
+            let sandbox = builder.replace().create().await.unwrap();
+            let error = sandbox.shell(command).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SandboxEnded, "{error}");
+            let result = end(&sandbox).await;
+            assert_eq!(
+                result.reason,
+                StopReason::Completed,
+                "{command}: {result:?}"
+            );
+            assert_eq!(result.status, SandboxStatus::Stopped);
+        }
+        // Only an init may do so.
+        let sandbox = builder(&microsandbox, "none").create().await.unwrap();
+        sandbox.shell("poweroff -f").await.unwrap_err();
+        let result = end(&sandbox).await;
+        assert_eq!(result.status, SandboxStatus::Crashed);
+        assert!(result.detail.unwrap().contains("halted"));
+    });
+}
+
+#[test]
 fn waiting_tells_why_a_sandbox_ended() {
     let home = Home::new();
     let microsandbox = microsandbox(&home);

@@ -9,6 +9,7 @@ pub mod fs;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod halt;
 mod jail;
 mod kernel;
 mod layout;

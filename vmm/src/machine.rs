@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -15,7 +14,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub use crate::cpu::MAX_VCPUS;
 use crate::cpu::{self, CpuError, CpuTemplate};
 pub use crate::ending::Ending;
-use crate::ending::EndingReporter;
+use crate::ending::{EndingReporter, Endings};
+use crate::halt;
 use crate::kernel::{self, KernelError, boot_config};
 use crate::layout;
 use crate::memory::{self, MemoryError};
@@ -170,7 +170,7 @@ pub struct Machine {
     _input: Option<ConsoleInput>,
     console: Arc<ConsoleState>,
     ending: EndingReporter,
-    endings: Receiver<Ending>,
+    endings: Endings,
     context: VcpuContext,
     pauser: Pauser,
     meter: Meter,
@@ -198,8 +198,7 @@ impl Machine {
 
     /// Waits until the machine ends, by itself or by a [`Stopper`], and takes it apart.
     pub fn wait(self) -> Ending {
-        // The machine holds a reporter itself, so the channel cannot be closed.
-        let ending = self.endings.recv().unwrap_or(Ending::Stopped);
+        let ending = halt::wait(&self.endings, || self.pauser.is_halted());
         self.console.close();
         self.context.gate.end();
         match (ending, self.console.panic()) {

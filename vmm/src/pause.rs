@@ -122,6 +122,12 @@ impl Pauser {
         self.lock().is_some()
     }
 
+    /// Whether no processor can ever run again. Nobody knows that of a machine that is paused, or has ended.
+    pub(crate) fn is_halted(&self) -> bool {
+        let frozen = self.lock();
+        frozen.is_none() && self.gate.are_halted().unwrap_or(false)
+    }
+
     fn machine(&self) -> Result<Arc<VmFd>, PauseError> {
         if self.gate.has_ended() {
             return Err(PauseError::Ended);

@@ -140,7 +140,7 @@ pub(crate) fn boot_in_foreground(machine: Foreground) -> anyhow::Result<u8> {
 
 fn exit_status(ending: Ending, stop: Option<Stop>) -> anyhow::Result<u8> {
     let (error, status) = match ending {
-        Ending::Reset => return Ok(0),
+        Ending::Reset | Ending::Halted => return Ok(0),
         Ending::Stopped => {
             return Ok(match stop {
                 Some(Stop::Signal(signal)) => 128 + signal as u8,

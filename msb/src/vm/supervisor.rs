@@ -125,7 +125,7 @@ pub(super) struct Supervisor {
     boot_timeout: Duration,
     lifetime: Lifetime,
     has_main: bool,
-    /// Whether the guest's PID 1 ends by resetting the machine in good order.
+    /// Whether the guest's PID 1 ends the machine in good order, by a reset or by halting it.
     has_init: bool,
     /// Whether the machine ends with its creator.
     owned: bool,
@@ -427,7 +427,7 @@ impl Supervisor {
 
     fn on_machine_ended(&mut self, ending: machine::Ending) {
         let ending = describe(ending);
-        let ended_itself = self.has_init && ending == Ending::Reset;
+        let ended_itself = self.has_init && matches!(ending, Ending::Reset | Ending::Halted);
         let detail = Some(ending.to_string());
         let verdict = match self.phase {
             Phase::Booting | Phase::StartingMain(_) => {

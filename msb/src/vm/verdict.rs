@@ -81,6 +81,7 @@ pub(super) fn describe(ending: machine::Ending) -> Ending {
     match ending {
         machine::Ending::Stopped => Ending::Forced,
         machine::Ending::Reset => Ending::Reset,
+        machine::Ending::Halted => Ending::Halted,
         machine::Ending::TripleFault => Ending::TripleFault,
         machine::Ending::Panicked { message } => Ending::KernelPanic { message },
         machine::Ending::Failed { reason } => Ending::MonitorFailed { reason },

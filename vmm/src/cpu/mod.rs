@@ -1,6 +1,7 @@
 //! The state in which virtual processors start: CPUID, model-specific registers, registers, local APIC.
 
 mod cpuid;
+mod halted;
 mod local_apic;
 mod mp_table;
 mod msrs;
@@ -14,6 +15,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::virtio::GuestMemory;
 
+pub(crate) use halted::is_halted;
 pub(crate) use mp_table::write_mp_table;
 pub(crate) use registers::write_entry_tables;
 pub(crate) use tsc::rewind;

@@ -168,7 +168,13 @@ impl IoApic {
         let mut registers = self.lock();
         match offset {
             SELECT => registers.select = value as u8,
-            WINDOW if registers.write(value) => self.set_routes(&registers.routes()),
+            WINDOW if registers.write(value) => {
+                let routes = registers.routes();
+                self.set_routes(&routes);
+                if routes.is_empty() {
+                    self.ending.isolated();
+                }
+            }
             _ => {}
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!            park                 rewind                 run
 //!   Run ------------> Park ----------------> Rewind -----------> Run
-//!    '------------------'-------- end --------'------> End
+//!    |                  '-------- end --------'------> End
+//!    '- are_halted -> Look -> Run
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,8 @@ enum Order {
     Park,
     /// Take back so many ticks of the time-stamp counter, and go on waiting.
     Rewind(u64),
+    /// See whether it can ever run again, and wait.
+    Look,
     /// Leave. No other order follows.
     End,
 }
@@ -39,6 +42,8 @@ struct State {
     spent: Duration,
     /// A processor could not rewind.
     refusal: Option<kvm_ioctls::Error>,
+    /// A processor that was looked at can run.
+    awake: bool,
 }
 
 /// The machine has ended, or is ending.
@@ -67,6 +72,7 @@ impl Gate {
                 threads: Vec::with_capacity(usize::from(processors)),
                 spent: Duration::ZERO,
                 refusal: None,
+                awake: false,
             }),
             changed: Condvar::new(),
         }
@@ -87,6 +93,14 @@ impl Gate {
     pub(crate) fn rewind(&self, ticks: u64) -> Result<Option<kvm_ioctls::Error>, Ended> {
         let ordered = self.order(Order::Rewind(ticks));
         Ok(self.wait(ordered)?.refusal.take())
+    }
+
+    /// Whether no processor can ever run again. The gate is open before and after.
+    pub(crate) fn are_halted(&self) -> Result<bool, Ended> {
+        let ordered = self.order(Order::Look);
+        let awake = self.wait(ordered)?.awake;
+        self.run();
+        Ok(!awake)
     }
 
     /// Makes all processors leave, without waiting. There is no way back.
@@ -120,9 +134,10 @@ impl Gate {
         state.order = order;
         state.number = state.number.wrapping_add(1);
         state.outstanding = state.alive;
+        state.awake = false;
         // Before the kicks: who is kicked looks at it next.
         self.open.store(order == Order::Run, Ordering::SeqCst);
-        if matches!(order, Order::Park | Order::End) {
+        if matches!(order, Order::Park | Order::Look | Order::End) {
             for thread in &state.threads {
                 // SAFETY: as in `time`; a thread that is listed belongs to a processor, which came after the handler.
                 unsafe { kick::kick(*thread) };
@@ -185,18 +200,26 @@ impl<'g> Place<'g> {
     }
 
     /// Whether the guest may be entered; waits while the gate is closed. `rewind` takes back ticks of the processor's time-stamp
-    /// counter.
-    pub(super) fn pass(&mut self, rewind: impl Fn(u64) -> Result<(), kvm_ioctls::Error>) -> bool {
+    /// counter, `is_halted` says whether it can ever run again by itself.
+    pub(super) fn pass(
+        &mut self,
+        rewind: impl Fn(u64) -> Result<(), kvm_ioctls::Error>,
+        is_halted: impl Fn() -> bool,
+    ) -> bool {
         if self.gate.open.load(Ordering::SeqCst) {
             return true;
         }
         let mut state = self.gate.lock();
         loop {
             if self.carried_out != state.number {
-                if let Order::Rewind(ticks) = state.order
-                    && let Err(error) = rewind(ticks)
-                {
-                    state.refusal = Some(error);
+                match state.order {
+                    Order::Rewind(ticks) => {
+                        if let Err(error) = rewind(ticks) {
+                            state.refusal = Some(error);
+                        }
+                    }
+                    Order::Look => state.awake |= !is_halted(),
+                    Order::Run | Order::Park | Order::End => {}
                 }
                 self.carried_out = state.number;
                 self.gate.settle(&mut state);
@@ -204,7 +227,7 @@ impl<'g> Place<'g> {
             match state.order {
                 Order::Run => return true,
                 Order::End => return false,
-                Order::Park | Order::Rewind(_) => {}
+                Order::Park | Order::Rewind(_) | Order::Look => {}
             }
             state = self
                 .gate
@@ -282,7 +305,7 @@ mod tests {
             };
             self.threads.push(thread::spawn(move || {
                 let mut place = Place::new(&gate);
-                while place.pass(&rewind) {
+                while place.pass(&rewind, || false) {
                     turns.fetch_add(1, Ordering::SeqCst);
                     // As a guest does that waits for an interrupt: only a kick wakes it before the test's time is over.
                     thread::sleep(Duration::from_millis(1));
@@ -364,7 +387,7 @@ mod tests {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
                 let mut place = Place::new(&gate);
-                while place.pass(|_| Ok(())) {
+                while place.pass(|_| Ok(()), || false) {
                     thread::yield_now();
                 }
             })
@@ -405,7 +428,7 @@ mod tests {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
                 let mut place = Place::new(&gate);
-                while place.pass(|_| Err(kvm_ioctls::Error::new(libc::EINVAL))) {
+                while place.pass(|_| Err(kvm_ioctls::Error::new(libc::EINVAL)), || false) {
                     thread::yield_now();
                 }
             })
@@ -417,6 +440,30 @@ mod tests {
         gate.park().unwrap();
         gate.end();
         processor.join().unwrap();
+    }
+
+    #[test]
+    fn all_processors_are_halted_or_some_can_run() {
+        for (first, second) in [(true, true), (true, false), (false, false)] {
+            let gate = Arc::new(Gate::new(2));
+            let processors = [first, second].map(|halted| {
+                let gate = Arc::clone(&gate);
+                thread::spawn(move || {
+                    let mut place = Place::new(&gate);
+                    while place.pass(|_| Ok(()), || halted) {
+                        thread::yield_now();
+                    }
+                })
+            });
+            for _ in 0..10 {
+                assert_eq!(gate.are_halted(), Ok(first && second));
+            }
+            gate.end();
+            assert_eq!(gate.are_halted(), Err(Ended));
+            for processor in processors {
+                processor.join().unwrap();
+            }
+        }
     }
 
     #[test]
@@ -446,7 +493,7 @@ mod tests {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
                 let mut place = Place::new(&gate);
-                while place.pass(|_| Ok(())) {
+                while place.pass(|_| Ok(()), || false) {
                     std::hint::spin_loop();
                 }
             })

@@ -63,7 +63,7 @@ impl Drop for Vcpu {
 fn run(mut vcpu: VcpuFd, context: &VcpuContext) {
     let _target = KickTarget::new(&mut vcpu);
     let mut place = Place::new(&context.gate);
-    while place.pass(|ticks| cpu::rewind(&vcpu, ticks)) {
+    while place.pass(|ticks| cpu::rewind(&vcpu, ticks), || cpu::is_halted(&vcpu)) {
         match step(&mut vcpu, context) {
             Ok(None) => {}
             Ok(Some(ending)) => return context.ending.report(ending),

@@ -13,7 +13,7 @@ use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
-use crate::ending::{Ending, EndingReporter};
+use crate::ending::{Ending, EndingReporter, Endings};
 
 const QUEUE_SIZE: u16 = 16;
 const STATUS: u64 = 0x70;
@@ -71,7 +71,7 @@ struct Rig {
     interrupt: Arc<Interrupt>,
     config: ConfigSpace,
     done: Receiver<u8>,
-    endings: Receiver<Ending>,
+    endings: Endings,
 }
 
 impl Rig {

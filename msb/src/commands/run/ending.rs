@@ -46,6 +46,7 @@ fn machine_ended(ended: Ended) -> anyhow::Error {
         Ending::Reset => anyhow!("the guest reset itself"),
         Ending::KernelPanic { message } => anyhow!("the guest's kernel panicked: {message}"),
         Ending::TripleFault => anyhow!("the guest ran into a triple fault"),
+        Ending::Halted => anyhow!("the guest halted"),
         Ending::MonitorFailed { reason } => anyhow!(reason).context("the monitor could not go on"),
     };
     with_hint(
@@ -62,6 +63,7 @@ pub(super) fn unclean_end(ended: Option<&Ended>, exit: ExitStatus) -> Option<Str
         Some(Ending::Reset) => "it reset itself".to_owned(),
         Some(Ending::KernelPanic { message }) => format!("its kernel panicked: {message}"),
         Some(Ending::TripleFault) => "a triple fault".to_owned(),
+        Some(Ending::Halted) => "it halted".to_owned(),
         Some(Ending::MonitorFailed { reason }) => format!("the monitor failed: {reason}"),
         None => format!("its process ended without a word ({})", describe_exit(exit)),
     })

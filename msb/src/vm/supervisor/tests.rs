@@ -381,16 +381,16 @@ fn the_sandboxs_own_process_comes_first_and_ends_the_sandbox() {
 }
 
 #[test]
-fn a_guest_with_its_own_init_ends_by_resetting_itself() {
+fn a_guest_with_its_own_init_ends_by_resetting_or_halting_itself() {
     let with_init = |config: &mut LaunchConfig| {
         config.init = Some(microsandbox::protocol::Init::Auto);
     };
-    let mut life = Life::running(with_init);
-    life.tell(says(AgentEvent::Lost(AgentError::Closed)));
-    assert_eq!(
-        life.ended(machine::Ending::Reset),
-        (Ending::Clean, StopReason::Completed)
-    );
+    for ending in [machine::Ending::Reset, machine::Ending::Halted] {
+        let mut life = Life::running(with_init);
+        life.tell(says(AgentEvent::Lost(AgentError::Closed)));
+        let expected = (Ending::Clean, StopReason::Completed);
+        assert_eq!(life.ended(ending), expected);
+    }
     let mut life = Life::running(with_init);
     life.ask(stop(1_000));
     life.tell(says(AgentEvent::Stopping));
@@ -417,6 +417,7 @@ fn every_way_to_end_is_told_apart() {
     for (ending, expected) in [
         (machine::Ending::Reset, Ending::Reset),
         (machine::Ending::TripleFault, Ending::TripleFault),
+        (machine::Ending::Halted, Ending::Halted),
         (
             panicked(),
             Ending::KernelPanic {

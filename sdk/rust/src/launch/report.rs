@@ -94,6 +94,8 @@ pub enum Ending {
     },
     /// The guest ran into a triple fault.
     TripleFault,
+    /// The guest halted for ever.
+    Halted,
     /// The monitor could not go on.
     MonitorFailed {
         /// Why.
@@ -108,6 +110,7 @@ impl fmt::Display for Ending {
             Ending::Reset => formatter.write_str("it reset itself"),
             Ending::KernelPanic { message } => write!(formatter, "its kernel panicked: {message}"),
             Ending::TripleFault => formatter.write_str("it ran into a triple fault"),
+            Ending::Halted => formatter.write_str("it halted"),
             Ending::MonitorFailed { reason } => {
                 write!(formatter, "the monitor could not go on: {reason}")
             }

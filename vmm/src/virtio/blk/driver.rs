@@ -3,7 +3,6 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use disk::{Cache, Format, Image, OpenOptions};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{BlkConfig, BlkHandle, Engine, device_with};
-use crate::ending::{Ending, EndingReporter};
+use crate::ending::{EndingReporter, Endings};
 use crate::virtio::{GuestMemory, Interrupt, QueueConfig, Traffic, Worker, WorkerQueue};
 
 const QUEUE_SIZE: u16 = 256;
@@ -51,7 +50,7 @@ pub(super) struct Guest {
     worker: Worker,
     interrupt: Arc<Interrupt>,
     kick: Arc<EventFd>,
-    pub(super) endings: Receiver<Ending>,
+    pub(super) endings: Endings,
     available: u16,
     used: u16,
     next_descriptor: u16,
