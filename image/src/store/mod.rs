@@ -208,14 +208,7 @@ impl Shared {
             .store
             .staging()
             .join(path.file_name().unwrap_or_default());
-        let output = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&staged)
-            .map_err(failed("create", &staged))?;
+        let output = create_staged(&staged)?;
         let filled = fill(&output).and_then(|result| {
             publish(&output, &staged, path)?;
             Ok(result)
@@ -241,20 +234,19 @@ impl Shared {
     /// # Errors
     /// When it cannot be made.
     pub(crate) fn scratch(&self) -> Result<File, StoreError> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("scratch-{}-{number}", std::process::id());
-        let path = self.store.staging().join(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("create", &path))?;
+        let (path, file) = self.stage("scratch")?;
         fs::remove_file(&path).map_err(failed("remove", &path))?;
         Ok(file)
+    }
+
+    /// A file that nobody else makes, under a name that begins with `kind`. Whoever had this process id before may have left one.
+    fn stage(&self, kind: &str) -> Result<(PathBuf, File), StoreError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{kind}-{}-{number}", std::process::id());
+        let path = self.store.staging().join(name);
+        let file = create_staged(&path)?;
+        Ok((path, file))
     }
 
     /// The EROFS image of a layer, if one was made.
@@ -317,6 +309,18 @@ fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(failed("write", path))
+}
+
+/// An empty file for this user alone, in the place of one that somebody left.
+fn create_staged(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("create", path))
 }
 
 /// Gives a complete file its name, durably, for reading only. What had the name before had the same content.

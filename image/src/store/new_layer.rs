@@ -1,10 +1,8 @@
 //! A layer that is made here: what its blob and its archive are called is known when it is complete.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::write::GzEncoder;
 
@@ -48,18 +46,7 @@ impl Shared {
     /// # Errors
     /// When its file cannot be made.
     pub fn new_layer(&self, limit: u64) -> Result<NewLayer<'_>, StoreError> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("layer-{}-{number}", std::process::id());
-        let path = self.store.staging().join(name);
-        // Whoever had this process id before may have left one.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("create", &path))?;
+        let (path, file) = self.stage("layer")?;
         let blob = Blob {
             file,
             hasher: Hasher::new(),
