@@ -241,6 +241,11 @@ fn ended_meanwhile() {
         assert_eq!(error.kind(), ErrorKind::SandboxNotRunning, "{error}");
         fixture.microsandbox.remove("web").await.unwrap();
 
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let detached = sandbox.exec_detached("true", ExecOptions::new()).await;
+        assert_eq!(how(detached.unwrap_err()), Some(StopReason::Crashed));
+        fixture.microsandbox.remove("web").await.unwrap();
+
         // Nothing is left that could tell how, but that it ended.
         let (sandbox, command) = begin(true).await;
         kill(pid(&sandbox, &fixture), Signal::SIGKILL).unwrap();

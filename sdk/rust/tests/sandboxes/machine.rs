@@ -19,7 +19,7 @@ use microsandbox::launch::{
     Command, Handover, Moment, Report, RootSource, StartFailure, StartStage, Startup, send_report,
 };
 use microsandbox::protocol::{
-    FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Ready, Stage, Started,
+    Failure, FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Ready, Stage, Started,
 };
 
 /// Does not come up.
@@ -183,6 +183,16 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                         ControlRequest::Drain => set_state(MachineState::Draining),
                         ControlRequest::Pause => set_state(MachineState::Paused),
                         ControlRequest::Resume => set_state(MachineState::Running),
+                        // The guest ends before it answers.
+                        ControlRequest::Run(_) => {
+                            let failure = Failure {
+                                stage: Stage::Protocol,
+                                errno: 0,
+                                message: "The guest closed the connection".to_owned(),
+                            };
+                            reply(&ControlReply::Failed(failure));
+                            let _ = ends.send(ended(StopReason::Crashed));
+                        }
                         ControlRequest::Metrics => {
                             reply(&ControlReply::Metrics(Box::new(metrics())))
                         }

@@ -21,7 +21,7 @@ pub(crate) use refusal::refused;
 
 use std::time::Duration;
 
-use protocol::{Hello, HostMessage};
+use protocol::{Hello, HostMessage, Stage};
 use tokio::net::UnixStream;
 
 use self::channel::{Channel, ChannelError, Opening};
@@ -204,12 +204,28 @@ impl Sandbox {
     ) -> Result<Option<ControlSession>, MicrosandboxError> {
         let open = move |client: ControlClient| match client.open_session(&request, OPEN_LIMIT) {
             Err(ControlError::Refused(refusal)) if refusal.kind == RefusalKind::NoSession => {
-                Ok(None)
+                Ok(Kept::NoSession)
             }
-            result => result.map(Some),
+            Err(ControlError::Exec(failure)) if failure.stage == Stage::Protocol => Ok(Kept::Lost),
+            result => result.map(Kept::Session),
         };
-        self.machine().control(open).await
+        match self.machine().control(open).await? {
+            Kept::Session(session) => Ok(Some(session)),
+            Kept::NoSession => Ok(None),
+            Kept::Lost => {
+                let error = ChannelError::Disconnected;
+                Err(self.machine().session_error(error).await)
+            }
+        }
     }
+}
+
+/// What came of opening a session that the machine's process keeps.
+enum Kept {
+    Session(ControlSession),
+    NoSession,
+    /// The guest closed the connection instead of an answer.
+    Lost,
 }
 
 /// Begins a session with the agent.
