@@ -102,7 +102,14 @@ fn an_image_is_the_base_and_what_was_changed() {
     let home = Home::new();
     load_base(&home);
     let base = inspect(&home, "base");
-    let options = ["--hostname=box", "-e", "SIZE=9", "--user=root", "-w/links"];
+    let options = [
+        "--hostname=box",
+        "-e",
+        "SIZE=9",
+        "--user=root",
+        "-w/links",
+        "--stop-signal=QUIT",
+    ];
     let create = ["create", "-m128M", "--name=box"];
     ok(&home.msb(create.into_iter().chain(options).chain(["base"])));
     ok(&home.exec_shell("box", CHANGES));
@@ -165,7 +172,7 @@ fn an_image_is_the_base_and_what_was_changed() {
     assert_eq!(config["Cmd"], json!(["/bin/cat", "/new"]));
     assert_eq!(config["WorkingDir"], "/links");
     assert_eq!(config["Labels"], json!({"kept": "1"}));
-    assert_eq!(config["StopSignal"], "SIGINT");
+    assert_eq!(config["StopSignal"], "SIGQUIT");
     let none: [&str; 0] = [];
     assert_eq!(home.guest("made:1").run(none).text(), "new");
     let history = home.msb(["image", "history", "--format=json", "made:1"]);

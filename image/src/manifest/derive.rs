@@ -25,7 +25,8 @@ pub struct Step {
     pub diff_id: Digest,
     /// What is told of it; whether it makes a layer is not looked at.
     pub history: History,
-    /// Environment, user, working directory, entry point, command and labels of the new image. Everything else stays as it is.
+    /// Environment, user, working directory, entry point, command, labels and stop signal of the new image. Everything else
+    /// stays as it is.
     pub config: ContainerConfig,
 }
 
@@ -92,6 +93,8 @@ impl Step {
         );
         set(config, "Cmd", &new.cmd, new.cmd.is_empty());
         set(config, "Labels", &new.labels, new.labels.is_empty());
+        let signal = &new.stop_signal;
+        set(config, "StopSignal", signal, signal.is_none());
     }
 }
 
@@ -150,6 +153,7 @@ mod tests {
             config: ContainerConfig {
                 env: vec!["A=1".into()],
                 cmd: vec!["run".into()],
+                stop_signal: Some("SIGQUIT".into()),
                 ..ContainerConfig::default()
             },
         }
@@ -169,7 +173,7 @@ mod tests {
         let expected = json!({
             "architecture": "amd64", "os": "linux", "os.features": ["x"],
             "author": "somebody", "created": "2026-11-26T00:00:00Z",
-            "config": {"StopSignal": "SIGINT", "OnBuild": null, "Env": ["A=1"], "Cmd": ["run"]},
+            "config": {"StopSignal": "SIGQUIT", "OnBuild": null, "Env": ["A=1"], "Cmd": ["run"]},
             "rootfs": {"type": "layers", "diff_ids": [below, Digest::of(b"layer").to_string()]},
             "history": [
                 {"created_by": "before"},

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::error::failed;
-use super::{Store, StoreError, lock, publish};
+use super::{Shared, Store, StoreError, lock, publish};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::Descriptor;
 
@@ -46,16 +46,11 @@ impl std::fmt::Debug for BlobWriter {
     }
 }
 
-pub(super) fn begin(store: &Store, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
-    let digest = descriptor.digest;
-    if is_present(store, descriptor)? {
+pub(super) fn begin(shared: &Shared, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
+    let (store, digest) = (&shared.store, descriptor.digest);
+    let Some(lock) = wanted(shared, descriptor)? else {
         return Ok(BlobState::Present);
-    }
-    let lock = lock(store, &format!("blob-{}", digest.hex()))?;
-    // Who waited may find it made.
-    if is_present(store, descriptor)? {
-        return Ok(BlobState::Present);
-    }
+    };
     let path = store.partial().join(digest.hex());
     let mut file = OpenOptions::new()
         .read(true)
@@ -80,6 +75,19 @@ pub(super) fn begin(store: &Store, descriptor: &Descriptor) -> Result<BlobState,
         writer.restart()?;
     }
     Ok(BlobState::Write(Box::new(writer)))
+}
+
+/// The lock of a blob that is to be made; `None` if it is there.
+pub(super) fn wanted(shared: &Shared, descriptor: &Descriptor) -> Result<Option<File>, StoreError> {
+    let is_made = || -> Result<bool, StoreError> {
+        Ok(!shared.renewing && is_present(&shared.store, descriptor)?)
+    };
+    if is_made()? {
+        return Ok(None);
+    }
+    let lock = lock(&shared.store, &format!("blob-{}", descriptor.digest.hex()))?;
+    // Who waited may find it made.
+    Ok((!is_made()?).then_some(lock))
 }
 
 /// What is there has its digest. So if its size is another, the descriptor is wrong.

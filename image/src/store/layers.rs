@@ -23,10 +23,10 @@ impl Shared {
         progress: &dyn Progress,
     ) -> Result<PathBuf, StoreError> {
         let path = self.store.layer(diff_id);
-        if !path.exists() {
+        if !self.is_made(&path) {
             let _lock = lock(&self.store, &format!("layer-{}", diff_id.hex()))?;
             // Who waited may find it made.
-            if !path.exists() {
+            if !self.is_made(&path) {
                 progress.layer(diff_id, LayerState::Converting);
                 self.convert(layer, diff_id)?;
             }

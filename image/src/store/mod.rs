@@ -8,7 +8,7 @@
 //! | `blobs/sha256/` | manifests, configurations and layers as they came |
 //! | `layers/v1/` | an EROFS image for each layer, named for the digest of its tar archive; what joins those of an image |
 //! | `partial/` | blobs of which a part is here |
-//! | `staging/` | EROFS images in the making |
+//! | `staging/` | EROFS images and layers in the making, and notes of images that are made here |
 //! | `locks/` | a file for each blob and layer that is being made: of several who want it, one makes it |
 //!
 //! Who adds or uses something shares the store's lock until a record spares it, see [`Store::share`]; who removes
@@ -22,9 +22,10 @@ mod prune;
 mod root;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,7 @@ pub use error::StoreError;
 pub use new_layer::NewLayer;
 pub use prune::{Exclusive, Pruned};
 pub use root::RootDisk;
+pub use unfinished::Unfinished;
 
 use crate::digest::Digest;
 use crate::manifest::{
@@ -54,6 +56,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Shared {
     store: Store,
+    /// What is there is made again.
+    renewing: bool,
     _lock: File,
 }
 
@@ -88,6 +92,7 @@ impl Store {
         lock.lock_shared().map_err(failed("lock", &path))?;
         Ok(Shared {
             store: self.clone(),
+            renewing: false,
             _lock: lock,
         })
     }
@@ -126,13 +131,23 @@ impl Store {
 }
 
 impl Shared {
+    /// From now on all that is added, and every file system, is made as if it was not there. It takes the place of what was there when
+    /// it is complete: whoever uses that goes on with it, and everybody else finds one or the other, whole.
+    #[must_use]
+    pub fn renewing(self) -> Shared {
+        Shared {
+            renewing: true,
+            ..self
+        }
+    }
+
     /// Begins to add a blob, or says that it is there. While somebody else is adding it this waits, without bound: not to
     /// be called where futures are polled.
     ///
     /// # Errors
     /// [`StoreError::WrongSize`] when it is there, but of another size.
     pub fn blob_writer(&self, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
-        blob::begin(&self.store, descriptor)
+        blob::begin(self, descriptor)
     }
 
     /// Adds a blob that is in memory.
@@ -141,17 +156,24 @@ impl Shared {
     /// As [`blob_writer`](Self::blob_writer).
     pub fn add(&self, content: &[u8], media_type: &str) -> Result<Descriptor, StoreError> {
         let descriptor = Descriptor::of(content, media_type);
-        if let BlobState::Write(mut writer) = self.blob_writer(&descriptor)? {
-            writer.restart()?;
-            writer.write(content)?;
-            writer.commit()?;
+        if let Some(_lock) = blob::wanted(self, &descriptor)? {
+            let path = self.store.blob(&descriptor.digest);
+            // Nobody is helped by a part of it.
+            self.publish_new(&path, |mut output| {
+                output.write_all(content).map_err(failed("write", &path))
+            })?;
         }
         Ok(descriptor)
     }
 
-    /// Whether a blob is there.
+    /// Whether a blob is there, and need not be added.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.store.blob(digest).exists()
+        self.is_made(&self.store.blob(digest))
+    }
+
+    /// Whether a file is there, and is not to be made again.
+    fn is_made(&self, path: &Path) -> bool {
+        !self.renewing && path.exists()
     }
 
     /// A blob, and its size.
@@ -323,7 +345,8 @@ fn create_staged(path: &Path) -> Result<File, StoreError> {
         .map_err(failed("create", path))
 }
 
-/// Gives a complete file its name, durably, for reading only. What had the name before had the same content.
+/// Gives a complete file its name, durably, for reading only. What had the name before had the same content, unless the disk
+/// has changed it.
 fn publish(file: &File, from: &Path, to: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::PermissionsExt;
     let read_only = fs::Permissions::from_mode(0o444);

@@ -59,6 +59,7 @@ impl Store {
         Exclusive {
             store: Shared {
                 store: self.clone(),
+                renewing: false,
                 _lock: lock,
             },
         }

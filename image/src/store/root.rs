@@ -55,9 +55,9 @@ impl Shared {
         }
         let [tree, descriptor] = merged_files(diff_ids).map(|name| self.store.layers().join(name));
         // The descriptor comes last.
-        if !descriptor.exists() {
+        if !self.is_made(&descriptor) {
             let _lock = lock(&self.store, &merged_name(diff_ids))?;
-            if !descriptor.exists() {
+            if !self.is_made(&descriptor) {
                 self.merge(diff_ids, &tree, &descriptor)?;
             }
         }

@@ -5,6 +5,7 @@ use std::thread;
 
 use super::*;
 use crate::manifest::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::progress::Silent;
 
 const CONTENT: &[u8] = b"some content";
 
@@ -280,4 +281,65 @@ fn a_layer_that_is_not_made_to_its_end_leaves_nothing() {
     drop(layer);
     drop(shared.new_layer(10).unwrap());
     assert_eq!(fixture.files(), [""; 0]);
+}
+
+#[test]
+fn what_is_renewed_takes_the_place_of_what_is_there() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(CONTENT.len() as u64);
+    archive.append_data(&mut header, "file", CONTENT).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let image = image(&shared, &archive);
+    let manifest = shared.manifest(&image).unwrap();
+    let (layer, diff_id) = (&manifest.layers[0], Digest::of(&archive));
+    let path = shared.make_layer(layer, &diff_id, &Silent).unwrap();
+    let whole = fs::read(&path).unwrap();
+    // A sandbox has it.
+    let mut used = File::open(&path).unwrap();
+    let damage = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "damaged").unwrap();
+    };
+    damage(&fixture.store.blob(&diff_id));
+    damage(&path);
+    shared.make_layer(layer, &diff_id, &Silent).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"damaged");
+
+    let renewing = fixture.store.share().unwrap().renewing();
+    assert!(shared.has_blob(&diff_id) && !renewing.has_blob(&diff_id));
+    let mut writer = begin(&renewing, &layer.descriptor);
+    writer.write(&archive).unwrap();
+    // It is there until the other is complete.
+    assert!(shared.has_blob(&diff_id));
+    writer.commit().unwrap();
+    renewing.make_layer(layer, &diff_id, &Silent).unwrap();
+    let blob = shared.read_blob(&diff_id, archive.len()).unwrap();
+    assert!(blob == archive && fs::read(&path).unwrap() == whole);
+    let mut found = Vec::new();
+    used.read_to_end(&mut found).unwrap();
+    assert!(found == whole);
+    assert_eq!(fixture.files().len(), 4);
+}
+
+#[test]
+fn an_image_whose_making_was_broken_off_is_told_of() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let has_unfinished = || fixture.store.has_unfinished().unwrap();
+    drop(shared.new_layer(10).unwrap());
+    assert!(!has_unfinished());
+    let unfinished = shared.begin_image().unwrap();
+    assert!(has_unfinished());
+    unfinished.finish().unwrap();
+    assert!(!has_unfinished());
+    // Nobody came to its end.
+    drop(shared.begin_image().unwrap());
+    assert!(has_unfinished());
+    drop(shared);
+    let store = fixture.store.exclude().unwrap();
+    store.prune(&[], false).unwrap();
+    assert!(!has_unfinished());
 }

@@ -19,30 +19,38 @@ pub(crate) struct Derivation<'d> {
 }
 
 impl Images {
-    /// Makes an image of another by a layer that `fill` writes, and records it, if `is_wanted` is still true when that is all
-    /// that is missing. If it fails nothing is left.
+    /// Does `work`, which makes an image here, and has nothing else of the store when it returns. If it fails nothing is left of
+    /// that, nor of an image whose maker was killed before this.
     ///
     /// # Errors
-    /// [`ImageError::NotATag`], [`ImageError::GivenUp`], [`ImageError::Store`]; those of `fill`.
-    pub(crate) fn derive<E: From<ImageError>>(
+    /// [`ImageError::Store`]; those of `work`.
+    pub(crate) fn making<T, E: From<ImageError>>(
         &self,
-        derivation: &Derivation<'_>,
-        fill: impl FnOnce(&mut NewLayer<'_>) -> Result<(), E>,
-        is_wanted: impl Fn() -> bool,
-        progress: &dyn Progress,
-    ) -> Result<ImageHandle, E> {
-        check_tag(derivation.reference)?;
-        let shared = self.store().share().map_err(ImageError::from)?;
-        let made = self.make(&shared, derivation, fill, is_wanted, progress);
-        drop(shared);
-        if made.is_err() {
-            // What cannot be removed now, as others add images, the next prune removes.
+        work: impl FnOnce(&Shared) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if self.store().has_unfinished().map_err(ImageError::from)? {
+            // What cannot be removed now, as others add images, the next one removes.
             let _ = self.sweep();
+        }
+        let shared = self.store().share().map_err(ImageError::from)?;
+        let unfinished = shared.begin_image().map_err(ImageError::from)?;
+        let made = work(&shared);
+        drop(shared);
+        match &made {
+            // The image is there; at worst the next one looks for what is left of it, and finds nothing.
+            Ok(_) => unfinished.finish().unwrap_or_default(),
+            // If that cannot be now, as others add images, the note remains for the next one.
+            Err(_) => drop(self.sweep()),
         }
         made
     }
 
-    fn make<E: From<ImageError>>(
+    /// Makes an image of another by a layer that `fill` writes, and records it, if `is_wanted` is still true when that is all
+    /// that is missing. For [`making`](Self::making).
+    ///
+    /// # Errors
+    /// [`ImageError::NotATag`], [`ImageError::GivenUp`], [`ImageError::Store`]; those of `fill`.
+    pub(crate) fn derive<E: From<ImageError>>(
         &self,
         store: &Shared,
         derivation: &Derivation<'_>,
@@ -50,6 +58,7 @@ impl Images {
         is_wanted: impl Fn() -> bool,
         progress: &dyn Progress,
     ) -> Result<ImageHandle, E> {
+        check_tag(derivation.reference)?;
         let (manifest, _) = read(store, derivation.base)?;
         let layer = store.new_layer(derivation.limit);
         let mut layer = layer.map_err(ImageError::from)?;

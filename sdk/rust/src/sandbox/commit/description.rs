@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use image::manifest::{ContainerConfig, History};
 
 use super::CommitOptions;
-use crate::sandbox::SandboxConfig;
+use crate::sandbox::{SandboxConfig, image_stop_signal};
 use crate::utc::rfc3339_nanos;
 
 /// What the image says that a sandbox becomes which was made of `image`: how it was run, as Docker takes it from containers.
@@ -46,8 +46,17 @@ fn container(config: &SandboxConfig, image: &ContainerConfig) -> ContainerConfig
         entrypoint: config.entrypoint.clone(),
         cmd,
         labels,
+        stop_signal: stop_signal(config, image),
         ..image.clone()
     }
+}
+
+/// The signal of the sandbox, in the words of the image if it means the same.
+fn stop_signal(config: &SandboxConfig, image: &ContainerConfig) -> Option<String> {
+    let own = config
+        .stop_signal
+        .filter(|signal| Some(*signal) != image_stop_signal(image));
+    own.map(String::from).or_else(|| image.stop_signal.clone())
 }
 
 /// The variables of the sandbox, those of the image first and in its order.
@@ -74,7 +83,7 @@ mod tests {
             entrypoint: vec!["/entry".into()],
             cmd: vec!["argument".into()],
             labels: [("kept".into(), "1".into()), ("changed".into(), "1".into())].into(),
-            stop_signal: Some("SIGINT".into()),
+            stop_signal: Some("RTMIN+3".into()),
             ..ContainerConfig::default()
         }
     }
@@ -86,6 +95,7 @@ mod tests {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
         config.entrypoint = vec!["/entry".into()];
+        config.stop_signal = Some("SIGRTMIN+3".parse().unwrap());
         config
     }
 
@@ -105,6 +115,7 @@ mod tests {
         config.workdir = Some("/srv".into());
         config.command = vec!["serve".into(), "80".into()];
         config.labels = [("changed".to_owned(), "2".to_owned())].into();
+        config.stop_signal = Some("quit".parse().unwrap());
         let (said, history) = describe(&config, &image(), &CommitOptions::default());
         assert_eq!(said.env, ["PATH=/bin", "A=2", "B=3"]);
         assert_eq!(
@@ -119,7 +130,7 @@ mod tests {
             ),
             ("1", "2")
         );
-        assert_eq!(said.stop_signal.as_deref(), Some("SIGINT"));
+        assert_eq!(said.stop_signal.as_deref(), Some("SIGQUIT"));
         assert_eq!(history.created_by.as_deref(), Some("/entry serve 80"));
     }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::progress::Silent;
-use image::store::NewLayer;
+use image::store::{NewLayer, Shared};
 use image::{Digest, Progress, Reference, StoreError};
 
 use super::fs::in_guest;
@@ -50,8 +50,8 @@ pub struct CommitOptions {
 
 impl SandboxHandle {
     /// Makes an image of the one that the sandbox was made of and what was changed since then in its root, and calls it
-    /// `reference`. It is run as the sandbox was: with its environment, user, working directory, entry point, command and
-    /// labels. The sandbox stays as it is, and can be neither started nor removed meanwhile.
+    /// `reference`. It is run as the sandbox was: with its environment, user, working directory, entry point, command,
+    /// labels and stop signal. The sandbox stays as it is, and can be neither started nor removed meanwhile.
     ///
     /// The files `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, which every sandbox gets anew, are not part of the image,
     /// nor what was in volumes. Dropping the future ends the commit and waits until nothing is left of it.
@@ -159,6 +159,18 @@ impl<'c> Commit<'c> {
         progress: &dyn Progress,
     ) -> Result<ImageHandle, MicrosandboxError> {
         let images = Images::open(self.home)?;
+        images.making(|store| self.make(&images, store, reference, options, worker, progress))
+    }
+
+    fn make(
+        &self,
+        images: &Images,
+        store: &Shared,
+        reference: &Reference,
+        options: &CommitOptions,
+        worker: &Worker,
+        progress: &dyn Progress,
+    ) -> Result<ImageHandle, MicrosandboxError> {
         // It stays as long as this lives.
         let image = images.resolve(&self.base.to_string(), progress)?;
         let size = images.get(&self.base.to_string())?.size_bytes();
@@ -171,6 +183,7 @@ impl<'c> Commit<'c> {
             description: description::describe(&self.config, &image.config.config, options),
         };
         images.derive(
+            store,
             &derivation,
             |layer| self.read(&upper, &image, layer, worker, progress),
             || !worker.is_given_up(),
