@@ -18,7 +18,7 @@ use crate::output;
 
 /// Pulls an image from a registry, and prints its name and its digest
 ///
-/// What is here of it is not downloaded again. A pull that is broken off leaves what came for the next one, until `msb image prune`.
+/// What is here of it is not downloaded again, unless --force is given. A pull that is broken off leaves what came for the next one, until `msb image prune`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Registries are spoken to with TLS, and without only on this machine (localhost, 127.0.0.0/8, ::1). Credentials are those of `msb login` and `docker login`. Mirrors and the like stand in $MSB_HOME/registries.json; proxies in HTTPS_PROXY and NO_PROXY.
@@ -26,12 +26,17 @@ use crate::output;
 Examples:
   msb pull debian
   msb pull ghcr.io/owner/image:1.2
+  msb pull --force debian
   msb pull -q localhost:5000/image@sha256:..."
 )]
 pub(super) struct Arguments {
     /// Name of the image, as Docker understands it
     #[arg(value_name = "IMAGE")]
     reference: Reference,
+
+    /// Downloads all of it again and makes its file system again, although it is here: for what a disk has damaged. Sandboxes are not disturbed; what was here stays until what replaces it is complete
+    #[arg(short, long)]
+    force: bool,
 
     /// Prints the digest only
     #[arg(short, long)]
@@ -68,6 +73,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     let reference = arguments.reference;
     let options = PullOptions {
         policy: PullPolicy::Always,
+        renew: arguments.force,
         auth: None,
         registry: arguments.registry.options(),
     };

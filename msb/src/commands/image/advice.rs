@@ -24,7 +24,7 @@ pub(in crate::commands) fn advise(error: ImageError) -> anyhow::Error {
                 .to_owned()
         }
         ImageError::Damaged { digest, .. } => format!(
-            "load or pull it again, which restores what is missing, or remove it with `msb image rm {digest}`"
+            "`msb pull --force` gets all of it again, and loading it what is missing; or remove it with `msb image rm {digest}`"
         ),
         ImageError::Archive { source, .. } => archive(source),
         ImageError::Directory(_) => {

@@ -9,7 +9,7 @@ use distribution::{
     Access, CredentialFile, Credentials, Identity, RegistryError, Secret, Settings,
 };
 use image::store::Shared;
-use image::{Progress, Reference};
+use image::{Digest, Progress, Reference, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -53,6 +53,9 @@ pub struct RegistryOptions {
 pub struct PullOptions {
     /// When.
     pub policy: PullPolicy,
+    /// Gets all of it again when it is pulled, and makes its file system again, whatever is here. That stays, and takes
+    /// nothing from sandboxes, until what replaces it is complete.
+    pub renew: bool,
     /// As whom; as who is logged in if `None`.
     pub auth: Option<RegistryAuth>,
     /// How the registry is spoken to.
@@ -98,12 +101,13 @@ pub async fn pull(
     options: PullOptions,
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<ImageHandle, ImageError> {
-    let (policy, name) = (options.policy, reference.clone());
+    let (policy, name, renew) = (options.policy, reference.clone(), options.renew);
     let identity = identity(options.auth)?;
     let here = home.clone();
     let begun = waiting(move || begin(&here, policy, &name)).await?;
     let (images, shared) = match begun {
         Begun::Here(image) => return Ok(image),
+        Begun::Wanted { images, shared } if renew => (images, Arc::new(shared.renewing())),
         Begun::Wanted { images, shared } => (images, Arc::new(shared)),
     };
     let failed = |source| ImageError::PullFailed {
@@ -116,7 +120,15 @@ pub async fn pull(
         .await;
     let digest = pulled.map_err(failed)?;
     let name = reference.clone();
-    waiting(move || images.record(&shared, &digest, &[name], &*progress)).await
+    waiting(move || {
+        if renew {
+            join_again(&shared, &digest)?;
+        }
+        // What was made again is not to be made a third time.
+        let store = images.store().share()?;
+        images.record(&store, &digest, &[name], &*progress)
+    })
+    .await
 }
 
 /// Sees to it that what [`resolve`](super::resolve) is to find is here, if the policy says so and a registry may have it: of
@@ -173,6 +185,13 @@ fn begin(home: &Home, policy: PullPolicy, name: &Reference) -> Result<Begun, Ima
     }
     let shared = images.store().share()?;
     Ok(Begun::Wanted { images, shared })
+}
+
+/// Makes again what joins the layers of an image.
+fn join_again(store: &Shared, digest: &Digest) -> Result<(), StoreError> {
+    let manifest = store.manifest(digest)?;
+    store.make_root(&store.config(&manifest)?.diff_ids)?;
+    Ok(())
 }
 
 /// Who is logged in, unless somebody is given.
