@@ -22,7 +22,7 @@ mod transport;
 
 use std::path::PathBuf;
 
-pub use credentials::{CredentialError, CredentialFile, Credentials, KeptIn};
+pub use credentials::{CredentialError, CredentialFile, Credentials, KeptIn, Login};
 pub use error::{PullError, Reason, RegistryError, Shown};
 pub use secret::Secret;
 pub use settings::{RegistrySettings, Settings};

@@ -1,6 +1,7 @@
 //! `config.json` of Docker, which other tools read and write too: what is in it beside credentials stays as it is.
 
 use std::env;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,16 +24,25 @@ const MAX_FILE: u64 = 4 << 20;
 /// Docker's configuration file.
 #[derive(Debug, Clone)]
 pub struct CredentialFile {
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
-/// Where credentials are kept.
+/// Where credentials are kept. Its text is the path of the file or the name of the helper's program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeptIn {
     /// In the file, readable for whoever can read it.
     File(PathBuf),
     /// By a credential helper of this name.
     Helper(String),
+}
+
+impl fmt::Display for KeptIn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeptIn::File(path) => path.display().fmt(formatter),
+            KeptIn::Helper(name) => write!(formatter, "docker-credential-{name}"),
+        }
+    }
 }
 
 impl CredentialFile {
@@ -149,7 +159,7 @@ impl CredentialFile {
     }
 
     /// The helper for a registry: its own in `credHelpers`, else that for all in `credsStore`.
-    fn helper(
+    pub(super) fn helper(
         &self,
         content: &Map<String, Value>,
         registry: &str,
@@ -176,7 +186,7 @@ impl CredentialFile {
         }
     }
 
-    fn credentials_of(&self, entry: &Value) -> Result<Credentials, CredentialError> {
+    pub(super) fn credentials_of(&self, entry: &Value) -> Result<Credentials, CredentialError> {
         let text = |name| {
             entry
                 .get(name)
@@ -211,7 +221,7 @@ impl CredentialFile {
     }
 
     /// The content of the file; empty if it does not exist.
-    fn read(&self) -> Result<Map<String, Value>, CredentialError> {
+    pub(super) fn read(&self) -> Result<Map<String, Value>, CredentialError> {
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
@@ -277,7 +287,7 @@ impl CredentialFile {
         }
     }
 
-    fn malformed(&self, what: &'static str) -> CredentialError {
+    pub(super) fn malformed(&self, what: &'static str) -> CredentialError {
         CredentialError::Malformed {
             path: self.path.clone(),
             what,
@@ -294,7 +304,7 @@ fn main_key(registry: &str) -> String {
 }
 
 /// The names under which a registry's credentials are looked for, the likeliest first.
-fn keys(registry: &str) -> Vec<String> {
+pub(super) fn keys(registry: &str) -> Vec<String> {
     match registry {
         "docker.io" => vec![DOCKER_HUB_KEY.to_owned(), "docker.io".to_owned()],
         _ => vec![registry.to_owned(), format!("https://{registry}")],
@@ -302,7 +312,7 @@ fn keys(registry: &str) -> Vec<String> {
 }
 
 /// The registry that a key stands for: its host and port, without scheme and path.
-fn host_of(key: &str) -> &str {
+pub(super) fn host_of(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     match rest.split('/').next().unwrap_or(rest) {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",

@@ -1,6 +1,7 @@
 //! Programs that keep credentials: `docker-credential-NAME get|store|erase`
 //! (github.com/docker/docker-credential-helpers, README, "Development").
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ const MAX_ANSWER: u64 = 64 << 10;
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
 /// The name by which a helper says that the secret is an identity token.
-const TOKEN_USER: &str = "<token>";
+pub(super) const TOKEN_USER: &str = "<token>";
 
 /// A program that keeps credentials.
 #[derive(Debug)]
@@ -86,6 +87,20 @@ impl Helper {
                 password: Secret::new(entry.secret),
             }),
         })
+    }
+
+    /// The servers for which it keeps something, and the names of the users; `None` if it does not tell.
+    pub(super) fn list(&self) -> Result<Option<BTreeMap<String, String>>, CredentialError> {
+        let (status, answer) = self.run("list", b"")?;
+        if !status.success() {
+            return Ok(None);
+        }
+        // Some have no word for nothing but nothing.
+        if answer.trim_ascii().is_empty() {
+            return Ok(Some(BTreeMap::new()));
+        }
+        let listed = serde_json::from_slice(&answer);
+        listed.map_err(|_| self.failed(HelperFailure::Answer, None))
     }
 
     /// Makes it keep a password.
@@ -231,6 +246,20 @@ mod tests {
         assert_eq!(found, Some(Credentials::IdentityToken(Secret::new("t"))));
         let script = "echo 'credentials not found in native keychain'; exit 1";
         assert_eq!(helper(&directory, script).get("r").unwrap(), None);
+    }
+
+    #[test]
+    fn helpers_list_what_they_keep_if_they_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = r#"test "$1" = list && echo '{"ghcr.io":"alice"}'"#;
+        let listed = helper(&directory, script).list().unwrap();
+        let expected = [("ghcr.io".to_owned(), "alice".to_owned())].into();
+        assert_eq!(listed, Some(expected));
+        for (script, expected) in [("true", Some(BTreeMap::new())), ("echo x; exit 1", None)] {
+            assert_eq!(helper(&directory, script).list().unwrap(), expected);
+        }
+        let error = helper(&directory, "echo hunter2").list().unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
     }
 
     #[test]

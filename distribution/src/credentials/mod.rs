@@ -2,12 +2,14 @@
 
 mod file;
 mod helper;
+mod list;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 pub use file::{CredentialFile, KeptIn};
+pub use list::Login;
 
 use super::secret::Secret;
 

@@ -27,6 +27,7 @@ mod process;
 mod progress;
 mod prune;
 mod pull;
+mod registry;
 mod registry_advice;
 mod restart;
 mod rm;
@@ -103,6 +104,7 @@ enum Command {
     Pull(pull::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Registry(registry::Arguments),
     Vm(Box<vm::Arguments>),
     #[command(visible_alias = "vol")]
     Volume(volume::Arguments),
@@ -163,6 +165,7 @@ impl Cli {
             Command::Pull(arguments) => pull::execute(arguments),
             Command::Login(arguments) => login::execute(arguments),
             Command::Logout(arguments) => logout::execute(&arguments),
+            Command::Registry(arguments) => registry::execute(arguments),
             Command::Vm(arguments) => vm::execute(*arguments),
             Command::Volume(arguments) => volume::execute(arguments),
             Command::Image(arguments) => image::execute(*arguments),

@@ -1,15 +1,15 @@
-//! `msb pull`, `msb login` and `msb logout`, with Debian's docker-registry.
+//! `msb pull`, `msb login`, `msb logout` and `msb registry`, with Debian's docker-registry.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod registry;
 mod terminal;
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ impl User {
         Home::at(self.path().join("home"))
     }
 
-    fn config(&self) -> std::path::PathBuf {
+    fn config(&self) -> PathBuf {
         self.path().join("docker/config.json")
     }
 
@@ -163,6 +163,115 @@ fn a_private_image_is_pulled_once_by_whoever_is_logged_in() {
     assert!(!fs::read_to_string(user.config()).unwrap().contains(ENCODED));
     let refused = user.pull(&registry, &registry.image()).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn a_forced_pull_gets_all_of_it_again_and_disturbs_nobody() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    user.pulls(&registry);
+    let sent = registry.blobs_sent();
+    let store = user.path().join("home/images");
+    let files = || {
+        let directories = ["blobs/sha256", "layers/v1"].map(|directory| store.join(directory));
+        let entries = directories
+            .into_iter()
+            .flat_map(|at| fs::read_dir(at).unwrap());
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let contents = |files: &[PathBuf]| -> Vec<_> {
+        let read = files.iter().map(|file| fs::read(file).unwrap());
+        read.collect()
+    };
+    let before = files();
+    let whole = contents(&before);
+    // What sandboxes have open.
+    let open: Vec<_> = before
+        .iter()
+        .map(|file| File::open(file).unwrap())
+        .collect();
+    let force = || {
+        let mut pull = user.pull(&registry, &registry.image());
+        pull.arg("--force").output().unwrap()
+    };
+    let output = force();
+    assert_eq!(text(&output.stdout), format!("{}\n", registry.digest()));
+    assert_eq!(registry.blobs_sent() - sent, sent);
+    assert!(files() == before && contents(&before) == whole);
+    for (mut file, expected) in open.iter().zip(&whole) {
+        let mut found = Vec::new();
+        file.read_to_end(&mut found).unwrap();
+        assert!(found == *expected);
+    }
+
+    // The disk has changed all of it, in size, too.
+    for file in &before {
+        fs::remove_file(file).unwrap();
+        fs::write(file, "damaged").unwrap();
+    }
+    let output = force();
+    assert!(output.status.success(), "{output:?}");
+    assert!(files() == before && contents(&before) == whole);
+    user.has_only(&registry);
+
+    // Whoever cannot get it again keeps what is here.
+    let image = registry.image();
+    drop(registry);
+    let mut pull = user.msb(&["pull", "-f", "--insecure", &image]);
+    assert_eq!(pull.output().unwrap().status.code(), Some(1));
+    assert!(files() == before && contents(&before) == whole);
+}
+
+#[test]
+fn who_is_logged_in_is_listed_without_what_is_secret() {
+    let registry = Registry::start();
+    let user = User::logged_in(&registry);
+    let helper = user.path().join("docker-credential-msbtest");
+    let script = "#!/bin/sh\ntest $1 = list && echo '{\"ghcr.io\":\"bob\",\"quay.io\":\"eve\"}'\n";
+    fs::write(&helper, script).unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let content = fs::read(user.config()).unwrap();
+    let mut content: serde_json::Value = serde_json::from_slice(&content).unwrap();
+    content["credHelpers"] = serde_json::json!({"ghcr.io": "msbtest"});
+    fs::write(user.config(), content.to_string()).unwrap();
+    let path = format!(
+        "{}:{}",
+        user.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let list = |arguments: &[&str]| {
+        let mut list = user.msb(&["registry", "ls"]);
+        let output = list.args(arguments).env("PATH", &path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout).to_owned()
+    };
+    let listed: serde_json::Value = serde_json::from_str(&list(&["--format=json"])).unwrap();
+    let expected = serde_json::json!([
+        {"registry": registry.name(), "username": USER, "kept_in": user.config()},
+        {"registry": "ghcr.io", "username": "bob", "kept_in": "docker-credential-msbtest"},
+    ]);
+    assert_eq!(listed, expected);
+    let table = list(&[]);
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(
+        lines[1].starts_with(&registry.name()) && lines[1].contains(USER),
+        "{table}"
+    );
+    assert!(
+        !table.contains(PASSWORD) && !table.contains(ENCODED),
+        "{table}"
+    );
+
+    let mut logout = user.msb(&["registry", "logout", &registry.name()]);
+    assert!(logout.output().unwrap().status.success());
+    let left = list(&[]);
+    assert!(
+        !left.contains(&registry.name()) && left.contains("ghcr.io"),
+        "{left}"
+    );
 }
 
 /// The kernel is none, so no machine starts: what is shown is what comes before.

@@ -1,6 +1,6 @@
 //! Who is logged in at which registry, as Docker and its like keep it.
 
-use distribution::{CredentialFile, Credentials, Identity, KeptIn, RegistryError};
+use distribution::{CredentialFile, Credentials, Identity, KeptIn, Login, RegistryError};
 use image::Reference;
 
 use super::ImageError;
@@ -41,6 +41,15 @@ pub fn logout(registry: &str) -> Result<bool, ImageError> {
     let registry = registry_name(registry)?;
     let file = CredentialFile::from_environment().map_err(RegistryError::from)?;
     Ok(file.remove(&registry).map_err(RegistryError::from)?)
+}
+
+/// The registries for which credentials are kept. Blocks while credential helpers work.
+///
+/// # Errors
+/// [`ImageError::Registry`] when Docker's file or a helper cannot be used.
+pub fn logins() -> Result<Vec<Login>, ImageError> {
+    let file = CredentialFile::from_environment().map_err(RegistryError::from)?;
+    Ok(file.list().map_err(RegistryError::from)?)
 }
 
 /// A registry as names of images have it.

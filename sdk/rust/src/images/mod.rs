@@ -29,7 +29,7 @@ pub use distribution;
 pub use error::ImageError;
 pub use handle::{ImageDetails, ImageHandle};
 pub use image;
-pub use login::{login, logout};
+pub use login::{login, logins, logout};
 pub use pull::{
     PullOptions, PullPolicy, RegistryAuth, RegistryOptions, UnknownPullPolicy, provide, pull,
 };
