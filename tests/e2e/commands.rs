@@ -88,7 +88,13 @@ fn completion_is_a_script_of_the_shell() {
     let programs = home.folder("fake");
     fs::write(
         programs.join("msb"),
-        "#!/bin/sh\necho web\necho 'w$(touch x)'\necho db\n",
+        "#!/bin/sh
+        case $* in
+        'ls -q') echo web; echo 'w$(touch x)'; echo db ;;
+        'image ls -q') echo debian:latest ;;
+        'snapshot ls -q') echo base ;;
+        'volume ls -q') echo data ;;
+        esac\n",
     )
     .unwrap();
     fs::set_permissions(programs.join("msb"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -100,6 +106,29 @@ fn completion_is_a_script_of_the_shell() {
     let finished = Running::start(piped(&mut bash)).finish();
     assert_eq!(finished.lines(), ["web", "w\\$\\(touch\\ x\\)"]);
     assert!(!programs.join("x").exists());
+    for (words, expected) in [
+        ("run de", "debian:latest"),
+        ("run -v da", "data"),
+        ("create --from-snapshot b", "base"),
+        ("image rm d", "debian:latest"),
+        ("volume rm d", "data"),
+        ("snapshot save b", "base"),
+        ("snapshot create new --from d", "db"),
+        ("commit w", "web w\\$\\(touch\\ x\\)"),
+        ("run debian -- de", ""),
+        ("image d", ""),
+    ] {
+        let count = words.split(' ').count();
+        let check = format!(
+            "source \"$0\" && _msb() {{ COMPREPLY=(); }} && COMP_WORDS=(msb {words}) COMP_CWORD={count} \
+             && _msb_with_names && echo \"${{COMPREPLY[*]}}\""
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &check]).arg(home.path().join("msb.bash"));
+        bash.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+        let finished = Running::start(piped(&mut bash)).finish();
+        assert_eq!(finished.text().trim_end(), expected, "{words}: {finished}");
+    }
 }
 
 #[test]
@@ -130,6 +159,11 @@ fn help_describes_every_command_with_examples() {
         "metrics",
         "events",
         "cp",
+        "commit",
+        "pull",
+        "login",
+        "registry",
+        "image",
         "vm",
         "volume",
         "snapshot",
