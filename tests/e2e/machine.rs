@@ -239,3 +239,40 @@ fn vm_ends_with_a_signal() {
     machine.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(machine.finish().code(), 143);
 }
+
+/// How far apart KVM takes two frequencies of the time stamp counter for the same, in millionths. Put back when dropped.
+struct Tolerance(String);
+
+const TOLERANCE: &str = "/sys/module/kvm/parameters/tsc_tolerance_ppm";
+
+impl Tolerance {
+    /// None at all, where this may be said.
+    fn none() -> Option<Tolerance> {
+        let before = fs::read_to_string(TOLERANCE).ok()?;
+        fs::write(TOLERANCE, "0").ok()?;
+        Some(Tolerance(before))
+    }
+}
+
+impl Drop for Tolerance {
+    fn drop(&mut self) {
+        let _ = fs::write(TOLERANCE, &self.0);
+    }
+}
+
+fn uptime(text: &str) -> f64 {
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn timers_come_in_time_although_the_host_has_measured_its_clock_anew() {
+    let home = Home::new();
+    let _tolerance = Tolerance::none();
+    let host = uptime(&fs::read_to_string("/proc/uptime").unwrap());
+    let script = "cat /proc/uptime; sleep 1; cat /proc/uptime";
+    let finished = home.busybox().shell(script);
+    let lines = finished.lines();
+    let slept = uptime(lines[1]) - uptime(lines[0]);
+    // A timer of a processor whose frequency KVM does not know is late by the time that the host has been up.
+    assert!(slept < host, "slept for {slept} s");
+}

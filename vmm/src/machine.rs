@@ -235,13 +235,15 @@ fn open_kvm() -> Result<Kvm, BootError> {
 }
 
 pub(crate) fn create_vm(host: &Kvm) -> Result<VmFd, BootError> {
-    loop {
+    let vm = loop {
         match host.create_vm() {
             // A signal that arrives during KVM_CREATE_VM makes it fail (Linux virt/kvm/kvm_main.c).
             Err(error) if error.errno() == libc::EINTR => {}
-            other => return other.map_err(kvm("create a virtual machine")),
+            other => break other.map_err(kvm("create a virtual machine"))?,
         }
-    }
+    };
+    cpu::follow_host(&vm).map_err(kvm("count time as the host does"))?;
+    Ok(vm)
 }
 
 /// Leaves the local APICs to KVM and keeps the registers of the I/O APIC here (Linux `Documentation/virt/kvm/api.rst`,

@@ -18,7 +18,7 @@ use crate::virtio::GuestMemory;
 pub(crate) use halted::is_halted;
 pub(crate) use mp_table::write_mp_table;
 pub(crate) use registers::write_entry_tables;
-pub(crate) use tsc::rewind;
+pub(crate) use tsc::{follow_host, rewind};
 
 /// Most virtual processors of a machine: what the MP table has room for.
 pub const MAX_VCPUS: u8 = 32;

@@ -1,18 +1,39 @@
-//! The time-stamp counter of a processor that stood still.
+//! The time-stamp counters of the processors: how fast they count, and what one shows that stood still.
 
 use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Msrs, kvm_device_attr, kvm_msr_entry,
 };
-use kvm_ioctls::{Error, VcpuFd};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use kvm_ioctls::{Error, VcpuFd, VmFd};
+use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 
 /// IA32_TIME_STAMP_COUNTER.
 const TIME_STAMP_COUNTER: u32 = 0x10;
 
-// kvm-ioctls has these for other architectures only.
+// kvm-ioctls has this one for processors only.
+ioctl_io_nr!(KVM_SET_TSC_KHZ, KVMIO, 0xa2);
+// And these for other architectures only.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// Lets processors that are created from here on count as fast as the host's do.
+///
+/// Otherwise they count as fast as the host's did when KVM was loaded, and Linux may have measured that anew since. Where the two differ by more
+/// than 250 millionths and the host's processors cannot scale, KVM's set-up of a processor stops half-way (Linux 6.1 `arch/x86/kvm/x86.c`,
+/// `set_tsc_khz`): it takes the guest's counter for zero for ever, and so each timer of the guest comes too late by the time that the
+/// host has been up.
+///
+/// # Errors
+/// When KVM refuses. Before Linux 5.16 it cannot do this, which is no error.
+pub(crate) fn follow_host(vm: &VmFd) -> Result<(), Error> {
+    // Not asked before: KVM_CAP_VM_TSC_CONTROL says only whether the processors can scale. Zero stands for the host's frequency.
+    // SAFETY: the argument is a number.
+    let result = unsafe { ioctl_with_val(vm, KVM_SET_TSC_KHZ(), 0) };
+    match Error::last() {
+        error if result != 0 && error.errno() != libc::ENOTTY => Err(error),
+        _ => Ok(()),
+    }
+}
 
 /// Takes `ticks` back from the processor's counter, and tells the guest's watchdogs that it stood still.
 ///
