@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use microsandbox::images::image::Digest;
 use msb_tests::archives::DockerImage;
 use msb_tests::disk_images::program;
-use msb_tests::running::Finished;
-use msb_tests::{Home, Terminal, product};
+use msb_tests::namespace::in_namespace;
+use msb_tests::running::piped;
+use msb_tests::{Finished, Home, Running, Terminal, product};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -345,5 +347,36 @@ fn who_interrupts_it_finds_nothing() {
     assert_eq!(home.left_over(), [""; 0]);
     assert_eq!(stored(), before);
     // Nothing keeps it from being made now.
+    ok(&home.msb(["commit", "box", "made"]));
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let home = Home::new();
+    load_base(&home);
+    let fill = "dd if=/dev/urandom of=/new bs=1M count=8 2>&-";
+    changed(&home, "box", "base", fill);
+    let list = "find blobs layers partial staging -type f | sort";
+    let mut listing = Command::new("sh");
+    listing.args(["-c", list]);
+    listing.current_dir(home.msb_home().join("images"));
+    let before = Running::start(piped(&mut listing)).finish();
+    // There is no room for the layer, then none for its file system.
+    for room in [2048, 12 << 10] {
+        let script = format!(
+            "cp -a \"$MSB_HOME/images\" \"$MSB_HOME/kept\"; cd \"$MSB_HOME/kept\"
+            used=$(du -sk . | cut -f1)
+            mount -t tmpfs -o mode=700,size=$((used + {room}))k none \"$MSB_HOME/images\"
+            cp -a . \"$MSB_HOME/images\"; cd \"$MSB_HOME/images\"
+            status=0; \"$@\" || status=$?
+            rm -r \"$MSB_HOME/kept\"; {list}
+            exit $status"
+        );
+        let command = home.command(["commit", "box", "made"]);
+        let finished = Running::start(&mut in_namespace(&command, &script)).finish();
+        finished.assert_error(1, "no space left on device");
+        assert_eq!(finished.text(), before.text(), "{room}");
+        assert_eq!(home.left_over(), [""; 0]);
+    }
     ok(&home.msb(["commit", "box", "made"]));
 }
