@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import oci_images
-import peers
 from sandboxes import Program, milliseconds, programs, share
 from tables import table
 
@@ -40,12 +39,7 @@ def _loader(program: Program, folder: Path) -> Callable[[], float]:
     home = folder / "loaded"
 
     def job() -> float:
-        fresh = Program(program.name, program.program, home, program.create_options, program.root)
-        shutil.rmtree(home, ignore_errors=True)
-        if oci_images.our(program):
-            home.mkdir(mode=0o700)
-        else:
-            shutil.copytree(peers.MICROSANDBOX, home, symlinks=True)
+        fresh = oci_images.in_fresh_home(program, home)
         _settle()
         took = oci_images.load(fresh, oci_images.BIG)
         shutil.rmtree(home)

@@ -1,6 +1,7 @@
 """The images of bench/images, and how each program gets them."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,16 @@ def name(tag: str) -> str:
 def load(program: Program, tag: str) -> float:
     """Loads one of them, and returns how long that took."""
     return program.run("image", "load", "-q", "-i", str(archive(tag)))
+
+
+def in_fresh_home(program: Program, home: Path) -> Program:
+    """The program with a home that has no images."""
+    shutil.rmtree(home, ignore_errors=True)
+    if our(program):
+        home.mkdir(mode=0o700)
+    else:
+        shutil.copytree(peers.MICROSANDBOX, home, symlinks=True)
+    return replace(program, home=home)
 
 
 def of(program: Program, root: str) -> Program:

@@ -11,12 +11,13 @@ MIB = 1 << 20
 
 
 def measure(folder: Path) -> None:
-    rows = [(program.name, _row(program)) for program in programs(folder)]
+    rows = [(program.name, _row(program, folder / "sharing")) for program in programs(folder)]
     columns = ["image MiB", f"{SANDBOXES} sandboxes MiB", "MiB each"]
     table("disk that sandboxes of one image take", columns, rows)
 
 
-def _row(program: Program) -> list[str]:
+def _row(program: Program, home: Path) -> list[str]:
+    program = oci_images.in_fresh_home(program, home)
     tag = str(oci_images.LAYERS[0])
     before = oci_images.allocated(program.home)
     oci_images.load(program, tag)
