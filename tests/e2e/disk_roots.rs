@@ -117,6 +117,17 @@ fn a_disk_stays_as_it_is_read_only_or_under_a_layer() {
         .shell(script);
     assert_eq!(finished.lines(), ["new", "group", "full", "protected"]);
     assert_eq!(sum(&image), before);
+    // Patches are for folders and images.
+    for options in [
+        &["--write=/x=1"][..],
+        &["--write=/x=1", "--root-upper=tmpfs"],
+    ] {
+        let refused = home
+            .guest(&image)
+            .with(options.iter().copied())
+            .shell("true");
+        refused.assert_error(125, "a disk image is not patched");
+    }
 }
 
 #[test]

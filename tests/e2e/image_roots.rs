@@ -46,7 +46,7 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
     assert_eq!(demo().run(["and", "mine"]).text(), "entry and mine\n");
     let shell = ["--entrypoint=/bin/sh"];
     let script = "echo $COLOUR $SIZE; pwd; id -un; ls -d /a /b /c /d /old/* /data 2>&-; cat /a /c /d; echo; \
-                  grep -c . /etc/hosts; cat /etc/hostname; grep ' / ' /proc/mounts | cut -d' ' -f1,3";
+                  grep -h . /etc/hosts /etc/resolv.conf; cat /etc/hostname; grep ' / ' /proc/mounts | cut -d' ' -f1,3";
     let options = ["-e", "SIZE=1", "--hostname=box"];
     let finished = demo().with(shell).with(options).run(["-c", script]);
     let expected = [
@@ -58,7 +58,10 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
         "/d",
         "/data",
         "223",
-        "3",
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "127.0.1.1\tbox",
+        "# There is no network.",
         "box",
         "overlay overlay",
     ];
@@ -122,13 +125,22 @@ fn changes_are_the_sandboxs_own() {
         let created = home.msb(["create", "--name", name, "--user=root", "-m128M", "demo"]);
         assert_eq!(created.code(), 0, "{}", created.errors());
     }
-    home.exec_shell("one", "echo changed >/a; rm /c; mkdir /new");
+    home.exec_shell(
+        "one",
+        "echo changed >/a; rm /c; mkdir /new; mkdir -p /tmp/kept",
+    );
     assert_eq!(home.exec_shell("two", "cat /a /c").text(), "22");
     for command in ["stop", "start"] {
         assert_eq!(home.msb([command, "one"]).code(), 0);
     }
-    let again = home.exec_shell("one", "cat /a; ls -d /c /new 2>&-; echo $COLOUR; pwd");
-    assert_eq!(again.lines(), ["changed", "/new", "red", "/srv/app"]);
+    let again = home.exec_shell(
+        "one",
+        "cat /a; ls -d /c /new /tmp/kept 2>&-; echo $COLOUR; pwd",
+    );
+    assert_eq!(
+        again.lines(),
+        ["changed", "/new", "/tmp/kept", "red", "/srv/app"]
+    );
     // What a sandbox was made of stays.
     let refused = home.msb(["image", "rm", "demo"]);
     assert_ne!(refused.code(), 0);

@@ -73,7 +73,14 @@ fn metrics_count_what_a_sandbox_does() {
     );
     let uptime = |metrics: &Value| metrics["uptime_seconds"].as_f64().unwrap();
     assert!(uptime(&after[1]) > uptime(&before[1]));
-    assert!(after[0]["upper_used_bytes"].as_u64().is_some(), "{after:?}");
+    for key in ["upper_used_bytes", "upper_host_allocated_bytes"] {
+        assert!(grown(0, key) >= 8 * MIB, "{key}: {before:?} {after:?}");
+    }
+    let free = |all: &[Value]| number(&all[0], "upper_free_bytes");
+    assert!(
+        free(&before) - free(&after) >= 8 * MIB,
+        "{before:?} {after:?}"
+    );
     working.end_input();
     drop(working);
     // One that has stopped has none, and is an error only for who asks for it.

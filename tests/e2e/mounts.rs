@@ -461,12 +461,22 @@ fn all_of_64_mounts_may_be_disks() {
     let script = "
         for disk in /disks/*; do cat $disk/file; echo $disk >$disk/own; done
         cat /disks/*/own; grep -c ' /disks/' /proc/mounts";
-    let finished = home.busybox().with(options).shell(script);
+    let finished = home.busybox().with(&options).shell(script);
     let mut expected = vec!["disk-0.img files".to_owned(); 64];
     let mut own: Vec<_> = (0..64).map(|index| format!("/disks/{index}")).collect();
     own.sort_unstable();
     expected.extend(own);
     expected.push("64".to_owned());
     assert_eq!(finished.lines(), expected, "{finished}");
+    // The same of one that stays, which has a disk for its layer besides.
+    home.create(
+        &options.iter().map(String::as_str).collect::<Vec<_>>(),
+        "many",
+    );
+    let script = "cat /disks/*/own | wc -l; grep -c ' /disks/' /proc/mounts";
+    assert_eq!(home.exec_shell("many", script).lines(), ["64", "64"]);
+    for command in ["stop", "rm"] {
+        assert_eq!(home.msb([command, "many"]).code(), 0);
+    }
     assert_clean(&home.path().join("disk-63.img"));
 }

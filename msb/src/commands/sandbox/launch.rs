@@ -7,10 +7,11 @@ use microsandbox::launch::{
     BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Patch, Root, RootAccess, RootSource,
 };
 use microsandbox::names::Name;
-use microsandbox::sandbox::{RootAccessConfig, image_patches, launch_patches};
+use microsandbox::sandbox::{RootAccessConfig, check_patchable, image_patches, launch_patches};
 
 use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
 use crate::boot_files;
+use crate::failure::with_hint;
 
 /// A kernel, and the initramfs with the agent.
 pub(in crate::commands) struct BootFiles {
@@ -43,6 +44,13 @@ impl SandboxPlan {
         let hostname = self.guest.hostname.clone();
         let hostname = hostname.unwrap_or_else(|| name.to_hostname());
         let patches = self.root_patches(&hostname)?;
+        let is_image = self.image().is_some();
+        let root = root(self.root);
+        if !self.patches.is_empty() {
+            let hint = "folders and images are patched, in a private layer (--root-upper); \
+                        into a disk image files can be mounted with -v";
+            check_patchable(&root, is_image).map_err(|error| with_hint(error, hint))?;
+        }
         let Mounts {
             mounts,
             named,
@@ -57,7 +65,7 @@ impl SandboxPlan {
             kernel: boot_files.kernel,
             initramfs: boot_files.initramfs,
             extra_command_line: machine.cmdline.unwrap_or_default(),
-            root: root(self.root),
+            root,
             mounts,
             allowed,
             hostname,

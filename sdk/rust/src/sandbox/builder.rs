@@ -1,7 +1,7 @@
 //! A configuration, step by step.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
@@ -303,7 +303,11 @@ impl SandboxBuilder {
     /// Mounts something at an absolute path of the guest, in the place of what was to be mounted there before.
     #[must_use]
     pub fn volume(mut self, guest_path: impl Into<String>, mount: MountConfig) -> SandboxBuilder {
-        self.config.volumes.insert(guest_path.into(), mount);
+        let guest_path = guest_path.into();
+        // Whether with a slash at its end or without.
+        let is_another = |path: &String| Path::new(path) != Path::new(&guest_path);
+        self.config.volumes.retain(|path, _| is_another(path));
+        self.config.volumes.insert(guest_path, mount);
         self
     }
 
@@ -372,6 +376,17 @@ mod tests {
         ] {
             assert_eq!(whole_seconds(duration), seconds);
         }
+    }
+
+    #[test]
+    fn of_two_mounts_at_one_place_the_later_counts() {
+        let builder = SandboxBuilder::new("web".to_owned())
+            .volume("/a", MountConfig::bind("/x"))
+            .volume("/b", MountConfig::tmpfs())
+            .volume("//a/", MountConfig::tmpfs());
+        let volumes = &builder.config().volumes;
+        assert_eq!(volumes.len(), 2);
+        assert_eq!(volumes["//a/"], MountConfig::tmpfs());
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use fs::{
 pub use handle::SandboxHandle;
 pub use metrics::{MetricsStream, SandboxMetrics};
 pub use mount::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage};
-pub use patch::{PatchConfig, launch_patches};
+pub use patch::{PatchConfig, check_patchable, launch_patches};
 pub use rlimit::{Rlimit, RlimitResource};
 pub use running::Sandbox;
 pub use status::{SandboxStatus, SandboxStopResult};

@@ -7,7 +7,7 @@ use protocol::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::MicrosandboxError;
-use crate::launch::{HostPath, Patch};
+use crate::launch::{HostPath, Patch, Root, RootAccess, RootSource};
 
 /// Most that all texts have together, in bytes: they reach the guest in one message, which has other things to say, too.
 const MAX_TEXT: usize = 256 << 10;
@@ -177,6 +177,21 @@ pub(super) fn check(patches: &[PatchConfig]) -> Result<(), MicrosandboxError> {
         ));
     }
     Ok(())
+}
+
+/// Checks that a root can be patched. `is_image` says whether it is that of an image, and no disk image of a path.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`] for a disk image, and for a root without a private layer.
+pub fn check_patchable(root: &Root, is_image: bool) -> Result<(), MicrosandboxError> {
+    let reason = match (&root.source, &root.access) {
+        (RootSource::Disk(_), _) if !is_image => "a disk image is not patched",
+        (_, RootAccess::Writable | RootAccess::ReadOnly) => {
+            "the root has no private layer that could take them"
+        }
+        (_, RootAccess::Layer { .. } | RootAccess::DiskLayer(_)) => return Ok(()),
+    };
+    Err(MicrosandboxError::invalid("patches", reason))
 }
 
 /// What the machine's process is told of `patches`.

@@ -1,6 +1,7 @@
 //! Whether a configuration makes a sandbox. What can be known without looking at files is checked here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::str::FromStr;
 
 use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, patch, snapshot};
@@ -21,9 +22,6 @@ const MIN_UPPER_MIB: u32 = 8;
 
 /// Most mounts of a guest.
 const MAX_MOUNTS: usize = 64;
-
-/// Most disks of a guest besides its root. Each is a device, which the kernel's command line names, and that is limited.
-const MAX_DISKS: usize = 40;
 
 /// Longest path that Linux takes, without the NUL (`PATH_MAX`).
 const MAX_PATH: usize = 4095;
@@ -167,15 +165,13 @@ fn check_mounts(volumes: &BTreeMap<String, MountConfig>) -> Result<(), Microsand
             format!("there are at most {MAX_MOUNTS}"),
         ));
     }
-    let is_disk = |mount: &&MountConfig| matches!(mount.kind, MountKind::Disk { .. });
-    if volumes.values().filter(is_disk).count() > MAX_DISKS {
-        return Err(invalid(
-            "volumes",
-            format!("at most {MAX_DISKS} of them are disks"),
-        ));
-    }
+    let mut targets = BTreeSet::new();
     for (path, mount) in volumes {
         check_guest_path("volumes", path)?;
+        // Paths are compared by their components, and slashes too many are none.
+        if !targets.insert(Path::new(path)) {
+            return Err(invalid("volumes", format!("{path:?} is there twice")));
+        }
         if path.bytes().all(|byte| byte == b'/') {
             return Err(invalid("volumes", "nothing can be mounted at /"));
         }
@@ -243,7 +239,7 @@ mod tests {
     #[test]
     fn mistakes_name_their_field() {
         type Change = fn(&mut SandboxConfig);
-        let mistakes: [(&str, Change); 19] = [
+        let mistakes: [(&str, Change); 20] = [
             ("name", |config| config.name = String::new()),
             ("name", |config| config.name = "\u{fc}".repeat(65)),
             ("memory_mib", |config| config.memory_mib = 63),
@@ -284,6 +280,11 @@ mod tests {
             }),
             ("volumes", |config| {
                 config.volumes.insert("//".to_owned(), MountConfig::tmpfs());
+            }),
+            ("volumes", |config| {
+                for path in ["/a", "/a/"] {
+                    config.volumes.insert(path.to_owned(), MountConfig::tmpfs());
+                }
             }),
         ];
         for (expected, change) in mistakes {

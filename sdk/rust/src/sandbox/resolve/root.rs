@@ -8,8 +8,8 @@ use crate::images::ResolvedImage;
 use crate::launch::{DiskImage, HostPath, Patch, Root, RootAccess, RootSource};
 use crate::names::Name;
 use crate::sandbox::{
-    DEFAULT_UPPER_MIB, RootAccessConfig, SandboxConfig, image_patches, launch_patches, root_disk,
-    upper,
+    DEFAULT_UPPER_MIB, RootAccessConfig, SandboxConfig, check_patchable, image_patches,
+    launch_patches, root_disk, upper,
 };
 
 pub(super) fn resolve_root(
@@ -94,18 +94,13 @@ pub(super) fn patches(
     root: &Root,
     of: Circumstances<'_>,
 ) -> Result<Vec<Patch>, MicrosandboxError> {
+    if !config.patches.is_empty() {
+        check_patchable(root, image.is_some())?;
+    }
     match root.access {
         RootAccess::DiskLayer(_) if !of.layer.is_new() => return Ok(Vec::new()),
         RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => {}
-        RootAccess::Writable | RootAccess::ReadOnly if config.patches.is_empty() => {
-            return Ok(Vec::new());
-        }
-        RootAccess::Writable | RootAccess::ReadOnly => {
-            return Err(MicrosandboxError::invalid(
-                "patches",
-                "the root has no private layer that could take them; a disk image gets one with the root access tmpfs or upper",
-            ));
-        }
+        RootAccess::Writable | RootAccess::ReadOnly => return Ok(Vec::new()),
     }
     let mut patches = image.map_or(Vec::new(), |image| {
         let hostname = hostname(config, of.name);
