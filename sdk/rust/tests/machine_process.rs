@@ -4,6 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "roles/ready.rs"]
+mod ready;
+#[path = "roles/run_tests.rs"]
+mod run_tests;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,27 +20,15 @@ use std::time::Duration;
 
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Ending, Handover, HostPath, LaunchConfig, Lifetime, MachineProcess, Moment, Program,
-    Report, Root, RootAccess, RootSource, Startup, send_report,
+    Command, Ending, Handover, HostPath, LaunchConfig, Lifetime, MachineProcess, Program, Report,
+    Root, RootAccess, RootSource, send_report,
 };
 use microsandbox::names::Name;
-use microsandbox::protocol::{FrameReader, Ready};
+use microsandbox::protocol::FrameReader;
 use microsandbox::run_directory::{RunDirectory, RunDirectoryError};
 use nix::poll::{PollFd, PollFlags, poll};
-
-fn ready() -> Report {
-    let now = Moment::now();
-    let agent = Ready {
-        kernel_ns: 1,
-        agent_ns: 2,
-    };
-    Report::Ready(Startup {
-        process: now,
-        kernel_entry: now,
-        ready: now,
-        agent,
-    })
-}
+use ready::ready;
+use run_tests::run_tests;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
@@ -58,15 +51,7 @@ fn main() {
         ("a_killed_process_is_told_apart", killed),
         ("the_name_is_free_when_the_process_is_gone", name_is_free),
     ];
-    let wanted = arguments.get(1).filter(|filter| !filter.starts_with('-'));
-    let wanted = |name: &str| wanted.is_none_or(|filter| name.contains(filter.as_str()));
-    let mut passed = 0;
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
-        test();
-        println!("test {name} ... ok");
-        passed += 1;
-    }
-    println!("\ntest result: ok. {passed} passed; 0 failed");
+    run_tests(&tests);
 }
 
 /// What stands for the machine. Says that it is ready; answers every connection with what it knows about itself;

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "roles/run_tests.rs"]
+mod run_tests;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -18,6 +21,7 @@ use microsandbox::home::Home;
 use microsandbox::sandbox::SandboxConfig;
 use microsandbox::snapshots::{SnapshotError, SnapshotName, SnapshotOptions, Snapshots, silent};
 use microsandbox::{ErrorKind, MicrosandboxError};
+use run_tests::run_tests;
 
 /// Snapshots that the processes make and remove.
 const NAMES: [&str; 3] = ["one", "two", "three"];
@@ -39,11 +43,7 @@ fn main() {
         ),
         ("a_full_disk_leaves_nothing", full_disk),
     ];
-    for (name, test) in tests {
-        test();
-        println!("test {name} ... ok");
-    }
-    println!("\ntest result: ok. {} passed; 0 failed", tests.len());
+    run_tests(&tests);
 }
 
 /// A home with two stopped sandboxes whose root is a folder, and some data in their layers.

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "roles/run_tests.rs"]
+mod run_tests;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -16,6 +19,7 @@ use microsandbox::volumes::{
 };
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::waitpid;
+use run_tests::run_tests;
 
 /// Volumes that the processes make and remove.
 const NAMES: [&str; 3] = ["one", "two", "three"];
@@ -39,11 +43,7 @@ fn main() {
         ("a_killed_user_uses_a_volume_no_more", killed_user),
         ("of_many_processes_one_makes_a_volume", one_winner),
     ];
-    for (name, test) in tests {
-        test();
-        println!("test {name} ... ok");
-    }
-    println!("\ntest result: ok. {} passed; 0 failed", tests.len());
+    run_tests(&tests);
 }
 
 fn start(role: &str, home: &Home) -> Child {

@@ -5,11 +5,13 @@ use std::io::Read;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
-use microsandbox::launch::{Command, Handover, Moment, MountSource, Report, Startup, send_report};
+use microsandbox::launch::{Command, Handover, MountSource, send_report};
 use microsandbox::protocol::{
     Exit, ExitStatus, FileReply, FileRequest, FrameReader, FrameWriter, GuestMessage, Hello,
-    HostMessage, Ready, Started, encode,
+    HostMessage, Started, encode,
 };
+
+use crate::ready::ready;
 
 /// Bytes of the archive in one message.
 const PART: usize = 32 << 10;
@@ -17,19 +19,8 @@ const PART: usize = 32 << 10;
 /// Comes up, serves the layer, and ends with its creator.
 pub(super) fn run(launch: RawFd) {
     let handover = Handover::receive(launch).unwrap();
-    let now = Moment::now();
-    let agent = Ready {
-        kernel_ns: 1,
-        agent_ns: 2,
-    };
-    let startup = Startup {
-        process: now,
-        kernel_entry: now,
-        ready: now,
-        agent,
-    };
     // Its creator may be gone.
-    let _ = send_report(&handover.reports, &Report::Ready(startup));
+    let _ = send_report(&handover.reports, &ready());
     let MountSource::Disk(disk) = &handover.config.mounts[0].source else {
         panic!("no disk")
     };

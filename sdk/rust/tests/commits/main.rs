@@ -5,6 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod machine;
+#[path = "../roles/ready.rs"]
+mod ready;
+#[path = "../roles/run_tests.rs"]
+mod run_tests;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -21,6 +25,7 @@ use microsandbox::images::image::progress::Silent;
 use microsandbox::images::image::store::Pruned;
 use microsandbox::images::image::{Digest, Reference};
 use microsandbox::sandbox::{CommitOptions, SandboxConfig};
+use run_tests::run_tests;
 use serde_json::json;
 
 /// How often processes are killed.
@@ -48,15 +53,7 @@ fn main() {
         ("a_full_disk_leaves_nothing", full_disk),
         ("a_layer_larger_than_the_memory_is_committed", memory),
     ];
-    let wanted = arguments.get(1).filter(|filter| !filter.starts_with('-'));
-    let wanted = |name: &str| wanted.is_none_or(|filter| name.contains(filter.as_str()));
-    let mut passed = 0;
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
-        test();
-        println!("test {name} ... ok");
-        passed += 1;
-    }
-    println!("\ntest result: ok. {passed} passed; 0 failed");
+    run_tests(&tests);
 }
 
 /// Commits the sandbox of a home under a name, and prints the digest; or why it cannot.

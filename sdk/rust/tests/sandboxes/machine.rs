@@ -16,11 +16,13 @@ use microsandbox::control::{
 };
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Handover, Moment, Report, RootSource, StartFailure, StartStage, Startup, send_report,
+    Command, Handover, Report, RootSource, StartFailure, StartStage, send_report,
 };
 use microsandbox::protocol::{
-    Failure, FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Ready, Stage, Started,
+    Failure, FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Stage, Started,
 };
+
+use crate::ready::ready;
 
 /// Does not come up.
 pub(super) const FAILS: &str = "fails";
@@ -50,19 +52,8 @@ pub(super) fn run(launch: RawFd) {
         return;
     }
     set_state(&handover, MachineState::Running);
-    let now = Moment::now();
-    let agent = Ready {
-        kernel_ns: 1,
-        agent_ns: 2,
-    };
-    let startup = Startup {
-        process: now,
-        kernel_entry: now,
-        ready: now,
-        agent,
-    };
     // Its creator may be gone.
-    let _ = send_report(&handover.reports, &Report::Ready(startup));
+    let _ = send_report(&handover.reports, &ready());
     let watchers = Watchers::default();
     let (ends, end) = channel();
     run_commands(&handover);

@@ -10,6 +10,10 @@ mod lifecycle;
 mod machine;
 mod ownership;
 mod races;
+#[path = "../roles/ready.rs"]
+mod ready;
+#[path = "../roles/run_tests.rs"]
+mod run_tests;
 mod starting;
 
 use std::fs;
@@ -20,6 +24,7 @@ use std::process::{Child, Command, Stdio};
 use microsandbox::Microsandbox;
 use microsandbox::home::Home;
 use microsandbox::sandbox::SandboxBuilder;
+use run_tests::run_tests;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
@@ -41,15 +46,7 @@ fn main() {
         crashes::TESTS,
     ]
     .concat();
-    let wanted = arguments.get(1).filter(|filter| !filter.starts_with('-'));
-    let wanted = |name: &str| wanted.is_none_or(|filter| name.contains(filter.as_str()));
-    let mut passed = 0;
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
-        test();
-        println!("test {name} ... ok");
-        passed += 1;
-    }
-    println!("\ntest result: ok. {passed} passed; 0 failed");
+    run_tests(&tests);
 }
 
 /// A test by its name.
