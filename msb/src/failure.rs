@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
+use crate::output;
+
 /// Exit status of `msb run`, `msb exec` and others that stand for a process in a guest for their own errors, as docker and env(1) use it: whatever runs in
 /// the guest rarely does.
 pub(crate) const RUN_FAILED: u8 = 125;
@@ -133,7 +135,7 @@ fn clean(message: &str) -> String {
 
 /// One line that cannot move the cursor: parts of it may come from the guest.
 fn without_controls(text: &str) -> String {
-    text.trim_end().replace(char::is_control, " ")
+    output::clean(text.trim_end())
 }
 
 #[cfg(test)]

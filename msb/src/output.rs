@@ -29,3 +29,8 @@ pub(crate) fn stream(text: &str) -> anyhow::Result<ControlFlow<()>> {
         Err(error) => Err(error).context("cannot write to standard output"),
     }
 }
+
+/// What anybody may have written, a guest or the maker of an image, without anything that moves the cursor.
+pub(crate) fn clean(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}

@@ -71,16 +71,14 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             .await
             .map_err(advise)
     })?;
-    output::print(&match kept {
+    output::print(&match &kept {
         KeptIn::File(path) => {
             format!(
                 "logged in at {registry}; the password is in {}, not encrypted\n",
                 path.display()
             )
         }
-        KeptIn::Helper(name) => {
-            format!("logged in at {registry}; docker-credential-{name} keeps the password\n")
-        }
+        KeptIn::Helper(_) => format!("logged in at {registry}; {kept} keeps the password\n"),
     })?;
     Ok(0)
 }

@@ -105,7 +105,7 @@ fn lines(report: &CheckReport) -> String {
     let mut text: String = report
         .messages
         .iter()
-        .map(|message| format!("{}\n", message.replace(char::is_control, " ")))
+        .map(|message| format!("{}\n", output::clean(message)))
         .collect();
     for (count, what) in [
         (report.corruptions_fixed, "corruptions were repaired"),

@@ -112,7 +112,7 @@ impl View {
         lines
             .into_iter()
             // Names come from the image, and must not move the cursor.
-            .map(|(name, value)| format!("{name:13} {}\n", value.replace(char::is_control, " ")))
+            .map(|(name, value)| format!("{name:13} {}\n", output::clean(&value)))
             .collect()
     }
 }

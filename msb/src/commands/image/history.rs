@@ -5,7 +5,6 @@ use microsandbox::images::{ImageDetails, Images};
 use serde::Serialize;
 
 use super::advice::advise;
-use super::view::clean;
 use crate::commands::ListFormat;
 use crate::options::display_rounded_size;
 use crate::output;
@@ -55,9 +54,9 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
     let row = |step: &Step| {
         let size = step.size_bytes.map(display_rounded_size);
         [
-            clean(step.created.as_deref().unwrap_or("-")),
+            output::clean(step.created.as_deref().unwrap_or("-")),
             size.unwrap_or_else(|| "-".to_owned()),
-            shortened(&clean(&step.created_by), limit),
+            shortened(&output::clean(&step.created_by), limit),
         ]
     };
     let text = match arguments.format {

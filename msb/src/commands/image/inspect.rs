@@ -6,7 +6,7 @@ use microsandbox::images::{ImageDetails, Images};
 use serde::Serialize;
 
 use super::advice::advise;
-use super::view::{View, clean, pairs};
+use super::view::{View, pairs};
 use crate::commands::Format;
 use crate::options::display_rounded_size;
 use crate::output;
@@ -136,7 +136,7 @@ fn describe(details: &Details) -> String {
     let mut text = String::new();
     for (title, values) in lines {
         for value in values.iter().filter(|value| !value.is_empty()) {
-            text.push_str(&format!("{title}: {}\n", clean(value)));
+            text.push_str(&format!("{title}: {}\n", output::clean(value)));
         }
     }
     text

@@ -39,11 +39,6 @@ pub(super) fn short(image: &ImageHandle) -> String {
     digits.get(..DIGITS).unwrap_or(&digits).to_owned()
 }
 
-/// What anybody may have written, without anything that moves the cursor.
-pub(super) fn clean(text: &str) -> String {
-    text.replace(char::is_control, " ")
-}
-
 /// Pairs, as people write them.
 pub(super) fn pairs(map: &BTreeMap<String, String>) -> Vec<String> {
     map.iter()

@@ -6,6 +6,7 @@ use microsandbox::sandbox::{SandboxHandle, SandboxStatus};
 use serde::Serialize;
 
 use crate::options::Label;
+use crate::output;
 use crate::utc::rfc3339;
 
 /// Most characters of a command in a table.
@@ -57,7 +58,7 @@ impl View {
 
     /// The command in a column: in one line, and not all of it if it is long.
     pub(super) fn shown_command(&self) -> String {
-        let command = self.command.join(" ").replace(char::is_control, " ");
+        let command = output::clean(&self.command.join(" "));
         match command.char_indices().nth(MAX_COMMAND) {
             Some((end, _)) => format!("{}\u{2026}", command.get(..end).unwrap_or_default()),
             None if command.is_empty() => "-".to_owned(),

@@ -51,7 +51,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
 fn row(login: &Login) -> [String; 3] {
     let user = login.username.as_deref().unwrap_or("-");
     let cells = [&login.registry, user, &login.kept_in.to_string()];
-    cells.map(|cell| cell.replace(char::is_control, " "))
+    cells.map(output::clean)
 }
 
 fn view(login: &Login) -> View<'_> {

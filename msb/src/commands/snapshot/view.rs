@@ -6,6 +6,7 @@ use microsandbox::snapshots::{SnapshotHandle, SnapshotRoot};
 use serde::Serialize;
 
 use crate::options::{display_rounded_size, display_size};
+use crate::output;
 use crate::utc::rfc3339;
 
 /// What is known of a snapshot, as `--format json` prints it.
@@ -49,7 +50,7 @@ impl View {
 
     /// The image, or the path.
     pub(super) fn based_on(&self) -> String {
-        clean(&self.root.display_name())
+        output::clean(&self.root.display_name())
     }
 
     /// What can be written.
@@ -88,12 +89,7 @@ impl View {
         lines.extend(labels.map(|(key, value)| ("label", format!("{key}={value}"))));
         let lines = lines.iter().filter(|(_, value)| !value.is_empty());
         lines
-            .map(|(title, value)| format!("{title}: {}\n", clean(value)))
+            .map(|(title, value)| format!("{title}: {}\n", output::clean(value)))
             .collect()
     }
-}
-
-/// What anybody may have written, without anything that moves the cursor.
-fn clean(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
