@@ -28,10 +28,12 @@ ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 pub(crate) fn follow_host(vm: &VmFd) -> Result<(), Error> {
     // Not asked before: KVM_CAP_VM_TSC_CONTROL says only whether the processors can scale. Zero stands for the host's frequency.
     // SAFETY: the argument is a number.
-    let result = unsafe { ioctl_with_val(vm, KVM_SET_TSC_KHZ(), 0) };
+    if unsafe { ioctl_with_val(vm, KVM_SET_TSC_KHZ(), 0) } == 0 {
+        return Ok(());
+    }
     match Error::last() {
-        error if result != 0 && error.errno() != libc::ENOTTY => Err(error),
-        _ => Ok(()),
+        error if error.errno() == libc::ENOTTY => Ok(()),
+        error => Err(error),
     }
 }
 
