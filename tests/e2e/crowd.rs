@@ -34,16 +34,20 @@ fn client() {
 async fn use_library(microsandbox: &Microsandbox) -> Result<(), MicrosandboxError> {
     let builder = microsandbox.builder("shared").image(product::busybox());
     let created = builder.memory(64).detached(true).create().await;
-    match created {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::SandboxAlreadyExists => {}
+    let made = match created {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::SandboxAlreadyExists => false,
         Err(error) => return Err(error),
-    }
+    };
     for sandbox in microsandbox.list().await? {
         // Whoever is listed is whole.
         sandbox.config()?;
     }
-    let shared = microsandbox.get("shared").await?;
+    let shared = match microsandbox.get("shared").await {
+        // Whoever creates it has its name a moment before it is recorded.
+        Err(error) if !made && error.kind() == ErrorKind::SandboxNotFound => return Ok(()),
+        shared => shared?,
+    };
     // Whoever made it has waited until it is up, the others have not.
     if shared.status() == SandboxStatus::Running {
         let output = shared.connect().await?.shell("echo $((6 * 7))").await?;

@@ -216,6 +216,15 @@ impl Home {
             .collect()
     }
 
+    /// What the machines of all sandboxes logged, for messages.
+    fn machine_logs(&self) -> String {
+        let sandboxes = fs::read_dir(self.msb_home().join("sandboxes"));
+        let logs = sandboxes.into_iter().flatten().flatten();
+        logs.map(|sandbox| sandbox.path().join("machine.log"))
+            .map(|log| String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())
+            .collect()
+    }
+
     fn run(&self) -> PathBuf {
         self.msb_home().join("run")
     }
@@ -224,7 +233,15 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         let left_over = self.left_over();
-        for pid in self.processes() {
+        let processes = self.processes();
+        if std::thread::panicking() && !processes.is_empty() {
+            eprintln!(
+                "still there:\n{}{}",
+                processes::activity(),
+                self.machine_logs()
+            );
+        }
+        for pid in processes {
             // Fails when it has just ended.
             let _ = kill(pid, Signal::SIGKILL);
             processes::wait_for_end(pid, LIMIT);

@@ -1,5 +1,6 @@
 //! Processes of this machine: which belong to a test, and their end.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -114,6 +115,10 @@ fn has_variable(pid: Pid, entry: &[u8]) -> bool {
 
 fn has_open_below(pid: Pid, directory: &Path) -> bool {
     let links = || -> io::Result<bool> {
+        // Until it executes its program, a child of a test has what the test has open at that moment.
+        if fs::read_link(proc_file(pid, "exe"))? == env::current_exe()? {
+            return Ok(false);
+        }
         for entry in fs::read_dir(proc_file(pid, "fd"))? {
             if fs::read_link(entry?.path()).is_ok_and(|target| target.starts_with(directory)) {
                 return Ok(true);

@@ -25,7 +25,7 @@ pub enum MicrosandboxError {
         /// The name.
         name: String,
     },
-    /// There is a sandbox of this name.
+    /// There is a sandbox of this name, or somebody creates one just now and has not recorded it yet.
     #[error("A sandbox named {name:?} exists")]
     SandboxAlreadyExists {
         /// The name.
