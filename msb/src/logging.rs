@@ -1,9 +1,10 @@
-//! Log lines on standard error.
+//! Log lines, on standard error or elsewhere.
 
 use std::io;
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Least severe log lines to be printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,9 +46,17 @@ impl LogLevel {
 
 /// Prints log lines from `level` on.
 pub(crate) fn start(level: LogLevel) {
+    start_with(level, io::stderr);
+}
+
+/// Writes log lines from `level` on.
+pub(crate) fn start_with(
+    level: LogLevel,
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+) {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level.filter())
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_target(matches!(level, LogLevel::Debug | LogLevel::Trace))
         .without_time()
         // It would report a disk that is full under standard error there, and panic because it cannot.

@@ -18,7 +18,9 @@ fn logs(home: &Home, options: &[&str]) -> Finished {
 #[test]
 fn what_commands_wrote_is_read_byte_for_byte_running_and_stopped() {
     let home = Home::new();
-    home.create(&[], "web");
+    home.create(&["--log-level=debug", "--rlimit=nofile=77"], "web");
+    let limited = home.exec_shell("web", "[ $(ulimit -n) = 77 ]");
+    assert_eq!(limited.code(), 0, "{limited}");
     let bytes = r"printf 'a\0\377\nb' ; printf error >&2";
     assert_eq!(home.exec_shell("web", bytes).code(), 0);
     for _ in 0..2 {
@@ -32,6 +34,8 @@ fn what_commands_wrote_is_read_byte_for_byte_running_and_stopped() {
     let system = logs(&home, &["--source=system", "web"]);
     assert!(system.text().contains("ready"), "{system}");
     assert!(system.text().contains("stopped"), "{system}");
+    // What the machine's process has to say, which has no standard error that anybody sees.
+    assert!(system.text().contains("machine: DEBUG"), "{system}");
     home.msb(["rm", "web"]);
     logs(&home, &["web"]).assert_error(1, "web");
 }

@@ -11,7 +11,7 @@ use crate::signals::Signals;
 
 /// Comes back to a sandbox's own process
 ///
-/// First comes what it has written since somebody saw it, at most its last MiB. Standard input, signals and the exit status
+/// First comes what it has written so far, at most its last MiB, whether somebody saw it or not. Standard input, signals and the exit status
 /// become those of msb, until the process ends or the keys leave it alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:

@@ -24,7 +24,7 @@ use crate::{output, terminal};
 /// The command's standard output and standard error, its signals and its exit status become those of msb; with --interactive
 /// or a terminal its standard input, too. It has the environment, the directory and the user of the sandbox unless it is
 /// given others. A command that was started with --detach goes on by itself, and --reattach comes back to it: first comes
-/// what it has written since, at most its last MiB.
+/// what it has written so far, at most its last MiB, whether somebody saw it or not.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   that of the command; 128+N when signal N ended it; 124 when --timeout ended it;

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     selection: Selection,
 
     /// Time between SIGTERM and SIGKILL; a bare number counts seconds, 0 ends the sandbox at once
-    #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = parse_grace)]
+    #[arg(short, long, visible_alias = "time", value_name = "DURATION", default_value = "10s", value_parser = parse_grace)]
     timeout: Duration,
 }
 

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use microsandbox::control::MachineState;
 use microsandbox::home::Home;
 use microsandbox::names::Name;
-use microsandbox::protocol::{Bytes, Exec};
+use microsandbox::protocol::{Bytes, Exec, ResourceLimit};
 use microsandbox::run_directory::RunDirectory;
 use microsandbox::sandbox::{SandboxConfig, SandboxStatus};
 use microsandbox::{MicrosandboxError, Sandbox};
@@ -72,16 +72,23 @@ impl RunningSandbox {
         stream.hint(format!("start it with `msb start {}`", self.name))
     }
 
-    /// Gives a process what it does not have itself: the environment of the sandbox, its directory and its user.
+    /// Gives a process what it does not have itself: the environment of the sandbox, its directory, its user and its limits.
     pub(super) fn complete(&self, exec: Exec) -> Exec {
         let own = self.config.env.iter();
         let own = own.map(|(key, value)| (bytes(key), bytes(value)));
+        let mut rlimits = exec.rlimits;
+        for limit in self.config.rlimits.iter().copied().map(ResourceLimit::from) {
+            if rlimits.iter().all(|other| other.resource != limit.resource) {
+                rlimits.push(limit);
+            }
+        }
         Exec {
             env: own.chain(exec.env).collect(),
             cwd: exec
                 .cwd
                 .or_else(|| self.config.workdir.as_deref().map(bytes)),
             user: exec.user.or_else(|| self.config.user.clone()),
+            rlimits,
             ..exec
         }
     }
@@ -126,5 +133,51 @@ async fn look_up(name: &Name) -> Result<SandboxConfig, MicrosandboxError> {
             name: name.to_string(),
             status,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use microsandbox::sandbox::Rlimit;
+
+    use super::*;
+    use crate::options::parse_rlimit;
+
+    fn limit(text: &str) -> Rlimit {
+        parse_rlimit(text).unwrap()
+    }
+
+    #[test]
+    fn a_process_gets_what_it_does_not_have_itself() {
+        let mut config = SandboxConfig::new("web", "./root");
+        config.user = Some("own".to_owned());
+        config.workdir = Some("/own".to_owned());
+        config.env.insert("A".to_owned(), "own".to_owned());
+        config.rlimits = vec![limit("nofile=64"), limit("nproc=10")];
+        let sandbox = RunningSandbox {
+            name: "web".parse().unwrap(),
+            directory: RunDirectory::of(&Home::at("/nowhere"), &"web".parse().unwrap()),
+            config,
+        };
+        let exec = sandbox.complete(Exec {
+            args: vec![bytes("true")],
+            env: vec![(bytes("A"), bytes("given"))],
+            user: Some("given".to_owned()),
+            rlimits: vec![limit("nofile=5").into()],
+            cwd: None,
+            terminal: None,
+            stdin: false,
+            timeout_ms: None,
+            stop_signal: None,
+        });
+        assert_eq!(exec.user.as_deref(), Some("given"));
+        assert_eq!(exec.cwd, Some(bytes("/own")));
+        // Of two variables of one name the later one counts.
+        assert_eq!(
+            exec.env,
+            [(bytes("A"), bytes("own")), (bytes("A"), bytes("given"))]
+        );
+        let limits = [limit("nofile=5"), limit("nproc=10")];
+        assert_eq!(exec.rlimits, limits.map(ResourceLimit::from));
     }
 }

@@ -16,7 +16,7 @@ use vmm::machine::{Pauser, Stopper};
 use super::agent::AgentEvent;
 use super::clock;
 use super::control::{ClientId, ControlThread, Notice};
-use super::diagnostics;
+use super::diagnostics::Diagnostics;
 use super::log::LogLines;
 use super::metrics::Metrics;
 use super::sessions::Door;
@@ -48,6 +48,8 @@ pub(super) struct Attendant<'a> {
     pub(super) state: Option<&'a Path>,
     /// For the sandbox's log.
     pub(super) lines: &'a LogLines,
+    /// For this process's log lines.
+    pub(super) diagnostics: &'a Diagnostics,
 }
 
 impl Attendant<'_> {
@@ -134,7 +136,7 @@ impl Attendant<'_> {
     }
 
     fn leave_creator(&self) {
-        if let Err(error) = diagnostics::leave_creator(self.state) {
+        if let Err(error) = self.diagnostics.leave_creator(self.state) {
             tracing::warn!("the creator's standard error stays open: {error}");
         }
     }

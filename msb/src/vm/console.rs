@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::log::{KernelLines, LogLines};
+use super::log::{LimitedLines, LogLines};
 
 /// Bytes that are kept. They travel in one report through a pipe, which holds 64 KiB.
 const CAPACITY: usize = 32 * 1024;
@@ -50,7 +50,7 @@ pub(super) struct ConsoleLog {
     last_lines: LastLines,
     file: Option<File>,
     /// Warnings, into the sandbox's log: without a file the kernel is quiet, so that all of it is warnings.
-    warnings: KernelLines,
+    warnings: LimitedLines,
 }
 
 impl ConsoleLog {
@@ -59,7 +59,7 @@ impl ConsoleLog {
         ConsoleLog {
             last_lines,
             file,
-            warnings: KernelLines::new(lines),
+            warnings: LimitedLines::new("kernel", lines),
         }
     }
 

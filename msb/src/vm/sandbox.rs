@@ -25,14 +25,15 @@ use super::attendant::Attendant;
 use super::boot_message::boot_message;
 use super::console::{ConsoleLog, LastLines};
 use super::control::ControlThread;
+use super::diagnostics::Diagnostics;
 use super::log::{Log, LogLines};
 use super::metrics::Metrics;
 use super::sessions::Sessions;
 use super::start::StartError;
 use super::supervisor::{Event, Supervisor};
 use super::verdict::{Outcome, Verdict};
-use super::{agent, clock, creator, devices, diagnostics};
-use crate::logging::{self, LogLevel};
+use super::{agent, clock, creator, devices};
+use crate::logging::LogLevel;
 use crate::{crash, failure};
 
 /// The kernel's command line.
@@ -61,7 +62,7 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     crash::report_panics();
     let handover = Handover::receive(launch).context("`msb vm --launch-fd` is for msb itself")?;
     let level = LogLevel::from_str(&handover.config.log_level, false).unwrap_or(LogLevel::Warn);
-    logging::start(level);
+    let diagnostics = Diagnostics::start(level);
     prepare_process()?;
 
     let Handover {
@@ -77,18 +78,21 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
     } = handover;
     if config.lifetime.detached {
         let state = config.state.as_ref().map(|path| path.0.as_path());
-        diagnostics::leave_creator(state).context("cannot let go of the creator")?;
+        diagnostics
+            .leave_creator(state)
+            .context("cannot let go of the creator")?;
     }
+    let last_lines = LastLines::default();
+    let log = config.log.clone().and_then(open_log);
+    let lines = log.as_ref().map(Log::lines).unwrap_or_default();
+    diagnostics.set_log(log.as_ref().map(Log::lines));
+    lines.write("the machine starts");
     tracing::debug!(
         name = config.name,
         vcpus = config.vcpus,
         memory = config.memory,
         "booting"
     );
-    let last_lines = LastLines::default();
-    let log = config.log.clone().and_then(open_log);
-    let lines = log.as_ref().map(Log::lines).unwrap_or_default();
-    lines.write("the machine starts");
     let output = Output {
         console: ConsoleLog::new(last_lines.clone(), console, lines.clone()),
         log,
@@ -108,11 +112,13 @@ pub(crate) fn serve_sandbox(launch: RawFd) -> anyhow::Result<u8> {
         control: &control,
         reports: &reports,
         lines: &lines,
+        diagnostics: &diagnostics,
     };
     let verdict = run(&host, listener, commands, output, events, &received)
         .unwrap_or_else(Verdict::not_started);
     let console = last_lines.get();
     let ended = verdict.to_ended(&console);
+    diagnostics.set_log(None);
     lines.finish(&ended.to_string());
     if let Some(state) = &config.state
         && let Err(error) = ended.write(&state.0)
@@ -156,6 +162,7 @@ struct Host<'a> {
     control: &'a ControlThread,
     reports: &'a File,
     lines: &'a LogLines,
+    diagnostics: &'a Diagnostics,
 }
 
 /// Where what comes from the guest goes.
@@ -244,6 +251,7 @@ fn run(
         main: config.main.clone(),
         state: config.state.as_ref().map(|path| path.0.as_path()),
         lines: host.lines,
+        diagnostics: host.diagnostics,
     };
     Ok(attendant.attend())
 }

@@ -96,7 +96,7 @@ impl Microsandbox {
     /// # Errors
     /// As [`Sandbox::start`].
     pub async fn start(&self, name: &str) -> Result<Sandbox, MicrosandboxError> {
-        crate::sandbox::start(self.home.clone(), name, false).await
+        crate::sandbox::start(self.home.clone(), name, None, false).await
     }
 
     /// See [`Sandbox::start_detached`].
@@ -104,7 +104,7 @@ impl Microsandbox {
     /// # Errors
     /// As [`Sandbox::start`].
     pub async fn start_detached(&self, name: &str) -> Result<Sandbox, MicrosandboxError> {
-        crate::sandbox::start(self.home.clone(), name, true).await
+        crate::sandbox::start(self.home.clone(), name, None, true).await
     }
 
     /// See [`Sandbox::remove`].

@@ -1,4 +1,4 @@
-//! Lines of the guest kernel's log on their way to the sandbox's log.
+//! Lines of other logs, of the guest's kernel and of this process, on their way to the sandbox's log.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,15 @@ const MAX_LINE: usize = 1024;
 /// Lines that may come at once.
 const BURST: u32 = 200;
 
-/// Time after which another line may come: a guest that says the same for ever does not push out everything else.
+/// Time after which another line may come: who says the same for ever does not push out everything else.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Cuts the kernel's log into lines, and passes on as many as are good for a log.
+/// Cuts a log into lines, and passes on as many as are good for another one.
 #[derive(Debug)]
-pub(in crate::vm) struct KernelLines {
+pub(in crate::vm) struct LimitedLines {
     lines: LogLines,
+    /// Whose lines they are.
+    source: &'static str,
     line: Vec<u8>,
     /// Lines that may come now.
     allowance: u32,
@@ -25,11 +27,12 @@ pub(in crate::vm) struct KernelLines {
     suppressed: u64,
 }
 
-impl KernelLines {
-    /// Passes lines on to `lines`.
-    pub(in crate::vm) fn new(lines: LogLines) -> KernelLines {
-        KernelLines {
+impl LimitedLines {
+    /// Passes lines of `source` on to `lines`.
+    pub(in crate::vm) fn new(source: &'static str, lines: LogLines) -> LimitedLines {
+        LimitedLines {
             lines,
+            source,
             line: Vec::new(),
             allowance: BURST,
             since: Instant::now(),
@@ -37,7 +40,7 @@ impl KernelLines {
         }
     }
 
-    /// Takes what the kernel wrote next.
+    /// Takes what was written next.
     pub(in crate::vm) fn write(&mut self, data: &[u8]) {
         for &byte in data {
             match byte {
@@ -62,13 +65,14 @@ impl KernelLines {
                 return;
             }
         }
+        let source = self.source;
         if self.suppressed > 0 {
             let count = std::mem::take(&mut self.suppressed);
             self.lines
-                .write(&format!("kernel: {count} lines were left out"));
+                .write(&format!("{source}: {count} lines were left out"));
         }
         self.lines
-            .write(&format!("kernel: {}", String::from_utf8_lossy(&line)));
+            .write(&format!("{source}: {}", String::from_utf8_lossy(&line)));
     }
 
     fn earn(&mut self, now: Instant) {
@@ -98,7 +102,7 @@ mod tests {
             limit: 1 << 20,
         })
         .unwrap();
-        let mut kernel = KernelLines::new(log.lines());
+        let mut kernel = LimitedLines::new("kernel", log.lines());
         let start = Instant::now();
         for line in 0..BURST * 2 {
             kernel.line = format!("line {line}").into_bytes();

@@ -1,5 +1,5 @@
 //! What goes from a machine into its sandbox's log: the output of sessions, which a tap on each connection copies out of the
-//! guest's frames, what happens to the machine, and warnings of the guest's kernel.
+//! guest's frames, what happens to the machine, warnings of the guest's kernel, and this process's own log lines.
 //!
 //! ```text
 //! vsock thread --tap--> queue (bounded) --log thread--> segments on disk
@@ -9,10 +9,10 @@
 //! disturbs the machine.
 
 mod frames;
-mod kernel_lines;
+mod limited_lines;
 mod queue;
 mod tap;
 mod thread;
 
-pub(super) use kernel_lines::KernelLines;
+pub(super) use limited_lines::LimitedLines;
 pub(super) use thread::{Log, LogLines};

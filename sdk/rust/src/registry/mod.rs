@@ -84,6 +84,24 @@ impl Registry {
         self.observe(name)?.ok_or_else(|| not_found(name))
     }
 
+    /// As [`get`](Self::get); with an identity, it is that sandbox or none.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`MicrosandboxError::InvalidHandle`] if another sandbox has this name.
+    pub(crate) fn get_of(
+        &self,
+        name: &Name,
+        of: Option<&Id>,
+    ) -> Result<Observed, MicrosandboxError> {
+        let observed = self.get(name)?;
+        match of {
+            Some(id) if *id != observed.record.id => Err(MicrosandboxError::InvalidHandle {
+                name: name.to_string(),
+            }),
+            _ => Ok(observed),
+        }
+    }
+
     fn observe(&self, name: &Name) -> Result<Option<Observed>, MicrosandboxError> {
         for _ in 0..MAX_ROUNDS {
             let Some(record) = self
@@ -248,22 +266,11 @@ impl Registry {
         Ok(cancelled?)
     }
 
-    /// Forgets a sandbox and removes what it kept. The caller holds the lock of its name.
+    /// Forgets a sandbox and removes what it kept, or what was made of it until its creation was taken back. The caller holds the
+    /// lock of its name.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxNotFound`]; when not everything can be removed, which the next creation does then.
-    pub(crate) fn remove(&self, name: &Name) -> Result<(), MicrosandboxError> {
-        let record = self
-            .database
-            .read(|transaction| record::by_name(transaction, name))?
-            .ok_or_else(|| not_found(name))?;
-        self.forget(&record)
-    }
-
-    /// Forgets a sandbox whose creation is taken back, and removes what was made of it.
-    ///
-    /// # Errors
-    /// When the database or the directory cannot be used.
+    /// When the database or the directory cannot be used; what could not be removed, the next creation removes.
     pub(crate) fn forget(&self, record: &Record) -> Result<(), MicrosandboxError> {
         self.database
             .change(|transaction| record::delete(transaction, &record.id))?;

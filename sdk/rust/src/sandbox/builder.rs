@@ -137,7 +137,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// Replaces a sandbox of the same name; if it runs, its processes have 10 s between SIGTERM and SIGKILL.
+    /// Replaces a sandbox of the same name; if it runs, its processes have 10 s between SIGTERM and SIGKILL. It stays as it is
+    /// when what the new one names is not there, and is gone when the new one does not come up for another reason.
     #[must_use]
     pub fn replace(mut self) -> SandboxBuilder {
         self.config.replace = true;
@@ -227,7 +228,7 @@ impl SandboxBuilder {
         self
     }
 
-    /// A resource limit of the sandbox's own process.
+    /// A resource limit of the sandbox's own process, and of each command that has no other limit of the resource.
     #[must_use]
     pub fn rlimit(mut self, limit: Rlimit) -> SandboxBuilder {
         self.config.rlimits.push(limit);

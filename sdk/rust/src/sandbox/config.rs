@@ -102,7 +102,7 @@ pub struct SandboxConfig {
     /// Whether nothing of it remains when it has ended.
     #[serde(default)]
     pub ephemeral: bool,
-    /// What comes before `command`, and before the arguments of commands that name no program.
+    /// What comes before `command`.
     #[serde(default)]
     pub entrypoint: Vec<String>,
     /// The sandbox's own process, after `entrypoint`: it is started first, and with its end the sandbox ends. Empty for a
@@ -119,7 +119,7 @@ pub struct SandboxConfig {
     /// Rows and columns of that terminal until somebody attaches who has one; `None` is 24 and 80.
     #[serde(default)]
     pub tty_size: Option<(u16, u16)>,
-    /// Resource limits of that process.
+    /// Resource limits of that process, and of each command that has no other limit of the resource.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
     /// The signal that asks that process to end when the sandbox is stopped; `None` is what the image says, else SIGTERM for

@@ -1,12 +1,12 @@
 //! How a sandbox ended, for its users.
 
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{SandboxStatus, SandboxStopResult};
 use crate::control::Exit;
 use crate::registry::End;
 
-/// The result of `end` for those who waited for it until now.
+/// The result of `end`.
 pub(super) fn result_of(name: &str, end: End) -> SandboxStopResult {
     let ended = end.ended;
     let (exit_code, signal) = match ended.exit {
@@ -23,7 +23,10 @@ pub(super) fn result_of(name: &str, end: End) -> SandboxStopResult {
         status: SandboxStatus::after(ended.reason),
         exit_code,
         signal,
-        observed_at: SystemTime::now(),
+        // A time that cannot be has been written by nobody of ours.
+        observed_at: UNIX_EPOCH
+            .checked_add(Duration::from_millis(ended.at))
+            .unwrap_or(UNIX_EPOCH),
         reason: ended.reason,
         source: Some(end.source.name().to_owned()),
         detail,

@@ -11,6 +11,8 @@ use super::{
 use crate::control::ControlRequest;
 use crate::error::MicrosandboxError;
 use crate::home::Home;
+use crate::identity::Id;
+use crate::names::Name;
 use crate::registry::{Observed, SandboxDirectory};
 
 /// A sandbox as it was when it was looked up, running or not. What is asked of it is asked of the sandbox as it is now.
@@ -125,17 +127,28 @@ impl SandboxHandle {
     /// Starts it. It ends with the value that is returned, and with this process.
     ///
     /// # Errors
-    /// As [`Sandbox::start`].
+    /// As [`Sandbox::start`]; [`MicrosandboxError::InvalidHandle`] if another sandbox has its name.
     pub async fn start(&self) -> Result<Sandbox, MicrosandboxError> {
-        start::start(self.home.clone(), self.name(), false).await
+        self.start_as(false).await
     }
 
     /// Starts it. It outlives this process.
     ///
     /// # Errors
-    /// As [`Sandbox::start`].
+    /// As [`start`](Self::start).
     pub async fn start_detached(&self) -> Result<Sandbox, MicrosandboxError> {
-        start::start(self.home.clone(), self.name(), true).await
+        self.start_as(true).await
+    }
+
+    async fn start_as(&self, detached: bool) -> Result<Sandbox, MicrosandboxError> {
+        let record = &self.observed.record;
+        start::start(
+            self.home.clone(),
+            record.name.as_str(),
+            Some(record.id.clone()),
+            detached,
+        )
+        .await
     }
 
     /// Forgets it and removes what it kept.
@@ -143,21 +156,32 @@ impl SandboxHandle {
     /// # Errors
     /// [`MicrosandboxError::SandboxRunning`] unless it is stopped.
     pub async fn remove(&self) -> Result<(), MicrosandboxError> {
-        self.machine().observe().await?;
-        remove(self.home.clone(), self.observed.record.name.clone()).await
+        let record = &self.observed.record;
+        remove(
+            self.home.clone(),
+            record.name.clone(),
+            Some(record.id.clone()),
+        )
+        .await
     }
 }
 
-pub(super) async fn remove(home: Home, name: crate::names::Name) -> Result<(), MicrosandboxError> {
+pub(super) async fn remove(
+    home: Home,
+    name: Name,
+    of: Option<Id>,
+) -> Result<(), MicrosandboxError> {
     blocking(move || {
         let registry = crate::registry::Registry::open(&home)?;
         let Some(claim) = start::try_claim(&home, &name)? else {
-            registry.get(&name)?;
+            registry.get_of(&name, of.as_ref())?;
             return Err(MicrosandboxError::SandboxRunning {
                 name: name.to_string(),
             });
         };
-        let removed = registry.remove(&name);
+        let removed = registry
+            .get_of(&name, of.as_ref())
+            .and_then(|observed| registry.forget(&observed.record));
         start::let_go(claim);
         removed
     })

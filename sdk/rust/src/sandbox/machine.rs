@@ -12,7 +12,9 @@ use super::exec::{lost, refused};
 use super::pidfd::Pidfd;
 use super::watching::Watching;
 use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
-use crate::control::{Change, ControlClient, ControlError, ControlRequest, RefusalKind};
+use crate::control::{
+    Change, ControlClient, ControlError, ControlRequest, MachineState, RefusalKind,
+};
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
 use crate::identity::Id;
@@ -73,11 +75,14 @@ impl Machine {
     /// A fresh connection to the agent in the guest: one session. As long as the guest is not up, the session waits for it.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxNotRunning`].
+    /// [`MicrosandboxError::SandboxNotRunning`], also if it is paused.
     pub(crate) async fn connect_agent(&self) -> Result<UnixStream, MicrosandboxError> {
         let path = self.directory.path();
         match self.directory.connect_at_once() {
-            Ok(stream) => UnixStream::from_std(stream).map_err(failed("connect to", path)),
+            Ok(stream) => {
+                self.check_not_paused()?;
+                UnixStream::from_std(stream).map_err(failed("connect to", path))
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -87,6 +92,22 @@ impl Machine {
                 Err(self.not_running().await)
             }
             Err(error) => Err(failed("connect to", path)(error)),
+        }
+    }
+
+    /// The guest of a paused machine answers nobody until it is resumed, which may be never.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotRunning`] if it is paused.
+    pub(super) fn check_not_paused(&self) -> Result<(), MicrosandboxError> {
+        match self.directory.status()? {
+            Some(status) if status.state == MachineState::Paused => {
+                Err(MicrosandboxError::SandboxNotRunning {
+                    name: self.name.to_string(),
+                    status: SandboxStatus::Paused,
+                })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -178,13 +199,8 @@ impl Machine {
     /// [`MicrosandboxError::SandboxNotFound`], and [`MicrosandboxError::InvalidHandle`] if another has its name.
     pub(super) async fn observe(&self) -> Result<Observed, MicrosandboxError> {
         let (home, name) = (self.home.clone(), self.name.clone());
-        let observed = blocking(move || Registry::open(&home)?.get(&name)).await?;
-        match &self.of {
-            Some((id, _)) if *id != observed.record.id => Err(MicrosandboxError::InvalidHandle {
-                name: self.name.to_string(),
-            }),
-            _ => Ok(observed),
-        }
+        let of = self.of.as_ref().map(|(id, _)| id.clone());
+        blocking(move || Registry::open(&home)?.get_of(&name, of.as_ref())).await
     }
 
     /// The error that it does not run.

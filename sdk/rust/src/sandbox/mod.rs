@@ -101,5 +101,5 @@ pub(crate) async fn list(
 
 /// Forgets the sandbox of this name.
 pub(crate) async fn remove(home: Home, name: &str) -> Result<(), MicrosandboxError> {
-    handle::remove(home, validate::parse_name(name)?).await
+    handle::remove(home, validate::parse_name(name)?, None).await
 }

@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::image::{pull_image, recorded, take_image};
 use super::machine::{Machine, blocking};
 use super::readiness::readable;
-use super::resolve::{Circumstances, Layer, Resolved, make_absolute, resolve};
+use super::resolve::{Circumstances, Layer, Resolved, check, make_absolute, resolve};
 use super::snapshot::take_snapshot;
 use super::validate::{parse_name, validate};
 use super::{Sandbox, SandboxConfig, StopReason, reaper};
 use crate::error::{BootFailure, MicrosandboxError, failed};
 use crate::home::Home;
+use crate::identity::Id;
 use crate::images::RegistryAuth;
 use crate::launch::{MachineProcess, Program, Report, Startup};
 use crate::names::Name;
@@ -40,9 +41,10 @@ pub(super) async fn create(
     auth: Option<RegistryAuth>,
 ) -> Result<Sandbox, MicrosandboxError> {
     let name = validate(&config)?;
+    config.replace |= config.replace_timeout_ms.is_some();
     pull_image(&home, &config, auth).await?;
     // The image stays until it is recorded that the sandbox is made of it.
-    let (claim, mut config, image, base) = blocking({
+    let (claim, config, image, base) = blocking({
         let (home, name) = (home.clone(), name.clone());
         move || {
             let base = take_snapshot(&home, &mut config)?;
@@ -51,11 +53,13 @@ pub(super) async fn create(
                 Some(base) => image.map_err(|error| base.explain(error))?,
                 None => image?,
             };
+            if config.replace {
+                check(&config, &home)?;
+            }
             Ok((try_claim(&home, &name)?, config, image, base))
         }
     })
     .await?;
-    config.replace |= config.replace_timeout_ms.is_some();
     let claim = match claim {
         Some(claim) => claim,
         None if config.replace => take_over(&home, &name, config.replace_timeout_ms).await?,
@@ -76,13 +80,15 @@ pub(super) async fn create(
     starting.ready().await
 }
 
-/// Starts a sandbox that is recorded and has no machine, and waits until its guest is up.
+/// Starts a sandbox that is recorded and has no machine, and waits until its guest is up. With an identity, it is that sandbox
+/// or none.
 ///
 /// # Errors
 /// See [`Sandbox::start`].
 pub(crate) async fn start(
     home: Home,
     name: &str,
+    of: Option<Id>,
     detached: bool,
 ) -> Result<Sandbox, MicrosandboxError> {
     let name = parse_name(name)?;
@@ -90,12 +96,12 @@ pub(crate) async fn start(
         let registry = Registry::open(&home)?;
         let Some(claim) = try_claim(&home, &name)? else {
             // Somebody who removes it has the name, too.
-            registry.get(&name)?;
+            registry.get_of(&name, of.as_ref())?;
             return Err(MicrosandboxError::SandboxRunning {
                 name: name.to_string(),
             });
         };
-        Starting::restart(registry, name, detached, claim)
+        Starting::restart(registry, name, of, detached, claim)
     })
     .await?;
     starting.ready().await
@@ -210,13 +216,15 @@ impl Starting {
     fn restart(
         registry: Registry,
         name: Name,
+        of: Option<Id>,
         detached: bool,
         claim: Claim,
     ) -> Result<Starting, MicrosandboxError> {
         let registry = Arc::new(registry);
         let directory = claim.directory.clone();
         let begin = || {
-            let config = serde_json::from_str(&registry.get(&name)?.record.config)
+            let observed = registry.get_of(&name, of.as_ref())?;
+            let config = serde_json::from_str(&observed.record.config)
                 .map_err(|error| MicrosandboxError::invalid("config", error))?;
             Ok((registry.begin_run(&name)?, config))
         };

@@ -90,7 +90,7 @@ pub struct SandboxStopResult {
     pub exit_code: Option<i32>,
     /// Signal that ended the sandbox's own process.
     pub signal: Option<i32>,
-    /// When the end was observed.
+    /// When it ended, as the machine's process noted, or whoever noticed that this process was gone.
     pub observed_at: SystemTime,
     /// Why it ended.
     pub reason: StopReason,

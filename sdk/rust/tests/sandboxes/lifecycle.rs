@@ -75,6 +75,20 @@ fn every_status() {
         let status = async || fixture.microsandbox.get("web").await.unwrap().status();
         sandbox.pause().await.unwrap();
         assert_eq!(status().await, SandboxStatus::Paused);
+        // Its guest would answer when it is resumed, which may be never.
+        for error in [
+            sandbox.exec("true", [""; 0]).await.unwrap_err(),
+            sandbox
+                .exec_detached("true", ExecOptions::new())
+                .await
+                .unwrap_err(),
+            sandbox.fs().read("/etc/passwd").await.unwrap_err(),
+        ] {
+            let MicrosandboxError::SandboxNotRunning { status, .. } = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(status, SandboxStatus::Paused);
+        }
         sandbox.resume().await.unwrap();
         assert_eq!(status().await, SandboxStatus::Running);
         sandbox.request_drain().await.unwrap();
@@ -313,10 +327,20 @@ fn stale_handle() {
             old.stop().await.unwrap_err(),
             sandbox.kill().await.unwrap_err(),
             old.remove().await.unwrap_err(),
+            old.start().await.unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::InvalidHandle);
         }
         new.close().await.unwrap();
+        for error in [
+            old.start().await.unwrap_err(),
+            old.start_detached().await.unwrap_err(),
+            old.remove().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        }
+        let found = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(found.status(), SandboxStatus::Stopped);
     });
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use microsandbox::launch::StartStage;
 use microsandbox::protocol::Stage;
-use microsandbox::sandbox::{RootAccessConfig, SandboxStatus, StopReason};
+use microsandbox::sandbox::{MountConfig, RootAccessConfig, SandboxStatus, StopReason};
 use microsandbox::{ErrorKind, MicrosandboxError};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -125,6 +125,14 @@ fn replaces() {
     let fixture = Fixture::new();
     block_on(async {
         let old = fixture.builder("web").env("A", "1").create().await.unwrap();
+        // What cannot be leaves what is as it is.
+        let missing = MountConfig::named("missing");
+        let impossible = fixture.builder("web").replace().volume("/data", missing);
+        let error = impossible.create().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::VolumeNotFound);
+        let found = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(found.status(), SandboxStatus::Running);
+        assert_eq!(found.config().unwrap().env["A"], "1");
         let new = fixture.builder("web").env("A", "2").replace();
         let new = new.create().await.unwrap();
         let error = old.stop().await.unwrap_err();
@@ -208,7 +216,9 @@ fn cannot_begin() {
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         let after = before.refresh().await.unwrap();
         assert_eq!(after.status(), SandboxStatus::Stopped);
-        assert_eq!(after.last_stop().unwrap().reason, StopReason::Stopped);
+        let stop = after.last_stop().unwrap();
+        assert_eq!(stop.reason, StopReason::Stopped);
+        assert_eq!(after.last_stop().unwrap().observed_at, stop.observed_at);
         fs::create_dir(fixture.home().path().join("root")).unwrap();
         after.start().await.unwrap().close().await.unwrap();
     });

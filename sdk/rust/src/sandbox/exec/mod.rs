@@ -124,6 +124,7 @@ impl Sandbox {
             return Err(MicrosandboxError::invalid("stdin", reason));
         }
         let exec = options.request(self.config(), program)?;
+        self.machine().check_not_paused()?;
         match self.open_kept(ControlRequest::Run(Box::new(exec))).await? {
             Some(session) => Ok(session.opened.session),
             None => Err(lost(ChannelError::Unexpected)),

@@ -24,8 +24,8 @@ use crate::launch::{
 use crate::names::Name;
 use crate::registry::SandboxDirectory;
 use crate::volumes::VolumeUse;
-use mounts::resolve_mounts;
-use root::{hostname, patches, resolve_root};
+use mounts::{check_mounts, resolve_mounts};
+use root::{hostname, patches, resolve_root, root_source};
 
 /// Terminal of the sandbox's own process until somebody attaches who has one.
 const TERMINAL: TerminalSize = TerminalSize {
@@ -120,6 +120,19 @@ impl Layer<'_> {
     }
 }
 
+/// Looks at what `config` names, and neither makes nor takes anything: whoever is replaced stays if the other one cannot be.
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) fn check(config: &SandboxConfig, home: &Home) -> Result<(), MicrosandboxError> {
+    let program = Program::find(home)?;
+    KERNEL.find(config.kernel.as_deref(), &program, home)?;
+    INITRAMFS.find(config.initramfs.as_deref(), &program, home)?;
+    let image = image(config, home)?;
+    root_source(config, image.as_ref())?;
+    check_mounts(config, home)
+}
+
 /// Looks at what `config` names, makes the layer of the root if there is none, and takes volumes into use.
 ///
 /// # Errors
@@ -133,9 +146,7 @@ pub(super) fn resolve(
     };
     let kernel = find(KERNEL, &config.kernel)?;
     let initramfs = find(INITRAMFS, &config.initramfs)?;
-    let image = recorded(config)?
-        .map(|digest| images::resolve(of.home, &digest.to_string()))
-        .transpose()?;
+    let image = image(config, of.home)?;
     let root = resolve_root(config, image.as_ref(), of)?;
     let (mounts, volumes) = resolve_mounts(config, of)?;
     let log_level = config.log_level.unwrap_or(LogLevel::Warn);
@@ -170,6 +181,16 @@ pub(super) fn resolve(
         }),
     };
     Ok(Resolved { launch, volumes })
+}
+
+/// The image that a sandbox is made of, if it is one.
+fn image(
+    config: &SandboxConfig,
+    home: &Home,
+) -> Result<Option<images::ResolvedImage>, MicrosandboxError> {
+    let digest = recorded(config)?;
+    let image = digest.map(|digest| images::resolve(home, &digest.to_string()));
+    Ok(image.transpose()?)
 }
 
 /// The format of an image: as given, else as its name tells. Contents can be written by a guest, and tell nothing.

@@ -7,10 +7,11 @@ use protocol::{Bytes, MountOptions};
 
 use super::{Circumstances, format, unusable};
 use crate::error::MicrosandboxError;
+use crate::home::Home;
 use crate::launch::{DiskImage, HostPath, Mount, MountSource, Quota, SharedCache, Sharing};
 use crate::sandbox::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage, SandboxConfig};
 use crate::volumes::{
-    NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeUse, Volumes,
+    NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeName, VolumeUse, Volumes,
 };
 
 /// Permission bits of a root directory in guest memory, as `/tmp` has them.
@@ -29,32 +30,7 @@ pub(super) fn resolve_mounts(
                 uses.push(volume_use);
                 source
             }
-            MountKind::Bind {
-                path,
-                cache,
-                cache_timeout_ms,
-                quota_mib,
-            } => {
-                let sharing = sharing(*cache, *cache_timeout_ms);
-                bind(path, sharing, *quota_mib)?
-            }
-            &MountKind::Tmpfs { size_mib, mode } => MountSource::Tmpfs {
-                size: size_mib.map(|mib| u64::from(mib) << 20),
-                mode: mode.unwrap_or(TMPFS_MODE),
-            },
-            MountKind::Disk {
-                path,
-                format: given,
-                fstype,
-                partition,
-                cache,
-            } => MountSource::Disk(DiskImage {
-                path: HostPath(path.clone()),
-                format: format("volumes", path, given.as_deref())?,
-                cache: (*cache).into(),
-                partition: *partition,
-                fstype: fstype.clone(),
-            }),
+            kind => unnamed(kind)?,
         };
         mounts.push(Mount {
             target: Bytes(target.clone().into_bytes()),
@@ -68,6 +44,70 @@ pub(super) fn resolve_mounts(
         });
     }
     Ok((mounts, uses))
+}
+
+/// Looks at what is mounted, and takes nothing into use.
+///
+/// # Errors
+/// When something of it cannot be mounted.
+pub(super) fn check_mounts(config: &SandboxConfig, home: &Home) -> Result<(), MicrosandboxError> {
+    for mount in config.volumes.values() {
+        match &mount.kind {
+            MountKind::Named {
+                name,
+                mode: NamedMode::Existing,
+                ..
+            } => {
+                Volumes::open(home)?.get(&volume_name(name)?)?;
+            }
+            // They are made when they are taken.
+            MountKind::Named { .. } => {}
+            kind => {
+                unnamed(kind)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The source of a mount that is no named volume.
+fn unnamed(kind: &MountKind) -> Result<MountSource, MicrosandboxError> {
+    Ok(match kind {
+        MountKind::Named { .. } => {
+            return Err(MicrosandboxError::invalid(
+                "volumes",
+                "it is a named volume",
+            ));
+        }
+        MountKind::Bind {
+            path,
+            cache,
+            cache_timeout_ms,
+            quota_mib,
+        } => bind(path, sharing(*cache, *cache_timeout_ms), *quota_mib)?,
+        &MountKind::Tmpfs { size_mib, mode } => MountSource::Tmpfs {
+            size: size_mib.map(|mib| u64::from(mib) << 20),
+            mode: mode.unwrap_or(TMPFS_MODE),
+        },
+        MountKind::Disk {
+            path,
+            format: given,
+            fstype,
+            partition,
+            cache,
+        } => MountSource::Disk(DiskImage {
+            path: HostPath(path.clone()),
+            format: format("volumes", path, given.as_deref())?,
+            cache: (*cache).into(),
+            partition: *partition,
+            fstype: fstype.clone(),
+        }),
+    })
+}
+
+fn volume_name(name: &str) -> Result<VolumeName, MicrosandboxError> {
+    name.parse()
+        .map_err(|error| MicrosandboxError::invalid("volumes", error))
 }
 
 fn bind(
@@ -129,9 +169,7 @@ fn take_volume(
         labels: Default::default(),
     };
     let wanted = NamedVolume {
-        name: name
-            .parse()
-            .map_err(|error| MicrosandboxError::invalid("volumes", error))?,
+        name: volume_name(name)?,
         mode: match mode {
             NamedMode::EnsureExists => VolumeMode::EnsureExists(description),
             NamedMode::Create if of.layer.is_new() => VolumeMode::Create(description),

@@ -17,10 +17,7 @@ pub(super) fn resolve_root(
     image: Option<&ResolvedImage>,
     of: Circumstances<'_>,
 ) -> Result<Root, MicrosandboxError> {
-    let source = match image {
-        Some(image) => RootSource::Disk(root_disk(&image.root)),
-        None => path_source(config)?,
-    };
+    let source = root_source(config, image)?;
     let is_layered = image.is_some() || matches!(source, RootSource::Folder(_));
     let default = match is_layered {
         true if config.ephemeral => RootAccessConfig::Tmpfs { mib: None },
@@ -60,6 +57,20 @@ pub(super) fn resolve_root(
         }
     };
     Ok(Root { source, access })
+}
+
+/// What lies at the bottom of a root.
+///
+/// # Errors
+/// [`MicrosandboxError::InvalidConfig`] when it cannot be one.
+pub(super) fn root_source(
+    config: &SandboxConfig,
+    image: Option<&ResolvedImage>,
+) -> Result<RootSource, MicrosandboxError> {
+    match image {
+        Some(image) => Ok(RootSource::Disk(root_disk(&image.root))),
+        None => path_source(config),
+    }
 }
 
 /// The root at a path.
