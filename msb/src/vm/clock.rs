@@ -9,6 +9,7 @@ use microsandbox::protocol::ClockTime;
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::read;
 
 use super::supervisor::Event;
 
@@ -26,8 +27,9 @@ pub(super) fn watch(events: Sender<Event>) -> io::Result<()> {
         .name("clock".to_owned())
         .spawn(move || {
             while arm(&timer).is_ok() {
-                // Setting the clock cancels the timer (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
-                match timer.wait() {
+                // Setting the clock cancels the timer (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET), which `TimerFd::wait` does
+                // not tell from its expiry.
+                match read(&timer, &mut [0; 8]) {
                     Err(Errno::ECANCELED) => {
                         if events.send(Event::ClockSet).is_err() {
                             return;
@@ -35,7 +37,7 @@ pub(super) fn watch(events: Sender<Event>) -> io::Result<()> {
                     }
                     Err(Errno::EINTR) => {}
                     // Somebody has set the clock to the far future.
-                    Ok(()) | Err(_) => return,
+                    Ok(_) | Err(_) => return,
                 }
             }
         })?;
