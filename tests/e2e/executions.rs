@@ -2,6 +2,10 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod attached;
+mod broken_off;
+mod calls;
+
 use std::time::Duration;
 
 use microsandbox::protocol::Stage;

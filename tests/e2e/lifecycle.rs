@@ -57,6 +57,10 @@ fn a_sandbox_stays_with_its_files_until_it_is_removed() {
     assert_eq!(home.exec_shell("web", "cat /file").lines(), ["kept"]);
     assert_eq!(home.msb(["restart", "-t", "0", "web"]).lines(), ["web"]);
     assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
+    // Of one that does not run it is a start.
+    assert_eq!(home.msb(["restart", "web"]).lines(), ["web"]);
+    assert_eq!(home.exec_shell("web", "cat /file").lines(), ["kept"]);
+    assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
     assert_eq!(home.msb(["rm", "web"]).lines(), ["web"]);
     assert_eq!(list(&home, &[]), [Value::Null; 0]);
     assert!(
@@ -105,6 +109,8 @@ fn several_are_named_or_found_by_their_labels() {
         names(&list(&home, &["--label=tier", "--label=n=2"])),
         ["two"]
     );
+    assert_eq!(names(&list(&home, &["--filter=label=n=1"])), ["one"]);
+    assert_eq!(names(&list(&home, &["--stopped"])), [""; 0]);
     let finished = home.msb(["stop", "--label=tier=batch", "none", "Three"]);
     let mut stopped = finished.text().lines().collect::<Vec<_>>();
     stopped.sort_unstable();
@@ -116,10 +122,20 @@ fn several_are_named_or_found_by_their_labels() {
     let table = home.msb(["list"]);
     assert!(table.lines()[0].starts_with("NAME "), "{table}");
     assert!(table.lines()[1].contains(" stopped "), "{table}");
+    let stopped = list(&home, &["--stopped"]);
+    assert_eq!(names(&stopped), ["Three", "one", "two"]);
     let pruned = home.msb(["prune", "--force", "--label=n=1"]);
     assert_eq!(pruned.lines(), ["one"]);
     home.msb(["prune"]).assert_error(1, "--force");
-    assert_eq!(home.msb(["prune", "-f"]).lines().len(), 2);
+    // Whoever sits at a terminal is asked, and asked again.
+    for (answer, left) in [("n\r", 2), ("y\r", 0)] {
+        let mut terminal = Terminal::start(home.command(["prune"]));
+        terminal.screen.wait_for("two");
+        terminal.screen.wait_for("? [y/N] ");
+        terminal.type_keys(answer);
+        assert_eq!(terminal.finish().code, 0);
+        assert_eq!(list(&home, &[]).len(), left);
+    }
 }
 
 #[test]
@@ -282,17 +298,23 @@ fn a_detached_run_ends_with_its_command() {
 fn keys_leave_a_process_alone() {
     let home = Home::new();
     let script = "echo up; read line; echo got $line; exit 6";
-    let mut terminal = home.busybox().with(["--name=box"]).terminal(script);
-    terminal.screen.wait_for("up\r\n");
-    terminal.type_keys("\x10\x11");
-    let closed = terminal.finish();
-    assert_eq!(closed.code, 0, "{}", closed.screen);
-    assert!(
-        closed.screen.contains("msb attach box"),
-        "{}",
-        closed.screen
-    );
-    assert_eq!(list(&home, &[])[0]["status"], "running");
+    let guest = home
+        .busybox()
+        .with(["--name=box", "--detach-keys=ctrl-],q"]);
+    let attach = home.command(["attach", "box"]);
+    for (command, keys) in [(guest.shell_command(script), "\x1dq"), (attach, "\x10\x11")] {
+        let mut terminal = Terminal::start(command);
+        terminal.screen.wait_for("up\r\n");
+        terminal.type_keys(keys);
+        let closed = terminal.finish();
+        assert_eq!(closed.code, 0, "{}", closed.screen);
+        assert!(
+            closed.screen.contains("msb attach box"),
+            "{}",
+            closed.screen
+        );
+        assert_eq!(list(&home, &[])[0]["status"], "running");
+    }
 
     let mut terminal = Terminal::start(home.command(["attach", "--detach-keys=q", "box"]));
     terminal.screen.wait_for("up\r\n");
@@ -366,6 +388,9 @@ fn files_go_in_and_out() {
     // Into a directory that exists.
     copy(&path("out/a"), "web:/tmp");
     assert_eq!(home.exec_shell("web", "cat /tmp/a").lines(), ["contents"]);
+    // What is in it, not it.
+    copy(&path("out/."), "web:/mnt");
+    assert_eq!(home.exec_shell("web", "cat /mnt/a").lines(), ["contents"]);
     copy("web:/srv/a", &path("b"));
     assert_eq!(
         fs::read_to_string(home.path().join("b")).unwrap(),
@@ -394,4 +419,37 @@ fn files_go_in_and_out() {
     home.msb(["cp", &path("b"), &path("c")])
         .assert_error(1, "NAME:PATH");
     remove(&home, &["web"]);
+}
+
+#[test]
+fn wait_tells_signals_and_crashes() {
+    let home = Home::new();
+    let finished = home
+        .busybox()
+        .with(["-d", "--name=job"])
+        .shell("kill -KILL $$");
+    assert_eq!(finished.lines(), ["job"], "{finished}");
+    assert_eq!(home.msb(["wait", "job"]).lines(), ["137"]);
+    let inspected = home.msb(["inspect", "job"]);
+    assert!(
+        inspected
+            .text()
+            .contains("last stop: completed, signal 9, "),
+        "{inspected}"
+    );
+    home.create(&[], "web");
+    let crashed = home.exec_shell("web", "echo c >/proc/sysrq-trigger");
+    assert_eq!(crashed.code(), 125, "{crashed}");
+    assert_eq!(home.msb(["wait", "web"]).lines(), ["1"]);
+    let inspected = home.msb(["inspect", "web"]);
+    // The headline, and what the kernel said before.
+    for part in [
+        "status: crashed\n",
+        "last stop: crashed, ",
+        "  [",
+        "sysrq: Trigger a crash",
+    ] {
+        assert!(inspected.text().contains(part), "{part:?}: {inspected}");
+    }
+    remove(&home, &["job", "web"]);
 }

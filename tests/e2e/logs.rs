@@ -67,6 +67,15 @@ fn lines_are_chosen() {
     let stamped = logs(&home, &["--timestamps", "--show-id", "--tail=1", "web"]);
     let time = entry["timestamp"].as_str().unwrap();
     assert_eq!(stamped.lines(), [format!("{time} [2] last")]);
+    let until = |moment: &str| {
+        let until = format!("--until={moment}");
+        let found = logs(&home, &[&until, "--grep=^(20|last)$", "web"]);
+        found.text().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(until(time), ["20"]);
+    assert_eq!(until("2999-01-01T00:00:00Z"), ["20", "last"]);
+    let colored = logs(&home, &["--color", "--source=stderr", "web"]);
+    assert_eq!(colored.stderr, b"\x1b[31mno number\x1b[0m\n", "{colored}");
     // The last line need not have an end.
     home.exec_shell("web", "printf 'whole\\nrest'");
     assert_eq!(logs(&home, &["--tail=2", "web"]).lines(), ["whole", "rest"]);
@@ -85,16 +94,20 @@ fn a_log_is_followed_until_its_sandbox_ends() {
     let home = Home::new();
     home.create(&[], "web");
     home.exec_shell("web", "echo before");
+    home.exec_shell("web", "echo more");
+    let mut last = Running::start(&mut home.command(["logs", "-f", "--tail=1", "web"]));
+    last.stdout.wait_for("more");
     let mut following = Running::start(&mut home.command(["logs", "-f", "web"]));
-    following.stdout.wait_for("before");
+    following.stdout.wait_for("more");
     home.exec_shell("web", "echo meanwhile");
     following.stdout.wait_for("meanwhile");
     // However it ends.
     nix::sys::signal::kill(home.machine(), Signal::SIGKILL).unwrap();
     following.end_input();
     let finished = following.finish();
-    assert_eq!(finished.lines(), ["before", "meanwhile"]);
-    assert_eq!(finished.code(), 0);
+    assert_eq!(finished.lines(), ["before", "more", "meanwhile"]);
+    last.end_input();
+    assert_eq!(last.finish().lines(), ["more", "meanwhile"]);
     remove(&home, "web");
 }
 

@@ -2,18 +2,18 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use microsandbox::control::{
-    Change, ControlClient, ControlError, ControlRequest, ControlSession, Ended, MachineState,
-    RefusalKind, StopReason, Watch,
+    Change, ControlClient, ControlError, ControlRequest, ControlSession, Ended, MachineMetrics,
+    MachineState, RefusalKind, StopReason, Watch,
 };
 use microsandbox::names::Name;
 use microsandbox::protocol::{
     Bytes, Exec, Exit, ExitStatus, FrameWriter, GuestMessage, HostMessage,
 };
 use microsandbox::run_directory::RunDirectory;
-use msb_tests::{Home, LIMIT, product};
+use msb_tests::{Home, LIMIT, kernels, product};
 
 /// A sandbox named `box` that waits for commands.
 struct Sandbox {
@@ -66,6 +66,19 @@ impl Sandbox {
 
     fn sh(&self, script: &str) -> Session {
         self.open(&run(script)).unwrap()
+    }
+
+    /// Waits until the guest's agent answers no more: only the guest itself knows when it hangs.
+    fn wait_until_silent(&self) {
+        let deadline = Instant::now() + LIMIT;
+        // The agent measures as long as it lives.
+        while self.metrics().memory_available.is_some() {
+            assert!(Instant::now() < deadline, "the agent answers");
+        }
+    }
+
+    fn metrics(&self) -> MachineMetrics {
+        self.connect().metrics(LIMIT).unwrap()
     }
 
     /// What is left when the machine is gone: nothing but the sandbox.
@@ -173,21 +186,7 @@ fn a_guest_that_hangs_is_stopped_in_time() {
          echo 1 >/tmp/c/f/cgroup.procs && echo frozen && sleep 1 && echo 1 >/tmp/c/f/cgroup.freeze",
     );
     assert_eq!(session.read("frozen\n").0, "frozen\n");
-    // A plain session is refused by nobody and answered by nobody: only the guest itself knows when it hangs.
-    let probe = sandbox.connect().metrics(LIMIT).unwrap();
-    assert!(probe.vcpu_time_ns > 0);
-    loop {
-        // The agent measures as long as it lives.
-        if sandbox
-            .connect()
-            .metrics(LIMIT)
-            .unwrap()
-            .memory_available
-            .is_none()
-        {
-            break;
-        }
-    }
+    sandbox.wait_until_silent();
     let watch = sandbox.watch(MachineState::Running);
     let begun = Instant::now();
     sandbox.ask(&ControlRequest::Stop { grace_ms: 3_000 });
@@ -195,6 +194,42 @@ fn a_guest_that_hangs_is_stopped_in_time() {
     assert!(begun.elapsed() >= Duration::from_secs(3));
     assert_eq!((ended.reason, ended.clean), (StopReason::Killed, false));
     assert_eq!(ended.detail.as_deref(), Some("the guest did not answer"));
+    sandbox.gone();
+}
+
+#[test]
+fn a_guest_whose_processor_hears_nothing_is_stopped_and_killed_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernels::hanging(folder.path());
+    let sandbox = Sandbox::create(&["--kernel", kernel.to_str().unwrap()]);
+    let hang = || {
+        let mut session = sandbox.sh("echo now; echo c >/proc/sysrq-trigger");
+        assert_eq!(session.read("now\n").0, "now\n");
+        sandbox.wait_until_silent();
+        // It is no halt: the processor runs.
+        let before = sandbox.metrics().vcpu_time_ns;
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(sandbox.metrics().vcpu_time_ns > before + 50_000_000);
+        sandbox.watch(MachineState::Running)
+    };
+    let watch = hang();
+    let begun = Instant::now();
+    assert_eq!(
+        sandbox.home.msb(["stop", "-t", "2", "box"]).lines(),
+        ["box"]
+    );
+    // Not the 10 s more that a guest has which answers.
+    assert!((2..12).contains(&begun.elapsed().as_secs()));
+    let ended = end(watch).1;
+    assert_eq!((ended.reason, ended.clean), (StopReason::Killed, false));
+    assert_eq!(ended.detail.as_deref(), Some("the guest did not answer"));
+
+    assert_eq!(sandbox.home.msb(["start", "box"]).lines(), ["box"]);
+    let watch = hang();
+    assert_eq!(sandbox.home.msb(["kill", "box"]).lines(), ["box"]);
+    // Its process says so itself: nobody had to kill it.
+    let ended = end(watch).1;
+    assert_eq!((ended.reason, ended.clean), (StopReason::Killed, false));
     sandbox.gone();
 }
 
@@ -291,5 +326,61 @@ fn a_paused_machine_uses_nothing_and_stops_when_it_is_asked() {
     let (states, ended) = end(watch);
     assert_eq!(states.last(), Some(&MachineState::Stopping));
     assert_eq!((ended.reason, ended.clean), (StopReason::Stopped, true));
+    sandbox.gone();
+}
+
+/// The time of day in whole seconds.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs()
+}
+
+/// Sets the clock of this machine to the time that it shows: who waits for that is told, and nobody misses a second. Says whether
+/// this process may.
+fn set_clock_to_itself() -> bool {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: clock_gettime(2) writes one `timespec` to where the pointer leads.
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    assert_eq!(read, 0);
+    // SAFETY: clock_settime(2) reads one.
+    unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) == 0 }
+}
+
+#[test]
+fn the_guests_time_of_day_is_the_hosts() {
+    let sandbox = Sandbox::create(&[]);
+    let is_right = || {
+        let before = now();
+        let shown: u64 = sandbox.sh("date +%s").read("").0.trim().parse().unwrap();
+        // Two clocks may be about to change seconds.
+        (before.saturating_sub(1)..=now() + 1).contains(&shown)
+    };
+    let becomes_right = |what: &str| {
+        let deadline = Instant::now() + LIMIT;
+        while !is_right() {
+            assert!(
+                Instant::now() < deadline,
+                "the clock stays wrong after {what}"
+            );
+        }
+    };
+    assert!(is_right());
+    sandbox.ask(&ControlRequest::Pause);
+    std::thread::sleep(Duration::from_secs(4));
+    sandbox.ask(&ControlRequest::Resume);
+    becomes_right("a pause");
+    // The host's clock is set, and the guest has another time than the host.
+    let set = sandbox.sh("date -s @1000000000").read("").1.unwrap();
+    assert_eq!(set.status, ExitStatus::Code(0));
+    assert!(!is_right());
+    if set_clock_to_itself() {
+        becomes_right("the host's clock was set");
+    } else {
+        println!("this user may not set the host's clock: only the pause was looked at");
+    }
+    sandbox.ask(&ControlRequest::Kill);
     sandbox.gone();
 }

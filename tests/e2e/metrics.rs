@@ -150,7 +150,9 @@ fn stats_show_the_busiest_first_and_stay_up_to_date() {
     let home = Home::new();
     home.create(&[], "a-idle");
     home.create(&[], "b-busy");
-    let busy = ["exec", "b-busy", "sh", "-c", "echo up; while :; do :; done"];
+    // It needs memory, too.
+    let script = "head -c 40000000 /dev/zero >/dev/shm/taken; echo up; while :; do :; done";
+    let busy = ["exec", "b-busy", "sh", "-c", script];
     let working = Running::start(&mut home.command(busy));
     working.stdout.wait_for("up");
     let by = |order: &str| {
@@ -165,6 +167,8 @@ fn stats_show_the_busiest_first_and_stay_up_to_date() {
     assert_eq!(names, ["b-busy", "a-idle"], "{stats}");
     let cpu = parse(&stats)[0]["cpu_percent"].as_f64().unwrap();
     assert!(cpu > 1.0, "{stats}");
+    let (names, stats) = by("mem");
+    assert_eq!(names, ["b-busy", "a-idle"], "{stats}");
     assert_eq!(by("name").0, ["a-idle", "b-busy"]);
     // Without a terminal it is printed once.
     assert_eq!(home.msb(["stats"]).lines().len(), 3);

@@ -219,6 +219,13 @@ fn waiting_tells_why_a_sandbox_ended() {
         assert_eq!(result.reason, StopReason::Completed);
         assert_eq!((result.exit_code, result.signal), (Some(3), None));
 
+        // A signal is no exit code.
+        let sandbox = builder(&microsandbox, "signal").command(["sh", "-c", "kill -TERM $$"]);
+        let sandbox = sandbox.create().await.unwrap();
+        let result = end(&sandbox).await;
+        assert_eq!(result.reason, StopReason::Completed);
+        assert_eq!((result.exit_code, result.signal), (None, Some(15)));
+
         let sandbox = builder(&microsandbox, "idle").idle_timeout(Duration::from_millis(1));
         let sandbox = sandbox.create().await.unwrap();
         assert_eq!(end(&sandbox).await.reason, StopReason::Idle);
@@ -234,7 +241,11 @@ fn waiting_tells_why_a_sandbox_ended() {
         assert_eq!(result.status, SandboxStatus::Crashed);
         assert_eq!(result.reason, StopReason::Crashed);
         let detail = result.detail.unwrap();
-        assert!(detail.contains("panic"), "{detail}");
+        let (headline, console) = detail.split_once('\n').unwrap();
+        assert!(headline.contains("panic"), "{detail}");
+        // The kernel's last lines, before and after that.
+        assert!(console.contains("Kernel panic"), "{detail}");
+        assert!(console.contains("sysrq: Trigger a crash"), "{detail}");
 
         let sandbox = builder(&microsandbox, "killed").create().await.unwrap();
         sandbox.kill().await.unwrap();

@@ -2,6 +2,8 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod exec_terminal;
+
 use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;

@@ -13,6 +13,7 @@ pub mod cpio;
 pub mod disk_images;
 pub mod guest;
 pub mod home;
+pub mod kernels;
 pub mod namespace;
 pub mod processes;
 pub mod product;
