@@ -288,6 +288,16 @@ pub enum NotInstalled {
     /// The guest's kernel or its initramfs.
     #[error(transparent)]
     BootFile(#[from] BootFileError),
+    /// A program `msb` of this library's release.
+    #[error("{} is of release {release}, and this library of {wanted}", path.display())]
+    OtherRelease {
+        /// The program.
+        path: PathBuf,
+        /// Its release.
+        release: String,
+        /// The library's.
+        wanted: &'static str,
+    },
 }
 
 impl MicrosandboxError {

@@ -147,22 +147,28 @@ impl Microsandbox {
 
     /// See [`is_installed`].
     pub fn is_installed(&self) -> bool {
-        self.find_all().is_ok()
+        self.ensure_installed().is_ok()
     }
 
     /// See [`ensure_installed`].
     ///
     /// # Errors
-    /// [`MicrosandboxError::NotInstalled`], with what is missing and where it was looked for.
+    /// As [`ensure_installed`].
     pub fn ensure_installed(&self) -> Result<(), MicrosandboxError> {
-        self.find_all().map_err(MicrosandboxError::NotInstalled)
-    }
-
-    fn find_all(&self) -> Result<(), NotInstalled> {
         let program = Program::find(&self.home)?;
         KERNEL.find(None, &program, &self.home)?;
         INITRAMFS.find(None, &program, &self.home)?;
-        Ok(())
+        let (release, wanted) = (release_of(&program)?, sdk_version());
+        if release == wanted {
+            return Ok(());
+        }
+        Err(MicrosandboxError::NotInstalled(
+            NotInstalled::OtherRelease {
+                path: program.path().to_owned(),
+                release,
+                wanted,
+            },
+        ))
     }
 
     /// See [`runtime_version`].
@@ -171,21 +177,22 @@ impl Microsandbox {
     /// [`MicrosandboxError::NotInstalled`]; [`MicrosandboxError::Runtime`] if the program does not tell.
     pub async fn runtime_version(&self) -> Result<String, MicrosandboxError> {
         let home = self.home.clone();
-        crate::sandbox::blocking(move || {
-            let program = Program::find(&home)?;
-            let output = std::process::Command::new(program.path())
-                .args(["version", "--format", "json"])
-                .stdin(Stdio::null())
-                .output()
-                .map_err(crate::error::failed("run", program.path()))?;
-            let version = serde_json::from_slice::<RuntimeVersion>(&output.stdout);
-            let version = version.map_err(MicrosandboxError::runtime(
-                "The program msb does not tell its version",
-            ))?;
-            Ok(version.version)
-        })
-        .await
+        crate::sandbox::blocking(move || release_of(&Program::find(&home)?)).await
     }
+}
+
+/// Asks a program `msb` for its release.
+fn release_of(program: &Program) -> Result<String, MicrosandboxError> {
+    let output = std::process::Command::new(program.path())
+        .args(["version", "--format", "json"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(crate::error::failed("run", program.path()))?;
+    let version = serde_json::from_slice::<RuntimeVersion>(&output.stdout);
+    let version = version.map_err(MicrosandboxError::runtime(
+        "The program msb does not tell its version",
+    ))?;
+    Ok(version.version)
 }
 
 /// What `msb version --format json` prints, as far as it matters.
@@ -204,7 +211,8 @@ pub async fn all_sandbox_metrics() -> Result<BTreeMap<String, SandboxMetrics>, M
         .await
 }
 
-/// Whether `msb`, the guest's kernel and its initramfs are here. Nothing is downloaded or started.
+/// Whether `msb` of this library's release, the guest's kernel and its initramfs are here: `msb` is asked, which takes some
+/// milliseconds. Nothing is downloaded.
 pub fn is_installed() -> bool {
     Microsandbox::from_environment().is_ok_and(|microsandbox| microsandbox.is_installed())
 }
@@ -212,7 +220,8 @@ pub fn is_installed() -> bool {
 /// As [`is_installed`], with what is missing.
 ///
 /// # Errors
-/// [`MicrosandboxError::NotInstalled`].
+/// [`MicrosandboxError::NotInstalled`], with what is missing and where it was looked for; [`MicrosandboxError::Runtime`] if the
+/// program does not tell its release.
 pub fn ensure_installed() -> Result<(), MicrosandboxError> {
     Microsandbox::from_environment()?.ensure_installed()
 }

@@ -32,6 +32,9 @@ fn main() {
         [_, vm, option, number] if vm == "vm" && option == "--launch-fd" => {
             return machine::run(number.parse().unwrap());
         }
+        [_, version, ..] if version == "version" => {
+            return println!("{{\"version\":\"{}\"}}", microsandbox::sdk_version());
+        }
         [_, role, home] if role == "attached" || role == "detached" => {
             return ownership::creator(Home::at(home), role == "detached");
         }

@@ -1,13 +1,14 @@
 //! Creations and starts that fail, are cancelled, or take the place of others.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::error::Error;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
 use microsandbox::launch::StartStage;
 use microsandbox::protocol::Stage;
 use microsandbox::sandbox::{MountConfig, RootAccessConfig, SandboxStatus, StopReason};
-use microsandbox::{ErrorKind, MicrosandboxError};
+use microsandbox::{ErrorKind, MicrosandboxError, sdk_version};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -194,6 +195,20 @@ fn not_installed() {
     let fixture = Fixture::new();
     fixture.microsandbox.ensure_installed().unwrap();
     assert!(fixture.microsandbox.is_installed());
+    let release = block_on(fixture.microsandbox.runtime_version()).unwrap();
+    assert_eq!(release, sdk_version());
+    let program = fixture.home().path().join("bin/msb");
+    let own = fs::read_link(&program).unwrap();
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\necho '{\"version\": \"0.0.1\"}'\n").unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    assert!(!fixture.microsandbox.is_installed());
+    let error = fixture.microsandbox.ensure_installed().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotInstalled);
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("release 0.0.1"), "{cause}");
+    fs::remove_file(&program).unwrap();
+    symlink(own, &program).unwrap();
     fs::remove_file(fixture.home().kernel().join("vmlinux")).unwrap();
     assert!(!fixture.microsandbox.is_installed());
     block_on(async {
