@@ -12,6 +12,7 @@ mod copying;
 mod entries;
 mod entry;
 mod error;
+mod extended_attributes;
 mod layer;
 #[cfg(test)]
 mod race_tests;

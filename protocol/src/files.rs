@@ -152,6 +152,17 @@ pub struct TreeNode {
     pub modified: ClockTime,
     /// What it is.
     pub kind: NodeKind,
+    /// Extended attributes of a file or a directory, see xattr(7).
+    pub xattrs: Vec<ExtendedAttribute>,
+}
+
+/// An extended attribute of a file, see xattr(7).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExtendedAttribute {
+    /// The whole name, with its name space, without zero bytes.
+    pub name: Bytes,
+    /// Its value.
+    pub value: Bytes,
 }
 
 /// What a name of a tree stands for.

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A peer with another version is refused, never guessed at.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// First four bytes of every `Hello`, so that a stranger on the port is recognised at once.
 pub const MAGIC: [u8; 4] = *b"msb\0";

@@ -6,11 +6,11 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use protocol::{
-    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, Failure, FileAttributes, FileFailure,
-    FileKind, FileProblem, FileReply, FileRequest, FileStatus, FilesRequest, FrameDecoder,
-    FrameError, FrameReader, GuestMessage, Hello, HostMessage, Init, Measurement, Mount,
-    MountOptions, MountSource, NodeKind, Patch, Ready, ResourceLimit, Root, RootAccess, RootSource,
-    Script, Shutdown, Stage, Started, TerminalSize, TreeNode, encode,
+    Boot, Bytes, ClockTime, Disk, Exec, Exit, ExitStatus, ExtendedAttribute, Failure,
+    FileAttributes, FileFailure, FileKind, FileProblem, FileReply, FileRequest, FileStatus,
+    FilesRequest, FrameDecoder, FrameError, FrameReader, GuestMessage, Hello, HostMessage, Init,
+    Measurement, Mount, MountOptions, MountSource, NodeKind, Patch, Ready, ResourceLimit, Root,
+    RootAccess, RootSource, Script, Shutdown, Stage, Started, TerminalSize, TreeNode, encode,
 };
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -217,16 +217,25 @@ fn node() -> impl Strategy<Value = TreeNode> {
         bytes().prop_map(|to| NodeKind::HardLink { to }),
         any::<(u32, u32)>().prop_map(|(major, minor)| NodeKind::BlockDevice { major, minor }),
     ];
-    (bytes(), any::<(u32, u32, u32)>(), time(), kind).prop_map(
-        |(path, (mode, uid, gid), modified, kind)| TreeNode {
-            path,
-            mode,
-            uid,
-            gid,
-            modified,
-            kind,
-        },
+    let xattr = (bytes(), bytes()).prop_map(|(name, value)| ExtendedAttribute { name, value });
+    (
+        bytes(),
+        any::<(u32, u32, u32)>(),
+        time(),
+        kind,
+        vec(xattr, 0..4),
     )
+        .prop_map(
+            |(path, (mode, uid, gid), modified, kind, xattrs)| TreeNode {
+                path,
+                mode,
+                uid,
+                gid,
+                modified,
+                kind,
+                xattrs,
+            },
+        )
 }
 
 fn attributes() -> impl Strategy<Value = FileAttributes> {

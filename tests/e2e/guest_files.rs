@@ -202,6 +202,18 @@ fn a_tree_goes_there_and_back_as_it_is() {
     let home = Home::new();
     let (from, to): (PathBuf, PathBuf) = (home.path().join("from"), home.path().join("to"));
     make_tree(&from);
+    let note = |path: &Path, script: &str| {
+        let script = format!("import os, sys; {script}");
+        let python = Command::new("python3")
+            .args(["-c", &script])
+            .arg(path)
+            .output();
+        String::from_utf8(python.unwrap().stdout).unwrap()
+    };
+    note(
+        &from.join("a/file"),
+        "os.setxattr(sys.argv[1], 'user.note', b'x')",
+    );
     run(async {
         let sandbox = debian(&home).await;
         let fs = sandbox.fs();
@@ -248,6 +260,8 @@ fn a_tree_goes_there_and_back_as_it_is() {
         );
     });
     assert_eq!(seen(&to), seen(&from));
+    let read = "print(os.getxattr(sys.argv[1], 'user.note').decode())";
+    assert_eq!(note(&to.join("a/file"), read), "x\n");
     let sparse = fs::metadata(to.join("sparse")).unwrap();
     assert!(sparse.blocks() * 512 < 1 << 20);
     assert_eq!(home.left_over(), [""; 0]);

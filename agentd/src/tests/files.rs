@@ -110,6 +110,7 @@ fn node(path: &str, kind: NodeKind) -> FileRequest<'static> {
             nanoseconds: 7,
         },
         kind,
+        xattrs: Vec::new(),
     })
 }
 

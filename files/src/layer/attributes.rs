@@ -1,16 +1,12 @@
 //! Extended attributes: which become part of a layer, and what those of overlayfs mean.
 
-use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::OwnedFd;
+
+use crate::extended_attributes::{get, is_own, list, path_of};
 
 /// What overlayfs keeps about files is in attributes whose names begin so.
 const OVERLAY: &[u8] = b"trusted.overlay.";
-
-/// Attributes that are the file's own, by what their names begin with: the user's, capabilities of programs, and access
-/// control lists.
-const KEPT: [&[u8]; 3] = [b"user.", b"security.capability", b"system.posix_acl_"];
 
 /// What the extended attributes of a file say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,8 +27,7 @@ impl Attributes {
     /// # Errors
     /// As listxattr(2).
     pub(super) fn read(found: &OwnedFd) -> io::Result<Attributes> {
-        // fgetxattr(2) does not take `O_PATH` descriptors. The entry leads to a symbolic link itself, too.
-        let entry = CString::new(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+        let entry = path_of(found)?;
         let mut attributes = Attributes::default();
         for name in list(&entry)?.split(|&byte| byte == 0) {
             if !name.is_empty() {
@@ -50,48 +45,13 @@ impl Attributes {
             Some(b"metacopy" | b"whiteout") => self.elsewhere = true,
             Some(_) => {}
             // A record of an archive ends its name with the first `=`.
-            None if is_kept(name) && !name.contains(&b'=') => {
+            None if is_own(name) && !name.contains(&b'=') => {
                 self.kept.push((name.to_vec(), value()?));
             }
             None => {}
         }
         Ok(())
     }
-}
-
-fn is_kept(name: &[u8]) -> bool {
-    KEPT.iter().any(|beginning| name.starts_with(beginning))
-}
-
-/// Names, each with a zero behind it. A file system without attributes has none.
-fn list(entry: &CStr) -> io::Result<Vec<u8>> {
-    // SAFETY: the path ends with a zero byte; the buffer has the length that is given, which may be 0.
-    let names =
-        fill(|buffer, length| unsafe { libc::listxattr(entry.as_ptr(), buffer.cast(), length) });
-    match names {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
-        result => result,
-    }
-}
-
-fn get(entry: &CStr, name: &[u8]) -> io::Result<Vec<u8>> {
-    let name = CString::new(name)?;
-    // SAFETY: path and name end with zero bytes; the buffer has the length that is given, which may be 0.
-    fill(|buffer, length| unsafe {
-        libc::getxattr(entry.as_ptr(), name.as_ptr(), buffer.cast(), length)
-    })
-}
-
-/// Asks for a length, and then for so many bytes. The kernel bounds both by 64 KiB (xattr(7)).
-fn fill(mut call: impl FnMut(*mut u8, usize) -> isize) -> io::Result<Vec<u8>> {
-    let length = |result| usize::try_from(result).map_err(|_| io::Error::last_os_error());
-    let mut buffer = vec![0; length(call(ptr::null_mut(), 0))?];
-    if buffer.is_empty() {
-        return Ok(buffer);
-    }
-    let filled = length(call(buffer.as_mut_ptr(), buffer.len()))?;
-    buffer.truncate(filled);
-    Ok(buffer)
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ impl<'s, S: LayerSink> Archive<'s, S> {
                 nanoseconds: 0,
             },
             kind: NodeKind::File { size: 0 },
+            xattrs: Vec::new(),
         };
         self.entry(&node, &[], None)
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
-use protocol::{Bytes, MAX_DATA, NodeKind, TreeNode};
+use protocol::{Bytes, ExtendedAttribute, MAX_DATA, NodeKind, TreeNode};
 
 use super::first_names::FirstNames;
 use super::stretches::data_from;
@@ -20,6 +20,7 @@ use crate::attributes::clock_time;
 use crate::beneath::{RelativePath, reopen};
 use crate::entries::Entries;
 use crate::error::{FilesError, failed};
+use crate::extended_attributes;
 
 /// Takes a tree.
 pub trait TreeSink {
@@ -94,8 +95,11 @@ impl<S: TreeSink> Reading<'_, S> {
         let opened = openat(&found, c".", flags, Mode::empty());
         drop(found);
         let directory = opened.map_err(|error| self.failed(&path, error))?;
-        self.sink
-            .node(describe(stat, path.clone(), NodeKind::Directory))?;
+        let xattrs = self.own_attributes(&directory, &path)?;
+        self.sink.node(TreeNode {
+            xattrs,
+            ..describe(stat, path.clone(), NodeKind::Directory)
+        })?;
         let mut entries = Entries::new();
         loop {
             match entries.next(directory.as_fd()) {
@@ -137,9 +141,20 @@ impl<S: TreeSink> Reading<'_, S> {
         let mut file =
             reopen(found.as_fd(), OFlag::O_RDONLY).map_err(failed("read", &self.shown(&path)))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.sink
-            .node(describe(stat, path.clone(), NodeKind::File { size }))?;
+        let xattrs = self.own_attributes(found, &path)?;
+        self.sink.node(TreeNode {
+            xattrs,
+            ..describe(stat, path.clone(), NodeKind::File { size })
+        })?;
         self.contents(&mut file, size, &path)
+    }
+
+    fn own_attributes(
+        &self,
+        found: &OwnedFd,
+        path: &[u8],
+    ) -> Result<Vec<ExtendedAttribute>, FilesError> {
+        extended_attributes::own(found).map_err(failed("read", &self.shown(path)))
     }
 
     /// Tells `size` bytes, whatever becomes of the file meanwhile.
@@ -219,6 +234,7 @@ pub(crate) fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
+/// The node that `stat` tells of, without extended attributes.
 pub(crate) fn describe(stat: &FileStat, path: Vec<u8>, kind: NodeKind) -> TreeNode {
     TreeNode {
         path: Bytes(path),
@@ -227,6 +243,7 @@ pub(crate) fn describe(stat: &FileStat, path: Vec<u8>, kind: NodeKind) -> TreeNo
         gid: stat.st_gid,
         modified: clock_time(stat.st_mtime, stat.st_mtime_nsec),
         kind,
+        xattrs: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Trees as they are, and as nobody should send them.
 
 use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,9 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
 use proptest::prelude::*;
-use protocol::{Bytes, ClockTime, NodeKind, TreeNode};
+use protocol::{Bytes, ClockTime, ExtendedAttribute, NodeKind, TreeNode};
 
 use super::*;
+use crate::extended_attributes::{Allowed, give, list, own, path_of};
 use crate::{Files, FilesError};
 
 const ALL: TreePolicy = TreePolicy {
@@ -76,6 +78,7 @@ fn node(path: &str, kind: NodeKind) -> TreeNode {
             nanoseconds: 7,
         },
         kind,
+        xattrs: Vec::new(),
     }
 }
 
@@ -121,6 +124,89 @@ fn a_copy_is_what_the_tree_was() {
         fs::metadata(one).unwrap().ino(),
         fs::metadata(two).unwrap().ino()
     );
+}
+
+fn attribute(name: &str, value: &[u8]) -> ExtendedAttribute {
+    ExtendedAttribute {
+        name: Bytes(name.into()),
+        value: Bytes(value.into()),
+    }
+}
+
+fn open(path: &Path) -> OwnedFd {
+    fs::File::open(path).unwrap().into()
+}
+
+/// `user::rwx user:1234:r group::r mask::r other::`, as the kernel has it (`posix_acl_xattr.h`).
+const ACCESS_LIST: &[u8] = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\xd2\x04\0\0\
+                             \x04\0\x04\0\xff\xff\xff\xff\x10\0\x04\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+
+/// CAP_NET_RAW, effective (`struct vfs_cap_data`, version 2).
+const NET_RAW: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn extended_attributes_come_with_a_tree_as_far_as_they_may() {
+    let root = tempfile::tempdir().unwrap();
+    let (from, to) = (root.path().join("from"), root.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("program"), "").unwrap();
+    let note = attribute("user.note", b"a\0b");
+    let access = attribute("system.posix_acl_access", ACCESS_LIST);
+    let capability = attribute("security.capability", NET_RAW);
+    let all = Allowed {
+        lists: true,
+        capabilities: true,
+    };
+    let given = [capability, access, note.clone()];
+    give(open(&from), &given[1..], all).unwrap();
+    give(open(&from.join("program")), &given, all).unwrap();
+    let of = |path: &str| own(&open(&to.join(path))).unwrap();
+    if own(&open(&from.join("program"))).unwrap() == given && geteuid().is_root() {
+        copy(&from, &to, ALL).unwrap();
+        assert_eq!(of("program"), given);
+        assert_eq!(of(""), given[1..]);
+        assert_eq!(
+            fs::metadata(to.join("program")).unwrap().mode(),
+            fs::metadata(from.join("program")).unwrap().mode()
+        );
+        fs::remove_dir_all(&to).unwrap();
+    }
+    copy(&from, &to, PLAIN).unwrap();
+    assert_eq!(of("program"), std::slice::from_ref(&note));
+    assert_eq!(of(""), [note]);
+}
+
+#[test]
+fn nobody_sends_attributes_that_a_file_system_believes() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::open(root.path()).unwrap();
+    let mut writer = TreeWriter::new(&files, "to", ALL).unwrap();
+    let xattrs = vec![
+        attribute("trusted.overlay.opaque", b"y"),
+        attribute("security.selinux", b"system_u:object_r:shadow_t:s0"),
+        attribute("user.fine", b""),
+    ];
+    let directory = node("", NodeKind::Directory);
+    writer
+        .node(TreeNode {
+            xattrs,
+            ..directory
+        })
+        .unwrap();
+    writer.finish().unwrap();
+    let made = open(&root.path().join("to"));
+    let names = list(&path_of(&made).unwrap()).unwrap();
+    assert_eq!(names, b"user.fine\0");
+    let mut writer = TreeWriter::new(&files, "again", ALL).unwrap();
+    let xattrs = vec![attribute("user.a\0b", b"")];
+    let directory = node("", NodeKind::Directory);
+    writer
+        .node(TreeNode {
+            xattrs,
+            ..directory
+        })
+        .unwrap();
+    writer.finish().unwrap_err();
 }
 
 #[test]

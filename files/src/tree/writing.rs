@@ -25,17 +25,18 @@ use crate::Files;
 use crate::attributes::time_spec;
 use crate::beneath::{Entry, check_regular};
 use crate::error::{FilesError, failed};
+use crate::extended_attributes::{self, Allowed};
 
 /// How many of the nodes that were left out are told by name.
 const MAX_TOLD: usize = 100;
 
-/// What is taken over from nodes besides permissions and times.
+/// What is taken over from nodes besides permissions, times and the user's extended attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreePolicy {
-    /// Owners, if this process may give files away.
+    /// Owners, if this process may give files away, and access control lists.
     pub owners: bool,
-    /// Set-user-ID and set-group-ID bits, FIFOs, sockets and device nodes. Otherwise the bits are dropped and such nodes
-    /// left out.
+    /// Set-user-ID and set-group-ID bits, capabilities of programs, FIFOs, sockets and device nodes. Otherwise bits and
+    /// capabilities are dropped and such nodes left out.
     pub special: bool,
 }
 
@@ -379,13 +380,18 @@ impl<'f> TreeWriter<'f> {
         }
     }
 
-    /// Gives what was made the owner, permissions and time of its node.
+    /// Gives what was made the owner, extended attributes, permissions and time of its node.
     fn give(&self, made: impl AsFd, node: &TreeNode) -> Result<(), Errno> {
         if self.policy.owners {
             let (user, group) = owner(node);
             fchown(&made, user, group)?;
         }
-        // After the owners, because a change of these takes set-user-ID bits away.
+        let allowed = Allowed {
+            lists: self.policy.owners,
+            capabilities: self.policy.special,
+        };
+        extended_attributes::give(&made, &node.xattrs, allowed)?;
+        // After the owners, because a change of these takes set-user-ID bits and capabilities away.
         fchmod(&made, self.mode(node))?;
         futimens(&made, &TimeSpec::UTIME_OMIT, &time_spec(node.modified))
     }

@@ -1,8 +1,8 @@
 //! Requests for files and the replies to them.
 
 use protocol::{
-    ClockTime, FileAttributes, FileFailure, FileKind, FileProblem, FileReply, FileRequest,
-    FileStatus, NodeKind, TreeNode,
+    ClockTime, ExtendedAttribute, FileAttributes, FileFailure, FileKind, FileProblem, FileReply,
+    FileRequest, FileStatus, NodeKind, TreeNode,
 };
 
 use crate::Message::{Reply, Request};
@@ -120,7 +120,7 @@ pub(crate) fn requests() -> Vec<Vector> {
         (
             "request node, file",
             Request(FileRequest::Node(node(NodeKind::File { size: 300 }))),
-            "0d000000 16 01 61 ed03 e807 64 01 05 00 ac02",
+            "0e000000 16 01 61 ed03 e807 64 01 05 00 ac02 00",
         ),
         (
             "request hole",
@@ -151,6 +151,7 @@ fn node(kind: NodeKind) -> TreeNode {
         gid: 100,
         modified: before_1970(),
         kind,
+        xattrs: Vec::new(),
     }
 }
 
@@ -161,39 +162,50 @@ pub(crate) fn nodes() -> Vec<Vector> {
         (
             "reply node, directory",
             reply(NodeKind::Directory),
-            "0b000000 05 01 61 ed03 e807 64 01 05 01",
+            "0c000000 05 01 61 ed03 e807 64 01 05 01 00",
         ),
         (
             "reply node, symlink",
             reply(NodeKind::Symlink {
                 target: bytes("/b"),
             }),
-            "0e000000 05 01 61 ed03 e807 64 01 05 02 02 2f62",
+            "0f000000 05 01 61 ed03 e807 64 01 05 02 02 2f62 00",
         ),
         (
             "reply node, hard link",
             reply(NodeKind::HardLink { to: bytes("b") }),
-            "0d000000 05 01 61 ed03 e807 64 01 05 03 01 62",
+            "0e000000 05 01 61 ed03 e807 64 01 05 03 01 62 00",
         ),
         (
             "reply node, fifo",
             reply(NodeKind::Fifo),
-            "0b000000 05 01 61 ed03 e807 64 01 05 04",
+            "0c000000 05 01 61 ed03 e807 64 01 05 04 00",
         ),
         (
             "reply node, socket",
             reply(NodeKind::Socket),
-            "0b000000 05 01 61 ed03 e807 64 01 05 05",
+            "0c000000 05 01 61 ed03 e807 64 01 05 05 00",
         ),
         (
             "reply node, character device",
             reply(NodeKind::CharacterDevice { major, minor }),
-            "0d000000 05 01 61 ed03 e807 64 01 05 06 01 03",
+            "0e000000 05 01 61 ed03 e807 64 01 05 06 01 03 00",
         ),
         (
             "reply node, block device",
             reply(NodeKind::BlockDevice { major, minor }),
-            "0d000000 05 01 61 ed03 e807 64 01 05 07 01 03",
+            "0e000000 05 01 61 ed03 e807 64 01 05 07 01 03 00",
+        ),
+        (
+            "reply node, with extended attributes",
+            Reply(FileReply::Node(TreeNode {
+                xattrs: vec![ExtendedAttribute {
+                    name: bytes("user.a"),
+                    value: bytes("b"),
+                }],
+                ..node(NodeKind::Directory)
+            })),
+            "15000000 05 01 61 ed03 e807 64 01 05 01 01 06 757365722e61 01 62",
         ),
         (
             "reply hole",

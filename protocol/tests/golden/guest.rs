@@ -14,7 +14,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
         (
             "guest hello",
             Guest(GuestMessage::Hello(hello())),
-            "0c000000 00 6d736200 05 05 302e312e30",
+            "0c000000 00 6d736200 06 05 302e312e30",
         ),
         (
             "guest ready",

@@ -103,7 +103,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
         (
             "host hello",
             Host(HostMessage::Hello(hello())),
-            "0c000000 00 6d736200 05 05 302e312e30",
+            "0c000000 00 6d736200 06 05 302e312e30",
         ),
         (
             "host boot, layer",

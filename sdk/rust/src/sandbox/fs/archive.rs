@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use files::{Skipped, TreeReport, TreeSink};
-use protocol::{Bytes, ClockTime, MAX_DATA, NodeKind, TreeNode};
+use protocol::{Bytes, ClockTime, ExtendedAttribute, MAX_DATA, NodeKind, TreeNode};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 use tokio::sync::mpsc;
 
@@ -17,6 +17,9 @@ use crate::error::{MicrosandboxError, failed};
 
 /// What errors of an archive are about.
 const ARCHIVE: &str = "the archive";
+
+/// What names of records with extended attributes begin with (tar(1), `--xattrs`).
+const XATTR: &str = "SCHILY.xattr.";
 
 impl SandboxFs {
     /// Writes what is at `from` in the guest, with everything beneath it, as a tar archive. Names in it begin with the last
@@ -39,7 +42,8 @@ impl SandboxFs {
     }
 
     /// Writes the contents of a tar archive to the directory `to` of the guest, which must exist, with owners. Names are beneath
-    /// it: a leading `/` counts for nothing, `..` is refused.
+    /// it: a leading `/` counts for nothing, `..` is refused. Of extended attributes those are taken that come before one whose value
+    /// has a line break.
     ///
     /// # Errors
     /// See [`SandboxFs`]; when `archive` cannot be read or understood.
@@ -91,6 +95,7 @@ fn pack_node(
     report: &mut TreeReport,
 ) -> io::Result<()> {
     let path = beneath(top, &node.path);
+    append_xattrs(node, builder)?;
     let mut header = header(node);
     let mut empty = |kind: EntryType, builder: &mut Builder<_>| {
         header.set_entry_type(kind);
@@ -154,6 +159,21 @@ fn beneath(top: &Path, path: &Bytes) -> PathBuf {
         true => top.to_owned(),
         false => top.join(OsStr::from_bytes(&path.0)),
     }
+}
+
+/// Extended attributes, as tar(1) has them in records before the entry.
+fn append_xattrs(node: &TreeNode, builder: &mut Builder<impl Write>) -> io::Result<()> {
+    let records: Vec<_> = node
+        .xattrs
+        .iter()
+        // A record ends its name with the first `=`.
+        .filter(|xattr| !xattr.name.0.contains(&b'='))
+        .filter_map(|xattr| {
+            let name = std::str::from_utf8(&xattr.name.0).ok()?;
+            Some((format!("{XATTR}{name}"), &xattr.value.0[..]))
+        })
+        .collect();
+    builder.append_pax_extensions(records.iter().map(|(name, value)| (&name[..], *value)))
 }
 
 fn header(node: &TreeNode) -> Header {
@@ -247,7 +267,11 @@ fn unpack(archive: impl Read, outgoing: &mut Outgoing) -> Result<(), Unpacked> {
             NodeKind::File { size } => size,
             _ => 0,
         };
-        outgoing.node(node(&entry, kind)?)?;
+        let xattrs = match kind {
+            NodeKind::File { .. } | NodeKind::Directory => xattrs(&mut entry)?,
+            _ => Vec::new(),
+        };
+        outgoing.node(node(&entry, kind, xattrs)?)?;
         let mut left = size;
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(part.len());
@@ -292,7 +316,27 @@ fn kind(entry: &Entry<'_, impl Read>) -> Result<Option<NodeKind>, Unpacked> {
     }))
 }
 
-fn node(entry: &Entry<'_, impl Read>, kind: NodeKind) -> Result<TreeNode, Unpacked> {
+/// The extended attributes of an entry, from the records before it.
+fn xattrs(entry: &mut Entry<'_, impl Read>) -> io::Result<Vec<ExtendedAttribute>> {
+    let mut xattrs = Vec::new();
+    // The crate cuts records at line breaks: it cannot read on behind a value with one.
+    let records = entry.pax_extensions()?.into_iter().flatten();
+    for record in records.map_while(Result::ok) {
+        if let Some(name) = record.key_bytes().strip_prefix(XATTR.as_bytes()) {
+            xattrs.push(ExtendedAttribute {
+                name: Bytes(name.to_vec()),
+                value: Bytes(record.value_bytes().to_vec()),
+            });
+        }
+    }
+    Ok(xattrs)
+}
+
+fn node(
+    entry: &Entry<'_, impl Read>,
+    kind: NodeKind,
+    xattrs: Vec<ExtendedAttribute>,
+) -> Result<TreeNode, Unpacked> {
     let header = entry.header();
     let id = |id: u64| u32::try_from(id).unwrap_or(0);
     Ok(TreeNode {
@@ -305,6 +349,7 @@ fn node(entry: &Entry<'_, impl Read>, kind: NodeKind) -> Result<TreeNode, Unpack
             nanoseconds: 0,
         },
         kind,
+        xattrs,
     })
 }
 

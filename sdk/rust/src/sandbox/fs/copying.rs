@@ -51,8 +51,8 @@ pub(super) enum Part {
 
 impl SandboxFs {
     /// Copies what is at `from` in the guest to `to` on the host, a directory with everything beneath it: with permissions and
-    /// times, for root with owners; links stay links, names of one file stay that, and holes stay holes. Extended attributes
-    /// are not copied.
+    /// times, for root with owners; links stay links, names of one file stay that, and holes stay holes. Of extended
+    /// attributes the user's come with it, with owners the access control lists, and with [`CopyOptions::special`] capabilities.
     ///
     /// A directory that is at `to` already is taken as it is and added to; in it, files and links are replaced, directories are
     /// not. `to` itself may be a link to a directory; no link beneath it is followed, whatever the guest sends. What was copied

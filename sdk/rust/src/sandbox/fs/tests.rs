@@ -8,8 +8,9 @@ use std::path::Path;
 use std::thread;
 
 use protocol::{
-    Bytes, Exit, ExitStatus, FileFailure, FileProblem, FileStatus, FrameDecoder, FrameReader,
-    FrameWriter, GuestMessage, Hello, HostMessage, MAX_DATA, NodeKind, Started, TreeNode,
+    Bytes, Exit, ExitStatus, ExtendedAttribute, FileFailure, FileProblem, FileStatus, FrameDecoder,
+    FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, MAX_DATA, NodeKind, Started,
+    TreeNode,
 };
 
 use super::*;
@@ -135,6 +136,7 @@ fn node(path: &str, kind: NodeKind) -> FileReply<'static> {
             nanoseconds: 5,
         },
         kind,
+        xattrs: Vec::new(),
     })
 }
 
@@ -350,6 +352,23 @@ impl std::io::Write for Sink {
     }
 }
 
+fn note() -> ExtendedAttribute {
+    ExtendedAttribute {
+        name: bytes_of("user.note"),
+        value: protocol::Bytes(b"a=b\0\xff".to_vec()),
+    }
+}
+
+fn with_note(reply: FileReply<'static>) -> FileReply<'static> {
+    match reply {
+        FileReply::Node(node) => FileReply::Node(TreeNode {
+            xattrs: vec![note()],
+            ..node
+        }),
+        reply => reply,
+    }
+}
+
 #[test]
 fn trees_are_archives_and_archives_trees() {
     let long = "d".repeat(150);
@@ -357,7 +376,7 @@ fn trees_are_archives_and_archives_trees() {
     let (sandbox, agent) = sandbox(2, move |number| match number {
         0 => vec![
             node("", NodeKind::Directory),
-            node(&format!("{name}/{name}"), NodeKind::File { size: 7 }),
+            with_note(node(&format!("{name}/{name}"), NodeKind::File { size: 7 })),
             FileReply::Data(b"ab"),
             FileReply::Hole(5),
             node(
@@ -391,6 +410,7 @@ fn trees_are_archives_and_archives_trees() {
     );
     let asked = agent.join().unwrap();
     assert!(asked[1][2].contains(&format!("{:?}", bytes_of(&file))));
+    assert!(asked[1][2].contains(&format!("{:?}", [note()])));
     assert_eq!(asked[1][3], format!("Data({:?})", b"ab\0\0\0\0\0"));
     assert_eq!(asked[1].len(), 6, "{:?}", asked[1]);
 }
