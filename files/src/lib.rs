@@ -1,7 +1,7 @@
 //! Files beneath a directory, reached while somebody hostile changes them: names, links and what directories become
 //! between two system calls are a guest's.
 //!
-//! See [`beneath`] for how paths are resolved. Nothing but regular files is ever opened for reading or writing. The host
+//! See `beneath` for how paths are resolved. Nothing but regular files is ever opened for reading or writing. The host
 //! uses this for the directories of volumes, the guest's agent for disks.
 
 #![deny(clippy::unwrap_used)]

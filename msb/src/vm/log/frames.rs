@@ -16,7 +16,7 @@ const MAX_STARTED: usize = 32;
 
 /// Follows the frames that the guest sends in one session.
 ///
-/// The decoder of [`protocol`](microsandbox::protocol) would copy all data before it shows it. The guest may send anything: what
+/// The decoder of [`microsandbox::protocol`] would copy all data before it shows it. The guest may send anything: what
 /// is no frame ends the following, and with it the logging of this session.
 #[derive(Debug)]
 pub(super) struct Frames {

@@ -1,7 +1,7 @@
 //! What is kept about this user's things: `$MSB_HOME/db/msb.db`, an SQLite database.
 //!
 //! Any number of processes and threads use it at a time: it is in WAL mode, where readers do not wait for
-//! writers, and writers wait for each other. What [`Database::change`] has returned from survives a crash of the
+//! writers, and writers wait for each other. What `Database::change` has returned from survives a crash of the
 //! process and of the machine.
 
 mod error;
