@@ -2,15 +2,19 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::env;
 use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use microsandbox::sandbox::{CopyOptions, FsEntryKind, MountConfig, SandboxFs};
 use microsandbox::{MicrosandboxError, Sandbox};
 use msb_tests::sandboxes::{run, sandbox, stop};
-use msb_tests::{Home, product};
+use msb_tests::{Home, Running, product};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
 
@@ -95,11 +99,30 @@ fn peak() -> u64 {
     kib << 10
 }
 
+/// A mebibyte of a large file.
+fn part() -> Vec<u8> {
+    (0..1 << 20).map(|n: u32| (n / 3) as u8).collect()
+}
+
+/// Begins to count the peak anew.
+fn forget_peak() {
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// Most memory that a program may use for files of any size, in bytes.
+const LITTLE: u64 = 32 << 20;
+
+/// Size of a large file, in MiB. In an emulated host, a gibibyte takes minutes.
+fn large() -> usize {
+    env::var("MSB_TEST_LARGE_MIB").map_or(128, |value| value.parse().unwrap())
+}
+
 #[test]
 fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
     let home = Home::new();
     let folder = home.folder("data");
-    let part: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 3) as u8).collect();
+    let part = part();
+    forget_peak();
     let before = peak();
     run(async {
         let builder = sandbox(&home, "box").image(product::busybox()).memory(96);
@@ -107,7 +130,7 @@ fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
         let sandbox = builder.create().await.unwrap();
         let fs = sandbox.fs();
         let mut there = fs.write_stream("/data/there", None).await.unwrap();
-        for _ in 0..128 {
+        for _ in 0..large() {
             there.write_all(&part).await.unwrap();
         }
         there.finish().await.unwrap();
@@ -123,11 +146,69 @@ fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
                 count += length;
             }
         }
-        assert_eq!(count, 128 << 20);
+        assert_eq!(count, large() << 20);
         stop(sandbox).await;
     });
     let used = peak().saturating_sub(before);
-    assert!(used < 32 << 20, "{used} bytes of memory were used");
+    assert!(used < LITTLE, "{used} bytes of memory were used");
+}
+
+#[test]
+fn trees_and_archives_larger_than_the_memory_go_either_way() {
+    let home = Home::new();
+    let (data, tree) = (home.folder("data"), home.folder("tree"));
+    // More than the memory that may be used.
+    let (part, parts) = (part(), large() * 3 / 8);
+    let mut file = File::create(tree.join("large")).unwrap();
+    for _ in 0..parts {
+        file.write_all(&part).unwrap();
+    }
+    let is_there = |folder: PathBuf| {
+        let mut copy = File::open(folder.join("large")).unwrap();
+        let mut read = vec![0; part.len()];
+        for number in 0..parts {
+            copy.read_exact(&mut read).unwrap();
+            assert!(read == part, "MiB {number}");
+        }
+        assert_eq!(copy.read(&mut read).unwrap(), 0);
+    };
+    forget_peak();
+    let before = peak();
+    run(async {
+        let builder = sandbox(&home, "box").image(product::busybox()).memory(96);
+        let builder = builder.volume("/data", MountConfig::bind(&data));
+        let sandbox = builder.create().await.unwrap();
+        let guest = sandbox.fs();
+        guest.copy_from_host(&tree, "/data/tree").await.unwrap();
+        is_there(data.join("tree"));
+        let back = home.path().join("back");
+        guest.copy_to_host("/data/tree", &back).await.unwrap();
+        is_there(back);
+        let archive = home.path().join("archive");
+        copy(&home, ["box:/data/tree", "-"], |cp| {
+            cp.stdout(File::create(&archive).unwrap())
+        });
+        guest.mkdir("/data/unpacked").await.unwrap();
+        copy(&home, ["-", "box:/data/unpacked"], |cp| {
+            cp.stdin(File::open(&archive).unwrap())
+        });
+        is_there(data.join("unpacked/tree"));
+        stop(sandbox).await;
+    });
+    let used = peak().saturating_sub(before);
+    assert!(used < LITTLE, "{used} bytes of memory were used");
+}
+
+/// Runs `msb cp`, which can have little memory.
+#[track_caller]
+fn copy(home: &Home, ends: [&str; 2], join: impl FnOnce(&mut Command) -> &mut Command) {
+    let mut command = home.command(["cp", ends[0], ends[1]]);
+    join(&mut command);
+    let lower = || Ok(setrlimit(Resource::RLIMIT_DATA, LITTLE, LITTLE)?);
+    // SAFETY: setrlimit(2) is a system call that neither allocates nor locks.
+    unsafe { command.pre_exec(lower) };
+    let finished = Running::start(&mut command).finish();
+    assert_eq!(finished.code(), 0, "{finished}");
 }
 
 /// Makes a tree with everything in it that a tree can have.
