@@ -270,11 +270,16 @@ fn a_machine_that_nobody_uses_ends() {
 fn a_machine_whose_time_is_over_drains_and_ends() {
     let sandbox = Sandbox::create(&["--max-duration=10s"]);
     let watch = sandbox.watch(MachineState::Running);
-    let mut session = sandbox.sh("sleep 12; echo done");
+    let mut session = sandbox.sh("echo unsynced >/file; sleep 12; echo done");
     assert_eq!(session.read("").0, "done\n");
     let (states, ended) = end(watch);
     assert_eq!(states, [MachineState::Draining, MachineState::Stopping]);
     assert_eq!((ended.reason, ended.clean), (StopReason::MaxDuration, true));
+    // What nobody has synced is there all the same.
+    assert_eq!(sandbox.home.msb(["start", "box"]).lines(), ["box"]);
+    let written = sandbox.home.exec_shell("box", "cat /file");
+    assert_eq!(written.lines(), ["unsynced"]);
+    sandbox.ask(&ControlRequest::Kill);
     sandbox.gone();
 }
 

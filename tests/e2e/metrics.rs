@@ -56,12 +56,14 @@ fn metrics_count_what_a_sandbox_does() {
     }
     // Memory that is taken, a disk that is written, processors that are busy.
     let script = "dd if=/dev/zero of=/dev/shm/taken bs=1M count=24 2>/dev/null
-        dd if=/dev/zero of=/written bs=1M count=8 conv=fsync 2>/dev/null; echo done; exec tail -f /dev/null";
+        dd if=/dev/zero of=/written bs=1M count=8 conv=fsync 2>/dev/null
+        echo 3 >/proc/sys/vm/drop_caches; cat /written >/dev/null; echo done; exec tail -f /dev/null";
     let mut working = Running::start(&mut home.command(["exec", "-i", "busy", "sh", "-c", script]));
     working.stdout.wait_for("done");
     let after = read();
     let grown = |place: usize, key: &str| number(&after[place], key) - number(&before[place], key);
     assert!(grown(0, "disk_write_bytes") >= 8 * MIB, "{after:?}");
+    assert!(grown(0, "disk_read_bytes") >= 8 * MIB, "{after:?}");
     assert!(grown(0, "memory_bytes") >= 16 * MIB, "{after:?}");
     assert!(
         grown(0, "vcpu_time_ns") > grown(1, "vcpu_time_ns"),

@@ -5,12 +5,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use microsandbox::sandbox::{
-    ExecOptions, InitConfig, RootAccessConfig, SandboxBuilder, SandboxStatus, SandboxStopResult,
-    StopReason,
+    ExecOptions, InitConfig, MountConfig, RootAccessConfig, SandboxBuilder, SandboxStatus,
+    SandboxStopResult, StopReason,
 };
 use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, Sandbox};
 use msb_tests::{Home, LIMIT, product};
@@ -276,17 +277,43 @@ fn a_sandbox_takes_the_place_of_a_running_one() {
     let home = Home::new();
     let microsandbox = microsandbox(&home);
     block_on(async {
-        let old = builder(&microsandbox, "web")
-            .env("A", "1")
-            .create()
-            .await
-            .unwrap();
-        let new = builder(&microsandbox, "web").env("A", "2").replace();
-        let new = new.create().await.unwrap();
-        assert_eq!(new.shell("echo $A").await.unwrap().stdout_text(), "2\n");
-        let error = old.stop().await.unwrap_err();
+        // What is asked to end says so.
+        let data = home.folder("data");
+        let main =
+            "trap 'echo told >/data/told; exit' TERM; echo >/data/up; while :; do sleep 0.1; done";
+        let begin = async |value: &str, replace: fn(SandboxBuilder) -> SandboxBuilder| {
+            let builder = builder(&microsandbox, "web")
+                .env("A", value)
+                .volume("/data", MountConfig::bind(&data))
+                .command(["sh", "-c", main]);
+            let sandbox = replace(builder).create().await.unwrap();
+            let up = "until [ -e /data/up ]; do sleep 0.1; done; rm /data/up; echo $A";
+            let output = sandbox.shell(up).await.unwrap();
+            assert_eq!(output.stdout_text(), format!("{value}\n"));
+            sandbox
+        };
+        let first = begin("1", |builder| builder).await;
+        let second = begin("2", SandboxBuilder::replace).await;
+        let error = first.stop().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidHandle);
-        new.close().await.unwrap();
+        fs::remove_file(data.join("told")).unwrap();
+        // Without any time it is not even asked.
+        let third = begin("3", |builder| builder.replace_with_timeout(Duration::ZERO)).await;
+        let error = second.stop().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        let root = product::busybox();
+        let command = [
+            "create",
+            "--name=web",
+            "--replace-with-timeout=0",
+            "--memory=96M",
+        ];
+        let replaced = home.msb(command.iter().map(Path::new).chain([&*root]));
+        assert_eq!(replaced.lines(), ["web"]);
+        assert!(!data.join("told").exists());
+        let error = third.stop().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        microsandbox.get("web").await.unwrap().kill().await.unwrap();
     });
 }
 

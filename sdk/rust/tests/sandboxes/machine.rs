@@ -18,6 +18,7 @@ use microsandbox::home::Home;
 use microsandbox::launch::{
     Command, Handover, Report, RootSource, StartFailure, StartStage, send_report,
 };
+use microsandbox::logs::DEFAULT_LIMIT;
 use microsandbox::protocol::{
     Failure, FrameReader, FrameWriter, GuestMessage, Hello, HostMessage, Stage, Started,
 };
@@ -36,6 +37,8 @@ type Watchers = Arc<(Mutex<Vec<UnixStream>>, Condvar)>;
 
 pub(super) fn run(launch: RawFd) {
     let handover = Handover::receive(launch).unwrap();
+    let log = handover.config.log.as_ref().expect("no test wants none");
+    assert_eq!(log.limit, DEFAULT_LIMIT);
     let behaviour = handover.config.extra_command_line.clone();
     set_state(&handover, MachineState::Starting);
     if behaviour == FAILS {
