@@ -225,6 +225,7 @@ fn a_recorded_sandbox_is_what_its_options_say() {
         .busybox()
         .with([
             "--detach",
+            "--log-level=debug",
             "--name=box",
             "--security=restricted",
             "--hostname=witness",
@@ -269,5 +270,8 @@ fn a_recorded_sandbox_is_what_its_options_say() {
     assert_eq!(home.msb(["stop", "box"]).lines(), ["box"]);
     assert_eq!(home.msb(["wait", "box"]).lines(), ["7"]);
     assert_eq!(fs::read_to_string(data.join("told")).unwrap(), "told\n");
+    // Its machine's process says every step.
+    let steps = home.msb(["logs", "--source=system", "--grep=DEBUG", "box"]);
+    assert!(!steps.lines().is_empty(), "{steps}");
     assert_eq!(home.msb(["rm", "box"]).lines(), ["box"]);
 }
