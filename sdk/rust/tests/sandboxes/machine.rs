@@ -37,7 +37,7 @@ type Watchers = Arc<(Mutex<Vec<UnixStream>>, Condvar)>;
 
 pub(super) fn run(launch: RawFd) {
     let handover = Handover::receive(launch).unwrap();
-    let log = handover.config.log.as_ref().expect("no test wants none");
+    let log = handover.config.log.as_ref().unwrap();
     assert_eq!(log.limit, DEFAULT_LIMIT);
     let behaviour = handover.config.extra_command_line.clone();
     set_state(&handover, MachineState::Starting);
