@@ -56,7 +56,10 @@ fn a_programs_terminal_is_joined_to_that_of_a_command() {
         let builder = builder.command(["sh", "-c", "echo main; exec cat"]);
         let sandbox = builder.tty(true).create().await.unwrap();
         join(&home);
-        // Whoever left the main process left it running.
+        // Only the main process is left, which whoever left it left running.
+        while sandbox.metrics().await.unwrap().sessions > 1 {
+            tokio::task::yield_now().await;
+        }
         let main = sandbox.reattach(None, 0).await.unwrap();
         main.kill().await.unwrap();
         let exit = main.collect().await.unwrap().exit;
@@ -100,6 +103,12 @@ fn join(home: &Home) {
     assert!(processes::wait_for_end(terminal.pid(), LIMIT));
     assert!(terminal.is_as_before());
     assert!(!terminal.screen.so_far().contains("ended:"));
+
+    // One that is killed cannot, but nothing of its command is left.
+    let terminal = Terminal::start(command(home, "attach"));
+    terminal.screen.wait_for("ready\r\n");
+    terminal.signal(Signal::SIGKILL);
+    drop(terminal);
 
     let finished = Running::start(piped(&mut command(home, "attach"))).finish();
     assert!(

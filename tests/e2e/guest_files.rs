@@ -9,11 +9,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use microsandbox::sandbox::{CopyOptions, FsEntryKind, MountConfig, SandboxFs};
 use microsandbox::{MicrosandboxError, Sandbox};
-use msb_tests::sandboxes::{run, sandbox, stop};
-use msb_tests::{Home, Running, product};
+use msb_tests::sandboxes::{run, run_within, sandbox, stop};
+use msb_tests::{Home, LIMIT, Running, product};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
@@ -117,6 +118,12 @@ fn large() -> usize {
     env::var("MSB_TEST_LARGE_MIB").map_or(128, |value| value.parse().unwrap())
 }
 
+/// How long it may take to copy one a few times.
+fn enough_time() -> Duration {
+    let times = large().div_ceil(128).try_into().unwrap();
+    LIMIT.saturating_mul(times)
+}
+
 #[test]
 fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
     let home = Home::new();
@@ -124,7 +131,7 @@ fn files_larger_than_the_guests_memory_go_either_way_in_bounded_memory() {
     let part = part();
     forget_peak();
     let before = peak();
-    run(async {
+    run_within(enough_time(), async {
         let builder = sandbox(&home, "box").image(product::busybox()).memory(96);
         let builder = builder.volume("/data", MountConfig::bind(&folder));
         let sandbox = builder.create().await.unwrap();
@@ -174,7 +181,7 @@ fn trees_and_archives_larger_than_the_memory_go_either_way() {
     };
     forget_peak();
     let before = peak();
-    run(async {
+    run_within(enough_time(), async {
         let builder = sandbox(&home, "box").image(product::busybox()).memory(96);
         let builder = builder.volume("/data", MountConfig::bind(&data));
         let sandbox = builder.create().await.unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use microsandbox::sandbox::SandboxBuilder;
 use microsandbox::{Microsandbox, Sandbox};
@@ -28,11 +29,19 @@ pub fn sandbox(home: &Home, name: &str) -> SandboxBuilder {
 /// # Panics
 /// When it takes longer than [`LIMIT`].
 pub fn run<T>(work: impl Future<Output = T>) -> T {
+    run_within(LIMIT, work)
+}
+
+/// The same for what may take longer.
+///
+/// # Panics
+/// When it takes longer than `limit`.
+pub fn run_within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async { tokio::time::timeout(LIMIT, work).await.expect("it hangs") })
+    runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("it hangs") })
 }
 
 /// Stops a sandbox, of which nothing is left then.
