@@ -72,64 +72,100 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Run(Box<run::Arguments>),
-    Create(Box<create::Arguments>),
-    Start(start::Arguments),
-    Stop(stop::Arguments),
-    Kill(kill::Arguments),
-    Restart(restart::Arguments),
-    Pause(pause::Arguments),
-    Unpause(unpause::Arguments),
-    Drain(drain::Arguments),
-    Wait(wait::Arguments),
+/// Makes an enum of the commands, how each is read alone, and how it is executed, of lines with its name, its arguments and its
+/// function.
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $name:literal $variant:ident($arguments:ty) => $execute:expr,)+) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($(#[$attribute])* $variant(Box<$arguments>),)+
+        }
+
+        impl Command {
+            /// Reads the arguments of the command `name`, which comes first on the command line; `None` if there is none of
+            /// this name.
+            fn read_alone(name: &str) -> Option<Result<Command, clap::Error>> {
+                match name {
+                    $($name => Some(alone($name).map(Command::$variant)),)+
+                    _ => None,
+                }
+            }
+
+            fn execute(self) -> anyhow::Result<u8> {
+                match self {
+                    $(Command::$variant(arguments) => ($execute)(*arguments),)+
+                }
+            }
+
+            /// The grammar of each alone.
+            #[cfg(test)]
+            fn grammars() -> Vec<clap::Command> {
+                vec![$(grammar::<$arguments>($name),)+]
+            }
+        }
+    };
+}
+
+commands! {
+    "run" Run(run::Arguments) => run::execute,
+    "create" Create(create::Arguments) => create::execute,
+    "start" Start(start::Arguments) => start::execute,
+    "stop" Stop(stop::Arguments) => stop::execute,
+    "kill" Kill(kill::Arguments) => kill::execute,
+    "restart" Restart(restart::Arguments) => restart::execute,
+    "pause" Pause(pause::Arguments) => pause::execute,
+    "unpause" Unpause(unpause::Arguments) => unpause::execute,
+    "drain" Drain(drain::Arguments) => drain::execute,
+    "wait" Wait(wait::Arguments) => wait::execute,
     #[command(visible_alias = "remove")]
-    Rm(rm::Arguments),
-    Prune(prune::Arguments),
+    "rm" Rm(rm::Arguments) => rm::execute,
+    "prune" Prune(prune::Arguments) => |arguments| prune::execute(&arguments),
     #[command(visible_alias = "list")]
-    Ls(list::LsArguments),
-    Ps(list::PsArguments),
-    Inspect(inspect::Arguments),
-    Exec(Box<exec::Arguments>),
-    Attach(attach::Arguments),
-    Shell(shell::Arguments),
+    "ls" Ls(list::LsArguments) => |arguments| list::ls(&arguments),
+    "ps" Ps(list::PsArguments) => |arguments| list::ps(&arguments),
+    "inspect" Inspect(inspect::Arguments) => |arguments| inspect::execute(&arguments),
+    "exec" Exec(exec::Arguments) => exec::execute,
+    "attach" Attach(attach::Arguments) => attach::execute,
+    "shell" Shell(shell::Arguments) => shell::execute,
     #[command(visible_alias = "copy")]
-    Cp(cp::Arguments),
-    Commit(commit::Arguments),
-    Logs(Box<logs::Arguments>),
-    Stats(stats::Arguments),
-    Metrics(metrics::Arguments),
-    Events(events::Arguments),
-    Pull(pull::Arguments),
-    Login(login::Arguments),
-    Logout(logout::Arguments),
-    Registry(registry::Arguments),
-    Vm(Box<vm::Arguments>),
+    "cp" Cp(cp::Arguments) => cp::execute,
+    "commit" Commit(commit::Arguments) => commit::execute,
+    "logs" Logs(logs::Arguments) => |arguments| logs::execute(&arguments),
+    "stats" Stats(stats::Arguments) => stats::execute,
+    "metrics" Metrics(metrics::Arguments) => metrics::execute,
+    "events" Events(events::Arguments) => |arguments| events::execute(&arguments),
+    "pull" Pull(pull::Arguments) => pull::execute,
+    "login" Login(login::Arguments) => login::execute,
+    "logout" Logout(logout::Arguments) => |arguments| logout::execute(&arguments),
+    "registry" Registry(registry::Arguments) => registry::execute,
+    "vm" Vm(vm::Arguments) => vm::execute,
     #[command(visible_alias = "vol")]
-    Volume(volume::Arguments),
-    Image(Box<image::Arguments>),
+    "volume" Volume(volume::Arguments) => volume::execute,
+    "image" Image(image::Arguments) => image::execute,
     #[command(visible_aliases = ["snap", "snapshots"])]
-    Snapshot(snapshot::Arguments),
-    Disk(disk::Arguments),
-    Doctor(doctor::Arguments),
-    Version(version::Arguments),
-    Completion(completion::Arguments),
+    "snapshot" Snapshot(snapshot::Arguments) => snapshot::execute,
+    "disk" Disk(disk::Arguments) => disk::execute,
+    "doctor" Doctor(doctor::Arguments) => |arguments| doctor::execute(&arguments),
+    "version" Version(version::Arguments) => |arguments| version::execute(&arguments),
+    "completion" Completion(completion::Arguments) => |arguments| completion::execute(&arguments),
 }
 
 impl Cli {
-    /// Reads the command line. The commands that run something in a guest are run again and again by programs: for them only
-    /// their own grammar is built, since that of all commands takes longer than everything else before the guest is asked.
+    /// Reads the command line. Commands are run again and again by programs: where the first word is one, only its own grammar is
+    /// built, since that of all commands takes longer than most commands do.
     ///
     /// # Errors
     /// When it is wrong, or asks for help.
     pub(crate) fn read() -> Result<Cli, clap::Error> {
-        let command = match env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
-            Some("exec") => Command::Exec(alone("exec")?),
-            Some("run") => Command::Run(alone("run")?),
-            _ => return Cli::try_parse(),
-        };
-        Ok(Cli { command })
+        let first = env::args_os().nth(1);
+        let alone = first
+            .as_deref()
+            .and_then(OsStr::to_str)
+            .and_then(Command::read_alone);
+        match alone {
+            Some(command) => Ok(Cli { command: command? }),
+            None => Cli::try_parse(),
+        }
     }
 
     /// Runs the command and returns its exit status.
@@ -137,48 +173,11 @@ impl Cli {
     /// # Errors
     /// What the command could not do.
     pub(crate) fn execute(self) -> anyhow::Result<u8> {
-        match self.command {
-            Command::Run(arguments) => run::execute(*arguments),
-            Command::Create(arguments) => create::execute(*arguments),
-            Command::Start(arguments) => start::execute(arguments),
-            Command::Stop(arguments) => stop::execute(arguments),
-            Command::Kill(arguments) => kill::execute(arguments),
-            Command::Restart(arguments) => restart::execute(arguments),
-            Command::Pause(arguments) => pause::execute(arguments),
-            Command::Unpause(arguments) => unpause::execute(arguments),
-            Command::Drain(arguments) => drain::execute(arguments),
-            Command::Wait(arguments) => wait::execute(arguments),
-            Command::Rm(arguments) => rm::execute(arguments),
-            Command::Prune(arguments) => prune::execute(&arguments),
-            Command::Ls(arguments) => list::ls(&arguments),
-            Command::Ps(arguments) => list::ps(&arguments),
-            Command::Inspect(arguments) => inspect::execute(&arguments),
-            Command::Exec(arguments) => exec::execute(*arguments),
-            Command::Attach(arguments) => attach::execute(arguments),
-            Command::Shell(arguments) => shell::execute(arguments),
-            Command::Cp(arguments) => cp::execute(arguments),
-            Command::Commit(arguments) => commit::execute(arguments),
-            Command::Logs(arguments) => logs::execute(&arguments),
-            Command::Stats(arguments) => stats::execute(arguments),
-            Command::Metrics(arguments) => metrics::execute(arguments),
-            Command::Events(arguments) => events::execute(&arguments),
-            Command::Pull(arguments) => pull::execute(arguments),
-            Command::Login(arguments) => login::execute(arguments),
-            Command::Logout(arguments) => logout::execute(&arguments),
-            Command::Registry(arguments) => registry::execute(arguments),
-            Command::Vm(arguments) => vm::execute(*arguments),
-            Command::Volume(arguments) => volume::execute(arguments),
-            Command::Image(arguments) => image::execute(*arguments),
-            Command::Snapshot(arguments) => snapshot::execute(arguments),
-            Command::Disk(arguments) => disk::execute(arguments),
-            Command::Doctor(arguments) => doctor::execute(&arguments),
-            Command::Version(arguments) => version::execute(&arguments),
-            Command::Completion(arguments) => completion::execute(&arguments),
-        }
+        self.command.execute()
     }
 }
 
-/// Reads the arguments of the command `name`, which comes first on the command line.
+/// Reads the arguments of the command `name`.
 fn alone<A: Args>(name: &'static str) -> Result<A, clap::Error> {
     let mut grammar = grammar::<A>(name);
     let matches = grammar.try_get_matches_from_mut(env::args_os().skip(1))?;
@@ -213,19 +212,24 @@ mod tests {
 
     use super::*;
 
+    fn assert_same_help(alone: &mut clap::Command, among: &mut clap::Command) {
+        assert_eq!(
+            alone.render_long_help().to_string(),
+            among.render_long_help().to_string()
+        );
+        for alone in alone.get_subcommands_mut() {
+            assert_same_help(alone, among.find_subcommand_mut(alone.get_name()).unwrap());
+        }
+    }
+
     #[test]
     fn a_command_alone_is_as_it_is_among_all() {
         let mut all = Cli::command();
         all.build();
-        for mut alone in [
-            grammar::<exec::Arguments>("exec"),
-            grammar::<run::Arguments>("run"),
-        ] {
+        for mut alone in Command::grammars() {
+            alone.build();
             let among = all.find_subcommand_mut(alone.get_name()).unwrap();
-            assert_eq!(
-                alone.render_long_help().to_string(),
-                among.render_long_help().to_string()
-            );
+            assert_same_help(&mut alone, among);
             let mistake = alone.try_get_matches_from_mut(["x", "--no-such-option"]);
             let told = mistake.unwrap_err().to_string();
             let line = format!("Usage: msb {}", alone.get_name());
