@@ -15,7 +15,7 @@ mod usage;
 mod vm;
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsString, c_char, c_int};
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
@@ -25,6 +25,7 @@ use commands::Cli;
 
 fn main() -> ExitCode {
     use_one_heap();
+    look_hosts_up_without_libraries();
     crash::exit_on_panic();
     let outcome = match launch_descriptor(env::args_os()) {
         Some(launch) => vm::serve_sandbox(launch),
@@ -57,6 +58,17 @@ fn launch_descriptor(mut arguments: impl Iterator<Item = OsString>) -> Option<Ra
 fn use_one_heap() {
     // SAFETY: the call only sets a limit, and no other thread exists yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Lets names of registries be looked up in /etc/hosts and by DNS. Whatever else nsswitch.conf(5) names are libraries, with a C
+/// library of their own, which a program that is linked statically must not load.
+fn look_hosts_up_without_libraries() {
+    unsafe extern "C" {
+        /// nss.h of glibc; returns 0, or -1 when a service is unknown.
+        fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
+    }
+    // SAFETY: both are strings that end with a zero byte and live as long as the program, and no other thread exists yet.
+    unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
 }
 
 #[cfg(test)]
