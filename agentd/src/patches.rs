@@ -39,7 +39,7 @@ pub(crate) fn check(root: &Root, patches: &[Patch]) -> Result<(), Failure> {
         if let Err(reason) = normalise(&path.0) {
             return refuse(format!("The patch of {:?} {reason}", shown(&path.0)));
         }
-        if let Patch::Copy { entry, .. } = patch
+        if let Patch::Copy { entry, .. } | Patch::AppendShared { entry, .. } = patch
             && !is_entry(entry)
         {
             let reason = "asks for an entry that is no name of one";
@@ -68,14 +68,15 @@ fn path(patch: &Patch) -> &Bytes {
         | Patch::MakeDirectory { path, .. }
         | Patch::Remove { path }
         | Patch::Symlink { path, .. }
-        | Patch::Copy { path, .. } => path,
+        | Patch::Copy { path, .. }
+        | Patch::AppendShared { path, .. } => path,
     }
 }
 
 fn message(patch: &Patch, error: &io::Error) -> String {
     let action = match patch {
         Patch::Write { .. } => "write",
-        Patch::Append { .. } => "append to",
+        Patch::Append { .. } | Patch::AppendShared { .. } => "append to",
         Patch::MakeDirectory { .. } => "make the directory",
         Patch::Remove { .. } => "remove",
         Patch::Symlink { .. } => "link",
@@ -105,16 +106,11 @@ fn make_one(patch: &Patch, staging: &Staging) -> io::Result<()> {
             File::create_new(&path)?.write_all(&contents.0)?;
             set_mode(&path, *mode)
         }
-        Patch::Append { contents, .. } => {
-            // A FIFO would wait for a reader that never comes.
-            if !fs::metadata(&path)?.is_file() {
-                return Err(Errno::EINVAL.into());
-            }
-            File::options()
-                .append(true)
-                .open(&path)?
-                .write_all(&contents.0)
-        }
+        Patch::Append { contents, .. } => open_to_append(&path)?.write_all(&contents.0),
+        Patch::AppendShared { tag, entry, .. } => staging.within(tag, || {
+            let mut target = open_to_append(&path)?;
+            io::copy(&mut File::open(entry)?, &mut target).map(drop)
+        })?,
         Patch::MakeDirectory { mode, .. } => {
             fs::create_dir_all(&path).map_err(|error| match error.kind() {
                 ErrorKind::AlreadyExists => Errno::ENOTDIR.into(),
@@ -139,6 +135,14 @@ fn make_one(patch: &Patch, staging: &Staging) -> io::Result<()> {
     }
 }
 
+fn open_to_append(path: &Path) -> io::Result<File> {
+    // A FIFO would wait for a reader that never comes.
+    match fs::metadata(path)?.is_file() {
+        true => File::options().append(true).open(path),
+        false => Err(Errno::EINVAL.into()),
+    }
+}
+
 fn set_mode(path: &Path, mode: Option<u32>) -> io::Result<()> {
     match mode {
         Some(mode) => fs::set_permissions(path, Permissions::from_mode(mode & PERMISSIONS)),
@@ -152,8 +156,7 @@ fn make_room(path: &Path, replace: bool) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => make_parents(path),
         Err(error) => Err(error),
         Ok(_) if !replace => Err(Errno::EEXIST.into()),
-        Ok(there) if there.is_dir() => Err(Errno::EISDIR.into()),
-        Ok(_) => fs::remove_file(path),
+        Ok(_) => remove(path),
     }
 }
 

@@ -59,7 +59,7 @@ impl Staging {
             staging.stage(&mount.source, mount.options.read_only, &target, devices)?;
         }
         for patch in patches {
-            if let Patch::Copy { tag, path, .. } = patch {
+            if let Patch::Copy { tag, path, .. } | Patch::AppendShared { tag, path, .. } = patch {
                 let source = MountSource::Shared {
                     tag: tag.clone(),
                     entry: None,

@@ -123,7 +123,7 @@ pub enum Patch {
         contents: Bytes,
         /// Permission bits; `None` is 0644.
         mode: Option<u32>,
-        /// Whether a file that is there is replaced; otherwise it is an error.
+        /// Whether what is there is replaced; otherwise it is an error.
         replace: bool,
     },
     /// Appends to a file that is there.
@@ -151,7 +151,7 @@ pub enum Patch {
         path: Bytes,
         /// Where it leads.
         target: Bytes,
-        /// Whether a file that is there is replaced; otherwise it is an error.
+        /// Whether what is there is replaced; otherwise it is an error.
         replace: bool,
     },
     /// Copies a file or a tree of files that the host shares.
@@ -164,9 +164,18 @@ pub enum Patch {
         path: Bytes,
         /// Permission bits of a file; `None` is those of the original.
         mode: Option<u32>,
-        /// Whether files that are there are replaced, those in a directory one by one; otherwise it is an error if there is
-        /// anything at the path.
+        /// Whether what is there is replaced; of a directory that a directory is copied into, file by file. Otherwise it is an
+        /// error if there is anything at the path.
         replace: bool,
+    },
+    /// Appends a file that the host shares to one that is there.
+    AppendShared {
+        /// Tag of the virtio-fs file system.
+        tag: String,
+        /// Entry of its root directory.
+        entry: String,
+        /// Absolute path in the guest.
+        path: Bytes,
     },
 }
 

@@ -91,6 +91,11 @@ fn patch() -> impl Strategy<Value = Patch> {
                 replace,
             }
         ),
+        (".*", ".*", bytes()).prop_map(|(tag, entry, path)| Patch::AppendShared {
+            tag,
+            entry,
+            path,
+        }),
     ]
 }
 

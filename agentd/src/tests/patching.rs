@@ -140,13 +140,50 @@ fn what_is_there_stays_unless_it_may_be_replaced() {
         // The link gives way, not what it leads to.
         patches::make(&[copy("f", "/file", None, true)], staging).unwrap();
         assert_eq!(text("/file"), "file");
+        // A directory gives way with all that is in it, whichever layer has it.
         for patch in [
-            write("/old", "", None, true),
-            link("/old", "", true),
+            write("/old", "file", None, true),
+            link("/old", "/file", true),
             copy("f", "/old", None, true),
         ] {
-            refused(staging, patch, libc::EISDIR);
+            let above = directory("/old/above", None);
+            patches::make(
+                &[remove("/old"), above, write("/old/x", "", None, false)],
+                staging,
+            )
+            .unwrap();
+            patches::make(&[patch], staging).unwrap();
+            assert_eq!(text("/old"), "file");
         }
+    });
+}
+
+#[test]
+fn what_is_replaced_may_be_a_directory_of_the_layers_beneath() {
+    in_overlay(|staging| {
+        assert!(Path::new("/old/deep").is_dir());
+        patches::make(&[write("/old", "file", None, true)], &staging).unwrap();
+        assert_eq!(text("/old"), "file");
+        patches::make(&[copy("d", "/old", None, true)], &staging).unwrap();
+        assert_eq!(text("/old/inside"), "inside");
+        assert!(!Path::new("/old/deep").exists());
+    });
+}
+
+#[test]
+fn what_is_appended_may_be_a_file_of_the_share() {
+    in_overlay(|staging| {
+        let append = |entry: &str, path: &str| Patch::AppendShared {
+            tag: "share".into(),
+            entry: entry.into(),
+            path: super::bytes(path),
+        };
+        patches::make(&[append("f", "/file"), append("f", "/file")], &staging).unwrap();
+        assert_eq!(text("/file"), "lowerfilefile");
+        refused(&staging, append("f", "/missing"), libc::ENOENT);
+        refused(&staging, append("f", "/old"), libc::EINVAL);
+        refused(&staging, append("missing", "/file"), libc::ENOENT);
+        assert_eq!(text("/file"), "lowerfilefile");
     });
 }
 

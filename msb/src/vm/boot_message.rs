@@ -72,6 +72,11 @@ fn patch((index, patch): (usize, &Patch)) -> protocol::Patch {
             mode: *mode,
             replace: *replace,
         },
+        Patch::Append { path, .. } => protocol::Patch::AppendShared {
+            tag: SHARE.to_owned(),
+            entry: patch_entry(index),
+            path: path.clone(),
+        },
     }
 }
 

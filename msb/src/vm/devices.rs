@@ -124,7 +124,7 @@ fn mounts(config: &LaunchConfig) -> Result<Vec<DeviceDescription>, StartError> {
         has_exports = true;
     }
     for (index, patch) in config.patches.iter().enumerate() {
-        if let Patch::Copy { source, .. } = patch {
+        if let Patch::Copy { source, .. } | Patch::Append { source, .. } = patch {
             exports.attach(&patch_entry(index), original(&source.0)?)?;
             has_exports = true;
         }

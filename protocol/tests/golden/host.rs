@@ -95,6 +95,11 @@ fn patches() -> Vec<Patch> {
             mode: None,
             replace: true,
         },
+        Patch::AppendShared {
+            tag: "share".into(),
+            entry: "patch-1".into(),
+            path: bytes("/f"),
+        },
     ]
 }
 
@@ -294,13 +299,14 @@ pub(crate) fn vectors() -> Vec<Vector> {
                 init: None,
                 patches: patches(),
             }))),
-            "50000000 01 01 04 726f6f74 00 00 03 05 7570706572 00 00 00 03 626f78 00 00 00 06 \
+            "62000000 01 01 04 726f6f74 00 00 03 05 7570706572 00 00 00 03 626f78 00 00 00 07 \
              00 02 2f61 02 6869 01 a403 01 \
              01 02 2f61 01 0a \
              02 02 2f62 00 \
              03 02 2f63 \
              04 02 2f64 01 61 00 \
-             05 05 7368617265 07 70617463682d30 02 2f65 00 01",
+             05 05 7368617265 07 70617463682d30 02 2f65 00 01 \
+             06 05 7368617265 07 70617463682d31 02 2f66",
         ),
         ("host drain", Host(HostMessage::Drain), "01000000 09"),
         ("host measure", Host(HostMessage::Measure), "01000000 0a"),

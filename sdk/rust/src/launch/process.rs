@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use protocol::FrameError;
 
 use super::config::LaunchConfig;
 use super::handover::Handover;
+use super::patches::move_texts_out;
 use super::program::Program;
 use super::report::{Command, Report, ReportError, ReportReader, send_command};
 use crate::names::Name;
@@ -24,6 +26,14 @@ use crate::volumes::VolumeUse;
 /// Why a machine's process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
+    /// What is to be in the guest's files could not be written down for it.
+    #[error("Failed to write the texts of patches into {path}")]
+    Texts {
+        /// The run directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// Its configuration could not be handed over.
     #[error("Failed to write the launch configuration")]
     Handover(#[from] FrameError),
@@ -77,10 +87,15 @@ impl MachineProcess {
         program: &Program,
         name: Name,
         claim: Claim,
-        config: LaunchConfig,
+        mut config: LaunchConfig,
         volumes: Vec<VolumeUse>,
         console: Option<File>,
     ) -> Result<MachineProcess, LaunchError> {
+        let run = claim.directory.path();
+        move_texts_out(&mut config.patches, run).map_err(|source| LaunchError::Texts {
+            path: run.to_owned(),
+            source,
+        })?;
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| LaunchError::Pipe(error.into()));
         let (reports, reports_writer) = pipe()?;
         let (commands_reader, commands) = pipe()?;

@@ -9,8 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::MicrosandboxError;
 use crate::launch::{HostPath, Patch, Root, RootAccess, RootSource};
 
-/// Most that all texts have together, in bytes: they reach the guest in one message, which has other things to say, too.
-const MAX_TEXT: usize = 256 << 10;
+/// Most bytes that all paths, and targets of links, have together: they reach the guest in one message, which has other things to
+/// say, too.
+const MAX_PATHS: usize = 256 << 10;
+
+/// Most bytes that all texts have together: they are recorded with the sandbox in a value of the database, which has at most
+/// 1,000,000,000 (`SQLITE_MAX_LENGTH`), and a byte can take six there (`\u0001`).
+const MAX_TEXTS: usize = 128 << 20;
 
 /// Permission bits that chmod(2) sets.
 const PERMISSIONS: u32 = 0o7777;
@@ -32,7 +37,7 @@ pub enum PatchConfig {
         /// Permission bits; `None` is 0644.
         #[serde(default)]
         mode: Option<u32>,
-        /// Whether a file that is there is replaced.
+        /// Whether what is there is replaced, a directory with all that is in it.
         #[serde(default)]
         replace: bool,
     },
@@ -62,7 +67,7 @@ pub enum PatchConfig {
         target: String,
         /// Absolute path of the link in the guest.
         link: String,
-        /// Whether a file that is there is replaced.
+        /// Whether what is there is replaced, a directory with all that is in it.
         #[serde(default)]
         replace: bool,
     },
@@ -75,7 +80,7 @@ pub enum PatchConfig {
         /// Permission bits; `None` is those of the original.
         #[serde(default)]
         mode: Option<u32>,
-        /// Whether a file that is there is replaced.
+        /// Whether what is there is replaced, a directory with all that is in it.
         #[serde(default)]
         replace: bool,
     },
@@ -116,6 +121,13 @@ impl PatchConfig {
     fn text(&self) -> &str {
         match self {
             PatchConfig::Text { content, .. } | PatchConfig::Append { content, .. } => content,
+            _ => "",
+        }
+    }
+
+    /// Where a link leads.
+    fn target(&self) -> &str {
+        match self {
             PatchConfig::Symlink { target, .. } => target,
             _ => "",
         }
@@ -135,7 +147,7 @@ impl PatchConfig {
 /// # Errors
 /// [`MicrosandboxError::InvalidConfig`].
 pub(super) fn check(patches: &[PatchConfig]) -> Result<(), MicrosandboxError> {
-    let mut size: usize = 0;
+    let (mut paths, mut texts) = (0_usize, 0_usize);
     for patch in patches {
         let path = patch.path();
         let invalid = |reason| {
@@ -147,9 +159,7 @@ pub(super) fn check(patches: &[PatchConfig]) -> Result<(), MicrosandboxError> {
         if !path.starts_with('/') {
             return invalid("is no absolute path in the guest");
         }
-        if path.contains('\0')
-            || patch.text().contains('\0') && matches!(patch, PatchConfig::Symlink { .. })
-        {
+        if path.contains('\0') || patch.target().contains('\0') {
             return invalid("has a NUL in it");
         }
         if path.split('/').any(|component| component == "..") {
@@ -164,17 +174,18 @@ pub(super) fn check(patches: &[PatchConfig]) -> Result<(), MicrosandboxError> {
         if patch.mode().is_some_and(|mode| mode > PERMISSIONS) {
             return invalid("is to have a mode above 0o7777");
         }
-        size = size
+        paths = paths
             .saturating_add(path.len())
-            .saturating_add(patch.text().len());
+            .saturating_add(patch.target().len());
+        texts = texts.saturating_add(patch.text().len());
     }
-    if size > MAX_TEXT {
-        return Err(MicrosandboxError::invalid(
-            "patches",
-            format!(
-                "their texts have {size} bytes, of which there can be {MAX_TEXT}; copy files instead"
-            ),
-        ));
+    for (what, size, most) in [("paths", paths, MAX_PATHS), ("texts", texts, MAX_TEXTS)] {
+        if size > most {
+            let reason = format!(
+                "their {what} have {size} bytes, of which there can be {most}; copy files instead"
+            );
+            return Err(MicrosandboxError::invalid("patches", reason));
+        }
     }
     Ok(())
 }
@@ -278,9 +289,16 @@ mod tests {
             mode,
             replace: false,
         };
-        assert!(check(&[text(0, Some(0o7777)), text(MAX_TEXT - 4, None)]).is_ok());
-        assert!(check(&[text(0, None), text(MAX_TEXT - 3, None)]).is_err());
+        assert!(check(&[text(0, Some(0o7777)), text(MAX_TEXTS, None)]).is_ok());
+        assert!(check(&[text(1, None), text(MAX_TEXTS, None)]).is_err());
         assert!(check(&[text(0, Some(0o10000))]).is_err());
+        let link = |length| PatchConfig::Symlink {
+            target: "x".repeat(length),
+            link: "/l".into(),
+            replace: false,
+        };
+        assert!(check(&[link(MAX_PATHS - 2)]).is_ok());
+        assert!(check(&[link(MAX_PATHS - 3), link(0)]).is_err());
     }
 
     #[test]
