@@ -88,6 +88,14 @@ impl SandboxBuilder {
         self
     }
 
+    /// Size in MiB of the layer on disk that keeps the changes to the root of an image. Only for the name of an image: what
+    /// becomes of changes to other roots says [`root_access`](Self::root_access).
+    #[must_use]
+    pub fn oci_upper_size(mut self, mib: u32) -> SandboxBuilder {
+        self.config.oci_upper_size_mib = Some(mib);
+        self
+    }
+
     /// Memory of the guest in MiB.
     #[must_use]
     pub fn memory(mut self, mib: u32) -> SandboxBuilder {

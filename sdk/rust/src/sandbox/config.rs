@@ -59,10 +59,14 @@ pub struct SandboxConfig {
     /// Files and folders that disk images may refer to outside their own folders.
     #[serde(default)]
     pub allow: Vec<PathBuf>,
-    /// What becomes of changes to the root. `None`: a folder gets a private layer, on disk if the sandbox persists and in
+    /// What becomes of changes to the root. `None`: an image and a folder get a private layer, on disk if the sandbox persists and in
     /// memory if it is ephemeral; a disk image is written.
     #[serde(default)]
     pub root_access: Option<RootAccessConfig>,
+    /// Size in MiB, 8 at least, of the layer on disk that keeps the changes to the root of an image. `None` is what `root_access`
+    /// says. Only for the name of an image.
+    #[serde(default)]
+    pub oci_upper_size_mib: Option<u32>,
     /// Memory of the guest in MiB, 64 to 65536. A limit: the host gives what is touched.
     #[serde(default = "default_memory")]
     pub memory_mib: u32,
@@ -184,6 +188,7 @@ impl SandboxConfig {
             image_cache: DiskCache::default(),
             allow: Vec::new(),
             root_access: None,
+            oci_upper_size_mib: None,
             memory_mib: DEFAULT_MEMORY_MIB,
             cpus: DEFAULT_CPUS,
             workdir: None,
@@ -216,6 +221,16 @@ impl SandboxConfig {
             initramfs: None,
             kernel_cmdline: None,
         }
+    }
+}
+
+impl SandboxConfig {
+    /// What becomes of changes to the root, by whichever field says it.
+    pub(crate) fn root_access(&self) -> Option<RootAccessConfig> {
+        let upper = self
+            .oci_upper_size_mib
+            .map(|mib| RootAccessConfig::Upper { mib });
+        self.root_access.or(upper)
     }
 }
 

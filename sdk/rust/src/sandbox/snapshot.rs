@@ -121,6 +121,7 @@ pub(super) fn check(config: &SandboxConfig) -> Result<(), MicrosandboxError> {
         ("image_fstype", config.image_fstype.is_some()),
         ("image_partition", config.image_partition.is_some()),
         ("root_access", config.root_access.is_some()),
+        ("oci_upper_size_mib", config.oci_upper_size_mib.is_some()),
     ];
     match besides.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),

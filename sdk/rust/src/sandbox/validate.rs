@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, patch, snapshot};
+use super::{
+    InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, image_name, patch,
+    snapshot,
+};
 use crate::error::MicrosandboxError;
 use crate::names::{Name, check_hostname};
 
@@ -41,14 +44,7 @@ pub(super) fn validate(config: &SandboxConfig) -> Result<Name, MicrosandboxError
     if !CPUS.contains(&config.cpus) {
         return Err(invalid("cpus", "there are 1 to 32"));
     }
-    if let Some(RootAccessConfig::Upper { mib }) = config.root_access
-        && mib < MIN_UPPER_MIB
-    {
-        return Err(invalid(
-            "root_access",
-            "a layer on disk has 8 MiB at least, for the journal of its file system",
-        ));
-    }
+    check_upper(config)?;
     if let Some(hostname) = &config.hostname {
         check_hostname(hostname).map_err(|error| invalid("hostname", error))?;
     }
@@ -77,6 +73,35 @@ pub(super) fn validate(config: &SandboxConfig) -> Result<Name, MicrosandboxError
 /// [`MicrosandboxError::InvalidConfig`].
 pub(super) fn parse_name(name: &str) -> Result<Name, MicrosandboxError> {
     Name::from_str(name).map_err(|error| invalid("name", error))
+}
+
+fn check_upper(config: &SandboxConfig) -> Result<(), MicrosandboxError> {
+    let field = match config.oci_upper_size_mib {
+        Some(_) => "oci_upper_size_mib",
+        None => "root_access",
+    };
+    if config.oci_upper_size_mib.is_some() && config.snapshot.is_none() {
+        if image_name(&config.image).is_none() {
+            let reason = format!(
+                "it is for an image, and {} is a path: `root_access` says what becomes of changes to it",
+                config.image.display()
+            );
+            return Err(invalid(field, reason));
+        }
+        if config.root_access.is_some() {
+            return Err(invalid(
+                field,
+                "`root_access` has it already: only one of both is given",
+            ));
+        }
+    }
+    match config.root_access() {
+        Some(RootAccessConfig::Upper { mib }) if mib < MIN_UPPER_MIB => Err(invalid(
+            field,
+            "a layer on disk has 8 MiB at least, for the journal of its file system",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), MicrosandboxError> {
@@ -303,7 +328,7 @@ mod tests {
             })
         };
         assert_eq!(of_snapshot(|_| {}), None);
-        let besides: [(&str, Change); 4] = [
+        let besides: [(&str, Change); 5] = [
             ("image", |config| config.image = "/".into()),
             ("image_digest", |config| {
                 config.image_digest = Some(String::new());
@@ -312,10 +337,55 @@ mod tests {
             ("root_access", |config| {
                 config.root_access = Some(RootAccessConfig::ReadOnly);
             }),
+            ("oci_upper_size_mib", |config| {
+                config.oci_upper_size_mib = Some(64);
+            }),
         ];
         for (expected, change) in besides {
             assert_eq!(of_snapshot(change).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn only_an_image_has_an_upper_of_its_kind() {
+        let upper = |image: &str, mib, access| {
+            let error = field(|config| {
+                config.image = image.into();
+                config.oci_upper_size_mib = Some(mib);
+                config.root_access = access;
+            });
+            error.is_none() || {
+                assert_eq!(error.as_deref(), Some("oci_upper_size_mib"), "{image}");
+                false
+            }
+        };
+        for image in [
+            "debian",
+            "localhost:5000/x:1",
+            "oci:./layout",
+            "docker-archive:/x.tar",
+        ] {
+            assert!(upper(image, 8, None), "{image}");
+            assert!(!upper(image, 7, None), "{image}");
+            assert!(
+                !upper(image, 8, Some(RootAccessConfig::Writable)),
+                "{image}"
+            );
+        }
+        for path in ["/", "./root", "~/root", "disk.qcow2", "/dev/sda"] {
+            assert!(!upper(path, 8, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_the_changes_is_the_same_by_either_name() {
+        let mut config = SandboxConfig::new("web", "debian");
+        assert_eq!(config.root_access(), None);
+        config.oci_upper_size_mib = Some(64);
+        assert_eq!(
+            config.root_access(),
+            Some(RootAccessConfig::Upper { mib: 64 })
+        );
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl<'c> Commit<'c> {
 
 /// Whether there is a layer on disk over an image.
 fn check(config: &SandboxConfig) -> Result<(), CommitObstacle> {
-    match config.root_access {
+    match config.root_access() {
         _ if image_name(&config.image).is_none() => Err(CommitObstacle::NoImage),
         None | Some(RootAccessConfig::Upper { .. }) => Ok(()),
         Some(RootAccessConfig::Tmpfs { .. }) => Err(CommitObstacle::InMemory),

@@ -26,7 +26,7 @@ pub(super) fn resolve_root(
         },
         false => RootAccessConfig::Writable,
     };
-    let access = config.root_access.unwrap_or(default);
+    let access = config.root_access().unwrap_or(default);
     if image.is_some() && access == RootAccessConfig::Writable {
         return Err(MicrosandboxError::invalid(
             "root_access",
