@@ -33,20 +33,21 @@ const OPTIONS: [PatchOption; 6] = [
     PatchOption {
         change: Change::Copy,
         name: "copy",
-        value: "SRC:DST",
-        help: "File or folder of the host that is copied into the root before anything runs in it",
+        value: "SRC:DST[:OPTIONS]",
+        help: "File or folder of the host that is copied into the root before anything runs in it. OPTIONS are mode=MODE, of \
+               a file, and replace",
     },
     PatchOption {
         change: Change::Mkdir,
         name: "mkdir",
-        value: "PATH",
+        value: "PATH[:mode=MODE]",
         help: "Directory that is made in the root, unless it is there",
     },
     PatchOption {
         change: Change::Write,
         name: "write",
-        value: "PATH=TEXT",
-        help: "Text file that is made in the root",
+        value: "PATH[:OPTIONS]=TEXT",
+        help: "Text file that is made in the root. OPTIONS are mode=MODE and replace",
     },
     PatchOption {
         change: Change::Append,
@@ -57,7 +58,7 @@ const OPTIONS: [PatchOption; 6] = [
     PatchOption {
         change: Change::Symlink,
         name: "symlink",
-        value: "LINK=TARGET",
+        value: "LINK[:replace]=TARGET",
         help: "Symbolic link that is made in the root",
     },
     PatchOption {
@@ -91,7 +92,7 @@ impl Args for PatchArguments {
         command.args(options).arg(
             Arg::new(REPLACE)
                 .long(REPLACE)
-                .help("Lets --copy, --write and --symlink replace files that are there")
+                .help("Lets every --copy, --write and --symlink replace what is there, as the option `replace` of one does")
                 .action(ArgAction::SetTrue),
         )
     }
@@ -152,17 +153,25 @@ impl PatchArguments {
 fn patch(change: Change, value: &str, replace: bool) -> anyhow::Result<PatchConfig> {
     Ok(match change {
         Change::Copy => return copy(value, replace),
-        Change::Mkdir => PatchConfig::Mkdir {
-            path: value.to_owned(),
-            mode: None,
-        },
+        Change::Mkdir => {
+            let example = "--mkdir /data:mode=0700";
+            let (path, options) = match value.split_once(':') {
+                Some((path, rest)) => (path, Options::parse_all(rest).hint(as_in(example))?),
+                None => (value, Options::default()),
+            };
+            options.no_replace().hint(as_in(example))?;
+            PatchConfig::Mkdir {
+                path: path.to_owned(),
+                mode: options.mode,
+            }
+        }
         Change::Write => {
-            let (path, content) = divide(value, '=', "--write /etc/motd=hello")?;
+            let (path, options, content) = with_text(value, "--write /etc/motd:replace=hello")?;
             PatchConfig::Text {
                 path,
                 content,
-                mode: None,
-                replace,
+                mode: options.mode,
+                replace: replace || options.replace,
             }
         }
         Change::Append => {
@@ -170,11 +179,13 @@ fn patch(change: Change, value: &str, replace: bool) -> anyhow::Result<PatchConf
             PatchConfig::Append { path, content }
         }
         Change::Symlink => {
-            let (link, target) = divide(value, '=', "--symlink /usr/bin/python=python3")?;
+            let example = "--symlink /usr/bin/python:replace=python3";
+            let (link, options, target) = with_text(value, example)?;
+            options.no_mode().hint(as_in(example))?;
             PatchConfig::Symlink {
                 target,
                 link,
-                replace,
+                replace: replace || options.replace,
             }
         }
         Change::Remove => PatchConfig::Remove {
@@ -184,19 +195,102 @@ fn patch(change: Change, value: &str, replace: bool) -> anyhow::Result<PatchConf
 }
 
 fn copy(value: &str, replace: bool) -> anyhow::Result<PatchConfig> {
-    let (src, dst) = divide(value, ':', "--copy ./app:/app")?;
+    let (src, rest) = divide(value, ':', "--copy ./app:/app")?;
+    let (dst, options) = match rest.split_once(':') {
+        Some((dst, options)) => {
+            let options = Options::parse_all(options);
+            let options = options.hint(as_in("--copy ./key:/etc/key:mode=0600,replace"))?;
+            (dst.to_owned(), options)
+        }
+        None => (rest, Options::default()),
+    };
     let cannot = || format!("cannot copy {src}");
     let src = fs::canonicalize(&src).with_context(cannot);
     let src: PathBuf = src.hint("--copy SRC:DST names a file or a folder of this machine")?;
-    Ok(match src.is_dir() {
-        true => PatchConfig::CopyDir { src, dst, replace },
-        false => PatchConfig::CopyFile {
-            src,
-            dst,
-            mode: None,
-            replace,
-        },
+    let replace = replace || options.replace;
+    if src.is_dir() {
+        let refused = options.no_mode().with_context(cannot);
+        refused.hint("a folder is copied with the permissions that it has, and all in it")?;
+        return Ok(PatchConfig::CopyDir { src, dst, replace });
+    }
+    Ok(PatchConfig::CopyFile {
+        src,
+        dst,
+        mode: options.mode,
+        replace,
     })
+}
+
+/// What is said of one change behind its path.
+#[derive(Debug, Clone, Copy, Default)]
+struct Options {
+    mode: Option<u32>,
+    replace: bool,
+}
+
+impl Options {
+    /// Those at the beginning of `text`, and what stands behind them.
+    fn parse(mut text: &str) -> anyhow::Result<(Options, &str)> {
+        let mut options = Options::default();
+        loop {
+            if let Some(rest) = text.strip_prefix("mode=") {
+                let behind = rest.trim_start_matches(|digit: char| digit.is_digit(8));
+                let digits = &rest[..rest.len() - behind.len()];
+                let mode = u32::from_str_radix(digits, 8);
+                let mode = mode.with_context(|| format!("{rest:?} is no mode in octal digits"))?;
+                options.mode = Some(mode);
+                text = behind;
+            } else if let Some(rest) = text.strip_prefix("replace") {
+                options.replace = true;
+                text = rest;
+            } else {
+                anyhow::bail!("{text:?} is none of the options mode=MODE and replace");
+            }
+            match text.strip_prefix(',') {
+                Some(rest) => text = rest,
+                None => return Ok((options, text)),
+            }
+        }
+    }
+
+    /// Those that `text` consists of.
+    fn parse_all(text: &str) -> anyhow::Result<Options> {
+        match Options::parse(text)? {
+            (options, "") => Ok(options),
+            (_, rest) => anyhow::bail!("{rest:?} stands behind the options"),
+        }
+    }
+
+    fn no_mode(self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.mode.is_none(), "it takes no mode");
+        Ok(())
+    }
+
+    fn no_replace(self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.replace,
+            "a directory that is there stays: nothing is replaced"
+        );
+        Ok(())
+    }
+}
+
+/// The parts of `PATH[:OPTIONS]=TEXT`.
+fn with_text(value: &str, example: &str) -> anyhow::Result<(String, Options, String)> {
+    let (path, rest) = divide(value, '=', example)?;
+    let Some((path, _)) = path.split_once(':') else {
+        return Ok((path, Options::default(), rest));
+    };
+    let parsed = Options::parse(&value[path.len() + 1..]).and_then(|(options, rest)| {
+        let text = rest.strip_prefix('=');
+        let text = text.with_context(|| format!("{rest:?} is no `=` with the text"))?;
+        Ok((path.to_owned(), options, text.to_owned()))
+    });
+    parsed.hint(as_in(example))
+}
+
+fn as_in(example: &str) -> String {
+    format!("as in {example}")
 }
 
 /// Both sides of the first separator.
@@ -204,7 +298,7 @@ fn divide(value: &str, separator: char, example: &str) -> anyhow::Result<(String
     let sides = value.split_once(separator);
     let (left, right) = sides
         .with_context(|| format!("{value:?} has no `{separator}`"))
-        .hint(format!("as in {example}"))?;
+        .hint(as_in(example))?;
     Ok((left.to_owned(), right.to_owned()))
 }
 
@@ -257,6 +351,73 @@ mod tests {
         ];
         assert_eq!(patches.unwrap(), expected);
         assert_eq!(parse(&[]).unwrap(), []);
+    }
+
+    #[test]
+    fn each_has_options_of_its_own() {
+        let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        let copy = format!("--copy={}:/f:mode=0600", file.display());
+        let patches = parse(&[
+            "--write=/a:mode=0600,replace=mode=1:2",
+            "--write=/b:replace==",
+            "--write=/c=d:replace",
+            "--mkdir=/d:mode=1777",
+            "--symlink=/e:replace=a=b",
+            "--copy=/:/f:replace",
+            &copy,
+            "--remove=/a:replace",
+        ])
+        .unwrap();
+        let text = |path: &str, content: &str, mode, replace| PatchConfig::Text {
+            path: path.into(),
+            content: content.into(),
+            mode,
+            replace,
+        };
+        let expected = [
+            text("/a", "mode=1:2", Some(0o600), true),
+            text("/b", "=", None, true),
+            text("/c", "d:replace", None, false),
+            PatchConfig::Mkdir {
+                path: "/d".into(),
+                mode: Some(0o1777),
+            },
+            PatchConfig::Symlink {
+                target: "a=b".into(),
+                link: "/e".into(),
+                replace: true,
+            },
+            PatchConfig::CopyDir {
+                src: "/".into(),
+                dst: "/f".into(),
+                replace: true,
+            },
+            PatchConfig::CopyFile {
+                src: file.canonicalize().unwrap(),
+                dst: "/f".into(),
+                mode: Some(0o600),
+                replace: false,
+            },
+            PatchConfig::Remove {
+                path: "/a:replace".into(),
+            },
+        ];
+        assert_eq!(patches, expected);
+        for wrong in [
+            "--write=/a:mod=1=x",
+            "--write=/a:mode==x",
+            "--write=/a:mode=9=x",
+            "--write=/a:replace,=x",
+            "--write=/a:replace:x=",
+            "--mkdir=/a:replace",
+            "--mkdir=/a:mode=",
+            "--mkdir=/a:mode=77777777777777",
+            "--symlink=/a:mode=1=x",
+            "--copy=/:/a:mode=1",
+            "--copy=/:/a:",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]
