@@ -1,7 +1,9 @@
 //! `msb image inspect`
 
+use std::time::Duration;
+
 use clap::Args;
-use microsandbox::images::image::manifest::ContainerConfig;
+use microsandbox::images::image::manifest::{ContainerConfig, Healthcheck};
 use microsandbox::images::{ImageDetails, Images};
 use serde::Serialize;
 
@@ -121,6 +123,10 @@ fn describe(details: &Details) -> String {
             "stop signal",
             config.stop_signal.clone().into_iter().collect(),
         ),
+        (
+            "healthcheck",
+            config.healthcheck.iter().map(healthcheck).collect(),
+        ),
         ("labels", pairs(&config.labels)),
         (
             "layers",
@@ -148,4 +154,39 @@ fn quoted(arguments: &[String]) -> Vec<String> {
         return Vec::new();
     }
     serde_json::to_string(arguments).into_iter().collect()
+}
+
+/// The check and what is said of when it is made.
+fn healthcheck(check: &Healthcheck) -> String {
+    let times = [
+        ("interval", check.interval),
+        ("timeout", check.timeout),
+        ("start period", check.start_period),
+    ];
+    let times = times.into_iter().filter(|(_, time)| *time > 0);
+    let times =
+        times.map(|(what, time)| format!("{what} {:?}", Duration::from_nanos(time.unsigned_abs())));
+    let retries = (check.retries > 0).then(|| format!("retries {}", check.retries));
+    let parts = quoted(&check.test).into_iter().chain(times).chain(retries);
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_healthcheck_is_one_line_with_all_that_is_said() {
+        let check = Healthcheck {
+            test: vec!["CMD-SHELL".to_owned(), "curl -f localhost".to_owned()],
+            interval: 30_000_000_000,
+            timeout: 1_500_000_000,
+            start_period: 0,
+            retries: 3,
+        };
+        let expected =
+            r#"["CMD-SHELL","curl -f localhost"], interval 30s, timeout 1.5s, retries 3"#;
+        assert_eq!(healthcheck(&check), expected);
+        assert_eq!(healthcheck(&Healthcheck::default()), "");
+    }
 }
