@@ -234,7 +234,8 @@ impl MountConfig {
         self.with_mode(NamedMode::Create)
     }
 
-    /// The named volume is made if it does not exist.
+    /// The named volume is made if it does not exist, and must be of the kind, quota and size that are given if it does;
+    /// one for which no quota is given has none. A disk that exists may be of any size where none is given.
     #[must_use]
     pub fn ensure_exists(self) -> MountConfig {
         self.with_mode(NamedMode::EnsureExists)

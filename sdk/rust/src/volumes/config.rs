@@ -121,7 +121,7 @@ pub enum VolumeMode {
     Existing,
     /// It must not exist, and is made.
     Create(VolumeConfig),
-    /// It is made if it does not exist; if it does, its kind must be this one, and its quota and size those that are
-    /// given. Its labels are not looked at. It is never changed.
+    /// It is made if it does not exist; if it does, its kind and quota must be these, where no quota is one, too, and its
+    /// size the one that is given, if one is. Its labels are not looked at. It is never changed.
     EnsureExists(VolumeConfig),
 }

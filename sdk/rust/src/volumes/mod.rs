@@ -359,31 +359,34 @@ fn fill(directory: &VolumeDirectory, record: &Record) -> Result<(), VolumeError>
     }
 }
 
-/// Whether a volume is as it is asked for. What `config` leaves open fits any.
+/// Whether a volume is as it is asked for. No quota is a configuration as any, that of a volume without a limit; a size
+/// need only be given for a disk that is missing, so without one any disk fits.
 fn check_compatible(volume: &VolumeHandle, config: &VolumeConfig) -> Result<(), VolumeError> {
-    let differs = |property, existing: Option<String>, requested: String| {
-        let existing = existing.unwrap_or_else(|| "none".to_owned());
+    let differs = |property, existing: Option<String>, requested: Option<String>| {
         if existing == requested {
             return Ok(());
         }
+        let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
         Err(VolumeError::Incompatible {
             name: volume.name().to_string(),
             property,
-            existing,
-            requested,
+            existing: or_none(existing),
+            requested: or_none(requested),
         })
     };
     let mib = |size: u32| format!("{size} MiB");
     differs(
         "kind",
         Some(volume.kind().to_string()),
-        config.kind.to_string(),
+        Some(config.kind.to_string()),
     )?;
-    if let Some(quota) = config.quota() {
-        differs("quota", volume.quota_mib().map(mib), mib(quota))?;
-    }
+    differs(
+        "quota",
+        volume.quota_mib().map(mib),
+        config.quota().map(mib),
+    )?;
     if let Some(size) = config.size() {
-        differs("size", volume.size_mib().map(mib), mib(size))?;
+        differs("size", volume.size_mib().map(mib), Some(mib(size)))?;
     }
     Ok(())
 }

@@ -324,27 +324,71 @@ fn modes_decide_what_is_made() {
     assert!(matches!(error, VolumeError::VolumeAlreadyExists { .. }));
     let ledger = made.volume().usage_ledger().unwrap();
     assert_eq!(ledger.file_name().unwrap(), "usage");
-    // What is left open fits.
-    for config in [quota(10), VolumeConfig::default()] {
-        assert!(!acquire(VolumeMode::EnsureExists(config)).unwrap().created());
-    }
-    for (config, what) in [(quota(11), "quota"), (disk(16), "kind")] {
-        let error = acquire(VolumeMode::EnsureExists(config)).unwrap_err();
-        assert!(
-            matches!(error, VolumeError::Incompatible { property, .. } if property == what),
-            "{what}"
-        );
-    }
-    volumes.create(&name("disk"), &disk(16)).unwrap();
-    let acquire = |mode| volumes.acquire(&wanted("disk", mode), &sandbox("web"));
-    let error = acquire(VolumeMode::EnsureExists(disk(17))).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "The volume \"disk\" has the size 16 MiB, not 17 MiB"
+    assert!(
+        !acquire(VolumeMode::EnsureExists(quota(10)))
+            .unwrap()
+            .created()
     );
-    acquire(VolumeMode::EnsureExists(disk(0))).unwrap();
     acquire(VolumeMode::Existing).unwrap();
     assert_eq!(volumes.get(&name("data")).unwrap().quota_mib(), Some(10));
+}
+
+#[test]
+fn an_existing_volume_is_as_it_is_asked_for_or_refused() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let unlimited = VolumeConfig::default;
+    let disk_of_any_size = || disk(0);
+    let labelled = VolumeConfig {
+        labels: [("env".to_owned(), "prod".to_owned())].into(),
+        ..quota(10)
+    };
+    for (volume, config) in [
+        ("limited", quota(10)),
+        ("unlimited", unlimited()),
+        ("disk", disk(16)),
+    ] {
+        volumes.create(&name(volume), &config).unwrap();
+    }
+    let size_none = VolumeConfig {
+        size_mib: None,
+        ..disk(16)
+    };
+    for (volume, config, refusal) in [
+        ("limited", quota(10), None),
+        ("limited", labelled, None),
+        ("limited", quota(11), Some("quota 10 MiB, not 11 MiB")),
+        ("limited", quota(9), Some("quota 10 MiB, not 9 MiB")),
+        ("limited", unlimited(), Some("quota 10 MiB, not none")),
+        ("limited", quota(0), Some("quota 10 MiB, not none")),
+        ("limited", disk(16), Some("kind dir, not disk")),
+        ("unlimited", unlimited(), None),
+        ("unlimited", quota(0), None),
+        ("unlimited", quota(10), Some("quota none, not 10 MiB")),
+        ("unlimited", disk_of_any_size(), Some("kind dir, not disk")),
+        ("disk", disk(16), None),
+        ("disk", disk_of_any_size(), None),
+        ("disk", size_none, None),
+        ("disk", disk(17), Some("size 16 MiB, not 17 MiB")),
+        ("disk", disk(8), Some("size 16 MiB, not 8 MiB")),
+        ("disk", unlimited(), Some("kind disk, not dir")),
+    ] {
+        let mode = VolumeMode::EnsureExists(config.clone());
+        let acquired = volumes.acquire(&wanted(volume, mode), &sandbox("web"));
+        let error = acquired
+            .map(|volume_use| assert!(!volume_use.created()))
+            .err();
+        assert_eq!(
+            error.map(|error| error.to_string()),
+            refusal.map(|refusal| format!("The volume {volume:?} has the {refusal}")),
+            "{volume} as {config:?}"
+        );
+    }
+    // None of it has changed anything.
+    let quotas = ["limited", "unlimited"].map(|it| volumes.get(&name(it)).unwrap().quota_mib());
+    assert_eq!(quotas, [Some(10), None]);
+    let missing = wanted("missing", VolumeMode::EnsureExists(disk_of_any_size()));
+    let error = volumes.acquire(&missing, &sandbox("web")).unwrap_err();
+    assert!(matches!(error, VolumeError::SizeMissing { .. }), "{error}");
 }
 
 #[test]
