@@ -50,7 +50,7 @@ pub(in crate::commands) struct RootArguments {
     /// Keeps changes in a layer of the sandbox: on a disk of SIZE, where the next start finds them, or in guest memory, at
     /// most SIZE of them. An image and a folder do that without being told: on a disk of 4 GiB if the sandbox is one to stay, else
     /// in memory
-    #[arg(long, value_name = "SIZE|tmpfs[:SIZE]", group = "root_access", value_parser = parse_layer)]
+    #[arg(long, visible_alias = "root-overlay", value_name = "SIZE|tmpfs[:SIZE]", group = "root_access", value_parser = parse_layer)]
     root_upper: Option<RootAccessConfig>,
 
     /// When the image is pulled from its registry
@@ -326,6 +326,14 @@ mod tests {
             ),
             (
                 &["--root-upper=2G"],
+                Some(RootAccessConfig::Upper { mib: 2048 }),
+            ),
+            (
+                &["--root-overlay=tmpfs"],
+                Some(RootAccessConfig::Tmpfs { mib: None }),
+            ),
+            (
+                &["--root-overlay=2G"],
                 Some(RootAccessConfig::Upper { mib: 2048 }),
             ),
         ] {
