@@ -28,7 +28,7 @@ impl Files {
         path: impl AsRef<Path>,
         follow: bool,
     ) -> Result<FileAttributes, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let found = match follow {
             true => self.root.find("examine", &path)?,
             false => self.root.find_unfollowed("examine", &path)?,
@@ -42,7 +42,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; `EINVAL` if there is no link.
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<OsString, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let link = self.root.find_unfollowed("read", &path)?;
         // Of a descriptor that is no link, readlinkat(2) says ENOENT.
         match readlinkat(&link, c"") {
@@ -60,7 +60,7 @@ impl Files {
         target: impl AsRef<Path>,
         path: impl AsRef<Path>,
     ) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let Entry { directory, name } = self.root.entry("create", &path)?;
         symlinkat(target.as_ref(), &directory, name.as_c_str()).map_err(errno("create", &path))
     }
@@ -70,7 +70,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; as chmod(2).
     pub fn set_mode(&self, path: impl AsRef<Path>, mode: u32) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let found = self.root.find("change", &path)?;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         fchmodat(
@@ -92,7 +92,7 @@ impl Files {
         user: Option<u32>,
         group: Option<u32>,
     ) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let found = self.root.find("change", &path)?;
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
         let entry = link_to(&found);
@@ -110,7 +110,7 @@ impl Files {
         accessed: Option<ClockTime>,
         modified: Option<ClockTime>,
     ) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let found = self.root.find("change", &path)?;
         let time = |time: Option<ClockTime>| time.map_or(TimeSpec::UTIME_OMIT, time_spec);
         utimensat(

@@ -63,6 +63,22 @@ impl RelativePath {
         self.path.to_bytes()
     }
 
+    /// Whether it has more `..` than components before them, at any point.
+    pub(crate) fn climbs_out(&self) -> bool {
+        let mut depth = 0_usize;
+        for component in self.as_bytes().split(|&byte| byte == b'/') {
+            depth = match component {
+                b"" | b"." => depth,
+                b".." => match depth.checked_sub(1) {
+                    Some(above) => above,
+                    None => return true,
+                },
+                _ => depth.saturating_add(1),
+            };
+        }
+        false
+    }
+
     /// Where its components end, one after the other.
     pub(crate) fn prefixes(&self) -> Vec<&[u8]> {
         let bytes = self.path.to_bytes();

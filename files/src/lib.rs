@@ -17,6 +17,7 @@ mod layer;
 #[cfg(test)]
 mod race_tests;
 mod removal;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -39,6 +40,7 @@ pub use entry::{EntryKind, FileEntry};
 pub use error::FilesError;
 pub use layer::{Layer, LayerSink};
 pub use removal::remove_tree;
+pub use room::Room;
 pub use tree::{Skipped, TreePolicy, TreeReport, TreeSink, TreeWriter};
 pub use usage::used_bytes;
 
@@ -85,6 +87,21 @@ impl Files {
         Ok(Files { root })
     }
 
+    /// Takes a path that a caller gave.
+    ///
+    /// # Errors
+    /// [`FilesError::PathEscape`] if its text alone leads out, whatever is there: what is missing on the way would be
+    /// an error of its own otherwise, or be made.
+    pub(crate) fn path(&self, given: &Path) -> Result<RelativePath, FilesError> {
+        let path = RelativePath::new(given)?;
+        if !self.root.is_root() && path.climbs_out() {
+            return Err(FilesError::PathEscape {
+                path: given.to_owned(),
+            });
+        }
+        Ok(path)
+    }
+
     /// Opens a file for reading.
     ///
     /// # Errors
@@ -103,7 +120,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`], [`FilesError::NotRegular`].
     pub fn open_file_of_any_size(&self, path: impl AsRef<Path>) -> Result<File, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let file = self.root.find("read", &path)?;
         check_regular("read", path.given(), &file)?;
         reopen(file.as_fd(), OFlag::O_RDONLY).map_err(failed("read", path.given()))
@@ -126,28 +143,12 @@ impl Files {
         }
     }
 
-    /// Bytes on the host that writing the file at `path` anew gives up first; 0 if nothing is there.
-    ///
-    /// # Errors
-    /// [`FilesError::NotRegular`].
-    pub fn given_up_by_write(&self, path: impl AsRef<Path>) -> Result<u64, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
-        match self.root.find("write", &path) {
-            Ok(existing) => {
-                let stat = check_regular("write", path.given(), &existing)?;
-                Ok(stat.st_blocks.unsigned_abs().saturating_mul(512))
-            }
-            Err(FilesError::NotFound { .. }) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Opens a file for writing, which is created with mode 0644 or truncated. Its directory must exist.
     ///
     /// # Errors
     /// [`FilesError::NotFound`], [`FilesError::NotRegular`].
     pub fn create(&self, path: impl AsRef<Path>) -> Result<File, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let failed = failed("write", path.given());
         match self.root.find("write", &path) {
             Ok(existing) => {
@@ -200,7 +201,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; `ENOTDIR`.
     pub fn open_directory(&self, path: impl AsRef<Path>) -> Result<OwnedFd, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         self.root.directory("open", &path)
     }
 
@@ -213,7 +214,7 @@ impl Files {
         path: impl AsRef<Path>,
         mut visit: impl FnMut(FileEntry) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let directory = self.root.directory("list", &path)?;
         let failed = |error: Errno| error::failed("list", path.given())(error.into());
         let reader = directory
@@ -246,7 +247,7 @@ impl Files {
     /// # Errors
     /// `EEXIST` or `ENOTDIR` if something else is in the way.
     pub fn mkdir(&self, path: impl AsRef<Path>) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let root = &self.root;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let open = |prefix: &CStr| root.resolve(prefix, flags, Mode::empty());
@@ -281,7 +282,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; `ENOTEMPTY`.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let Entry { directory, name } = self.root.entry("remove", &path)?;
         let removed = match unlinkat(&directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => unlinkat(&directory, name.as_c_str(), UnlinkatFlags::RemoveDir),
@@ -295,7 +296,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; `EISDIR`.
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let Entry { directory, name } = self.root.entry("remove", &path)?;
         unlinkat(&directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir)
             .map_err(|error| failed("remove", path.given())(error.into()))
@@ -306,7 +307,7 @@ impl Files {
     /// # Errors
     /// `ENOTEMPTY` when a guest keeps adding to it.
     pub fn remove_all(&self, path: impl AsRef<Path>) -> Result<(), FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         match self.root.entry("remove", &path) {
             Ok(Entry { directory, name }) => {
                 remove_tree(directory.as_fd(), &name).map_err(failed("remove", path.given()))
@@ -321,7 +322,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`].
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<FileEntry, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let found = self.root.find("examine", &path)?;
         let stat = fstat(&found).map_err(|error| failed("examine", path.given())(error.into()))?;
         let name = path.given().file_name().unwrap_or(OsStr::new("."));
@@ -336,10 +337,7 @@ impl Files {
     /// [`FilesError::IntoItself`]; [`FilesError::TooDeep`] above 128 directories within each other. What was copied until
     /// then stays.
     pub fn copy(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), FilesError> {
-        let (from, to) = (
-            RelativePath::new(from.as_ref())?,
-            RelativePath::new(to.as_ref())?,
-        );
+        let (from, to) = (self.path(from.as_ref())?, self.path(to.as_ref())?);
         let root = &self.root;
         let source = root.entry("copy", &from)?;
         let target = root.entry("copy", &to)?;
@@ -351,10 +349,7 @@ impl Files {
     /// # Errors
     /// [`FilesError::NotFound`]; as rename(2).
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), FilesError> {
-        let (from, to) = (
-            RelativePath::new(from.as_ref())?,
-            RelativePath::new(to.as_ref())?,
-        );
+        let (from, to) = (self.path(from.as_ref())?, self.path(to.as_ref())?);
         let root = &self.root;
         let source = root.entry("rename", &from)?;
         let target = root.entry("rename", &to)?;
@@ -365,32 +360,6 @@ impl Files {
             target.name.as_c_str(),
         )
         .map_err(|error| failed("rename", from.given())(error.into()))
-    }
-
-    /// Bytes that an entry takes up, with everything beneath it, see [`used_bytes`]. A link is not followed.
-    ///
-    /// # Errors
-    /// [`FilesError::NotFound`].
-    pub fn used_by(&self, path: impl AsRef<Path>) -> Result<u64, FilesError> {
-        let path = RelativePath::new(path.as_ref())?;
-        let entry = self.root.entry("count", &path)?;
-        let failed = failed("count", path.given());
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(
-            &entry.directory,
-            entry.name.as_c_str(),
-            flags,
-            Mode::empty(),
-        ) {
-            Ok(directory) => used_bytes(directory).map_err(failed),
-            Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-                let stat = fstatat(&entry.directory, entry.name.as_c_str(), flags);
-                let stat = stat.map_err(|error| failed(error.into()))?;
-                Ok(stat.st_blocks.unsigned_abs().saturating_mul(512))
-            }
-            Err(error) => Err(failed(error.into())),
-        }
     }
 }
 

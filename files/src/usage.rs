@@ -24,7 +24,20 @@ const FRACTION: u32 = 32;
 /// # Errors
 /// As getdents64(2) and fstatat(2).
 pub fn used_bytes(root: OwnedFd) -> io::Result<u64> {
-    let mut used = share(&fstat(&root)?);
+    sum(root, share)
+}
+
+/// As [`used_bytes`], but each name of a file counts as if it were the only one, as in a copy that makes a file of each.
+///
+/// # Errors
+/// As [`used_bytes`].
+pub(crate) fn bytes_of_copies(root: OwnedFd) -> io::Result<u64> {
+    sum(root, |stat| bytes(stat) << FRACTION)
+}
+
+/// The sum of what names count for, with [`FRACTION`] bits behind the point, rounded.
+fn sum(root: OwnedFd, count: impl Fn(&FileStat) -> u128) -> io::Result<u64> {
+    let mut used = count(&fstat(&root)?);
     let mut walk = Walk {
         current: root,
         above: Vec::new(),
@@ -49,7 +62,7 @@ pub fn used_bytes(root: OwnedFd) -> io::Result<u64> {
             Err(Errno::ENOENT | Errno::EACCES) => continue,
             Err(error) => return Err(error.into()),
         };
-        used = used.saturating_add(share(&stat));
+        used = used.saturating_add(count(&stat));
         if is_directory(&stat) {
             walk.go_down(&entry.name, entry.behind)?;
         }
@@ -58,14 +71,17 @@ pub fn used_bytes(root: OwnedFd) -> io::Result<u64> {
 
 /// What one of its names counts for, with [`FRACTION`] bits behind the point.
 fn share(stat: &FileStat) -> u128 {
-    let bytes = u128::from(stat.st_blocks.unsigned_abs()) << 9;
     // The links of a directory are its `.` and the `..` of those in it.
     let names = if is_directory(stat) {
         1
     } else {
         stat.st_nlink.max(1)
     };
-    (bytes << FRACTION) / u128::from(names)
+    (bytes(stat) << FRACTION) / u128::from(names)
+}
+
+fn bytes(stat: &FileStat) -> u128 {
+    u128::from(stat.st_blocks.unsigned_abs()) << 9
 }
 
 fn is_directory(stat: &FileStat) -> bool {

@@ -17,7 +17,7 @@ use super::stretches::data_from;
 use super::{MAX_DEPTH, MAX_PATH};
 use crate::Files;
 use crate::attributes::clock_time;
-use crate::beneath::{RelativePath, reopen};
+use crate::beneath::reopen;
 use crate::entries::Entries;
 use crate::error::{FilesError, failed};
 use crate::extended_attributes;
@@ -49,7 +49,7 @@ impl Files {
         path: impl AsRef<Path>,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let path = RelativePath::new(path.as_ref())?;
+        let path = self.path(path.as_ref())?;
         let top = self.root.find_unfollowed("read", &path)?;
         let mut reading = Reading {
             given: path.given(),

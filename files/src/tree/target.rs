@@ -31,7 +31,7 @@ impl<'f> Target<'f> {
     pub(super) fn new(files: &'f Files, base: &Path) -> Result<Target<'f>, FilesError> {
         Ok(Target {
             files,
-            base: RelativePath::new(base)?,
+            base: files.path(base)?,
             directory: None,
         })
     }

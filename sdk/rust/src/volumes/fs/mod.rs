@@ -12,7 +12,7 @@ mod tests;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use files::{Files, FilesError, used_bytes};
+use files::{Files, FilesError, Room, used_bytes};
 
 pub use error::VolumeFsError;
 pub use files::{EntryKind as FsEntryKind, FileEntry as FsEntry};
@@ -82,8 +82,8 @@ impl VolumeFs {
     ) -> Result<(), VolumeFsError> {
         let (path, contents) = (path.as_ref(), contents.as_ref());
         if let Some(quota) = self.quota() {
-            let given_up = Files::open(&self.root)?.given_up_by_write(path)?;
-            self.check_quota(quota, path, contents.len() as u64, given_up)?;
+            let room = Files::open(&self.root)?.room_of_write(path, contents.len() as u64)?;
+            self.check_quota(quota, path, room)?;
         }
         self.reach(
             |files| files.write(path, contents),
@@ -103,9 +103,13 @@ impl VolumeFs {
     /// Makes a directory and those above it that are missing, with mode 0755. That it exists is fine.
     ///
     /// # Errors
-    /// `EEXIST` or `ENOTDIR` if something else is in the way.
+    /// `EEXIST` or `ENOTDIR` if something else is in the way; [`VolumeFsError::QuotaExceeded`].
     pub fn mkdir(&self, path: impl AsRef<Path>) -> Result<(), VolumeFsError> {
         let path = path.as_ref();
+        if let Some(quota) = self.quota() {
+            let room = Files::open(&self.root)?.room_of_mkdir(path)?;
+            self.check_quota(quota, path, room)?;
+        }
         self.reach(|files| files.mkdir(path), |remote| remote.mkdir(path))
     }
 
@@ -179,8 +183,8 @@ impl VolumeFs {
     pub fn copy(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), VolumeFsError> {
         let (from, to) = (from.as_ref(), to.as_ref());
         if let Some(quota) = self.quota() {
-            let needed = Files::open(&self.root)?.used_by(from)?;
-            self.check_quota(quota, from, needed, 0)?;
+            let room = Files::open(&self.root)?.room_of_copy(from, to)?;
+            self.check_quota(quota, from, room)?;
         }
         self.reach(|files| files.copy(from, to), |remote| remote.copy(from, to))
     }
@@ -218,14 +222,12 @@ impl VolumeFs {
         self.volume.quota_mib().map(|quota| u64::from(quota) << 20)
     }
 
-    /// Whether `needed` bytes find room when `freed` others are given up.
-    fn check_quota(
-        &self,
-        quota: u64,
-        path: &Path,
-        needed: u64,
-        freed: u64,
-    ) -> Result<(), VolumeFsError> {
+    /// Whether the volume has this room. What needs none is fine, even beyond the quota.
+    fn check_quota(&self, quota: u64, path: &Path, room: Room) -> Result<(), VolumeFsError> {
+        let Room { needed, given_up } = room;
+        if needed == 0 {
+            return Ok(());
+        }
         let used = File::open(&self.root)
             .and_then(|directory| used_bytes(directory.into()))
             .map_err(|source| VolumeFsError::Io {
@@ -233,7 +235,7 @@ impl VolumeFs {
                 path: path.to_owned(),
                 source,
             })?;
-        let left = quota.saturating_sub(used.saturating_sub(freed));
+        let left = quota.saturating_sub(used.saturating_sub(given_up));
         if needed > left {
             return Err(VolumeFsError::QuotaExceeded {
                 path: path.to_owned(),

@@ -98,6 +98,118 @@ fn the_quota_holds() {
     fs.write("second", vec![1; 700 << 10]).unwrap();
 }
 
+/// Every operation, with one of its paths from outside.
+type Operation = fn(&VolumeFs, &str) -> Result<(), VolumeFsError>;
+
+const OPERATIONS: [(&str, Operation); 14] = [
+    ("read", |fs, path| fs.read(path).map(drop)),
+    ("read_string", |fs, path| fs.read_string(path).map(drop)),
+    ("write", |fs, path| fs.write(path, "x")),
+    ("list", |fs, path| fs.list(path).map(drop)),
+    ("mkdir", |fs, path| fs.mkdir(path)),
+    ("remove", |fs, path| fs.remove(path)),
+    ("remove_file", |fs, path| fs.remove_file(path)),
+    ("remove_all", |fs, path| fs.remove_all(path)),
+    ("exists", |fs, path| fs.exists(path).map(drop)),
+    ("stat", |fs, path| fs.stat(path).map(drop)),
+    ("copy from", |fs, path| fs.copy(path, "new")),
+    ("copy to", |fs, path| fs.copy("file", path)),
+    ("rename from", |fs, path| fs.rename(path, "new")),
+    ("rename to", |fs, path| fs.rename("file", path)),
+];
+
+#[test]
+fn no_operation_leaves_the_volume() {
+    let limited = VolumeConfig {
+        quota_mib: Some(4),
+        ..VolumeConfig::default()
+    };
+    for config in [VolumeConfig::default(), limited] {
+        let fixture = Fixture::new(&config);
+        let fs = &fixture.fs;
+        let outside = fixture._root.path().join("outside");
+        std::fs::create_dir_all(outside.join("sub")).unwrap();
+        std::fs::write(outside.join("precious"), "kept").unwrap();
+        fs.write("file", "of the volume").unwrap();
+        fs.mkdir("a/b").unwrap();
+        symlink(&outside, fixture.host("out")).unwrap();
+        symlink("../../../../outside", fixture.host("a/up")).unwrap();
+        symlink("/no/such/place", fixture.host("dangling")).unwrap();
+        let precious = outside.join("precious");
+        for path in [
+            precious.to_str().unwrap(),
+            "/",
+            "..",
+            "../x",
+            "../../../outside/precious",
+            "a/../../x",
+            "./a/b/../../../x",
+            "nope/../../x",
+            "file/../../x",
+            "out/precious",
+            "out/sub/new",
+            "a/up/precious",
+            "out/../data",
+            "dangling/x",
+        ] {
+            for (name, operation) in OPERATIONS {
+                let error = operation(fs, path).expect_err(&format!("{name} {path}"));
+                let escapes = matches!(&error, VolumeFsError::PathEscape { path: given } if given == Path::new(path));
+                assert!(escapes, "{name} {path}: {error:?}");
+            }
+        }
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "kept");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 2);
+        let mut names = fs.list("").unwrap();
+        names.retain(|entry| {
+            !["a", "dangling", "file", "out"].contains(&entry.name.to_str().unwrap())
+        });
+        assert_eq!(names, [], "something was made");
+    }
+}
+
+#[test]
+fn names_count_as_well_as_contents() {
+    let fixture = Fixture::new(&VolumeConfig {
+        quota_mib: Some(1),
+        ..VolumeConfig::default()
+    });
+    let fs = &fixture.fs;
+    let exceeded = |result| matches!(result, Err(VolumeFsError::QuotaExceeded { .. }));
+    let volume = fixture.volumes.get(&"data".parse().unwrap()).unwrap();
+    let left = || (1 << 20) - volume.used_bytes().unwrap();
+    fs.mkdir("old").unwrap();
+    fs.write("small", "").unwrap();
+    // A block is left: enough for the name of a file, and not for a directory, which has a block of its own besides.
+    let size = left() - 2 * 4096;
+    fs.write("file", vec![1; usize::try_from(size).unwrap()])
+        .unwrap();
+    std::fs::write(fixture.host("rest"), vec![1; 4096]).unwrap();
+    assert_eq!(left(), 4096);
+    for path in ["new", "old/new", "new/with/more", "./new"] {
+        assert!(exceeded(fs.mkdir(path)), "{path}");
+    }
+    assert_eq!(std::fs::read_dir(fixture.host("old")).unwrap().count(), 0);
+    fs.mkdir("old").unwrap();
+    assert!(exceeded(fs.copy("old", "new")));
+    fs.write("empty", "").unwrap();
+    fs.write("empty", vec![1; 4096]).unwrap();
+    // Nothing is left, and what needs nothing goes on.
+    assert!(exceeded(fs.write("other", "")));
+    assert!(exceeded(fs.copy("small", "other")));
+    assert!(!fs.exists("other").unwrap());
+    fs.copy("small", "empty").unwrap();
+    fs.write("file", "").unwrap();
+    fs.mkdir("new").unwrap();
+    // A copy makes two files of one with two names.
+    fs.write("old/file", vec![1; 300 << 10]).unwrap();
+    for name in ["old/second", "old/third"] {
+        std::fs::hard_link(fixture.host("old/file"), fixture.host(name)).unwrap();
+    }
+    assert!(exceeded(fs.copy("old", "copy")));
+    assert!(!fs.exists("copy").unwrap());
+}
+
 #[test]
 fn a_disk_in_use_is_left_alone() {
     let fixture = Fixture::new(&VolumeConfig::default());
