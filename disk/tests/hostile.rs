@@ -298,6 +298,157 @@ fn an_image_without_reference_counts_is_not_written() {
     }
 }
 
+/// Where tables of an image with clusters of 64 KiB are.
+struct Tables {
+    l1: u64,
+    l2: u64,
+    refcounts: u64,
+}
+
+/// An image of 1 MiB of which the first two clusters have data, and what it holds.
+fn written(path: &Path) -> (Tables, Vec<u8>) {
+    create(path, &CreateOptions::of_size(1 << 20)).unwrap();
+    let image = support::open(path, Format::Qcow2);
+    let mut bytes = vec![7; 1 << 17];
+    image
+        .write(0, &disk::Buffers::of_slice(&mut bytes))
+        .unwrap();
+    drop(image);
+    let bytes = fs::read(path).unwrap();
+    let word = |at: u64| u64::from_be_bytes(bytes[at as usize..][..8].try_into().unwrap());
+    let tables = Tables {
+        l1: word(40),
+        l2: word(word(40)) & 0xff_ffff_ffff_fe00,
+        refcounts: word(48),
+    };
+    (tables, bytes)
+}
+
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+
+#[test]
+fn entries_that_lead_nowhere_are_errors_of_what_needs_them() {
+    let bench = Bench::in_memory();
+    let path = bench.path("disk.qcow2");
+    let (Tables { l1, l2, refcounts }, whole) = written(&path);
+    let end = whole.len() as u64;
+    for (place, entry, spoils_all) in [
+        (l2, COPIED | end, false),
+        (l2, COPIED | 1 << 40, false),
+        (l2, COPIED | 0xff_ffff_ffff_0000, false),
+        (l2, COPIED | 0x5_0200, false),
+        (l2, COPIED, false),
+        (l2, COPIED | l1, false),
+        (l2, COPIED | refcounts, false),
+        (l2, COMPRESSED | end, false),
+        (l2, COMPRESSED | 1 << 52, false),
+        (l1, COPIED | end, true),
+        (l1, COPIED | 1 << 50, true),
+        (l1, COPIED | (l2 + 512), true),
+        (l1, COPIED | l1, true),
+        (l1, COPIED | refcounts, true),
+    ] {
+        let what = format!("{entry:#x} at {place:#x}");
+        let mut bytes = whole.clone();
+        bytes[place as usize..][..8].copy_from_slice(&entry.to_be_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let image = support::open(&path, Format::Qcow2);
+        let mut sector = [1; 512];
+        let buffers = disk::Buffers::of_slice(&mut sector);
+        image.read(0, &buffers).expect_err(&what);
+        image.write(0, &buffers).expect_err(&what);
+        image.write_zeroes(0, 512, false).expect_err(&what);
+        let good = image.read(1 << 16, &buffers);
+        assert_eq!(good.is_err(), spoils_all, "{what}");
+        if !spoils_all {
+            assert_eq!(sector, [7; 512], "{what}");
+        }
+        drop(image);
+        // Who has to decompress what is written in part has taken a cluster before.
+        if entry & COMPRESSED == 0 {
+            assert!(fs::read(&path).unwrap() == bytes, "{what}: it has changed");
+        }
+    }
+}
+
+#[test]
+fn reference_counts_that_lie_nowhere_are_errors_of_what_allocates() {
+    let bench = Bench::in_memory();
+    let path = bench.path("disk.qcow2");
+    let (Tables { l1, refcounts, .. }, whole) = written(&path);
+    let end = whole.len() as u64;
+    for entry in [end, 1 << 40, !511, 0x2_0200, l1, refcounts] {
+        let mut bytes = whole.clone();
+        bytes[refcounts as usize..][..8].copy_from_slice(&entry.to_be_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let image = support::open(&path, Format::Qcow2);
+        let mut sector = [1; 512];
+        let buffers = disk::Buffers::of_slice(&mut sector);
+        image
+            .write(1 << 19, &buffers)
+            .expect_err(&format!("{entry:#x}"));
+        // What has its place needs no count.
+        image.write(0, &buffers).unwrap();
+        image.flush().unwrap();
+        drop(image);
+        let report = disk::qcow2::check(&path, true).unwrap();
+        assert!(report.corruptions_fixed > 0, "{entry:#x}: {report:?}");
+        assert_eq!(
+            disk::qcow2::check(&path, false).unwrap(),
+            Default::default()
+        );
+        let mut model = vec![0; 1 << 20];
+        model[..1 << 17].fill(7);
+        model[..512].fill(1);
+        bench.check("disk.qcow2", Format::Qcow2, &model);
+    }
+}
+
+/// The mark says that counts may be wrong (docs/interop/qcow2.txt, "incompatible_features", bit 0). Counts that are
+/// written before what they count need none, so whoever is killed leaves an image that nobody has to repair.
+#[test]
+fn an_image_is_marked_dirty_by_others_only_and_repaired_before_it_is_written() {
+    let bench = Bench::in_memory();
+    bench.qemu_img("create -f qcow2 -o lazy_refcounts=on disk.qcow2 1M");
+    let path = bench.path("disk.qcow2");
+    let mark = || fs::read(&path).unwrap()[79] & 1;
+    let image = support::open(&path, Format::Qcow2);
+    let mut bytes = vec![7; 1 << 17];
+    let buffers = disk::Buffers::of_slice(&mut bytes);
+    image.write(0, &buffers).unwrap();
+    image.flush().unwrap();
+    assert_eq!(mark(), 0);
+    // As it would be after a kill.
+    let copy = fs::read(&path).unwrap();
+    fs::write(bench.path("killed.qcow2"), copy).unwrap();
+    let report = disk::qcow2::check(&bench.path("killed.qcow2"), false).unwrap();
+    assert_eq!(report.corruptions, 0, "{report:?}");
+    drop(image);
+    // One that does not keep counts up to date, and was killed.
+    let whole = fs::read(&path).unwrap();
+    let word = |at: u64| u64::from_be_bytes(whole[at as usize..][..8].try_into().unwrap());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[1], 79).unwrap();
+    let block = word(word(48));
+    let first_data = (word(word(word(40)) & 0xff_ffff_ffff_fe00) & 0xff_ffff_ffff_fe00) >> 16;
+    file.write_all_at(&[0, 0, 0, 0], block + first_data * 2)
+        .unwrap();
+    let mut model = vec![0; 1 << 20];
+    model[..1 << 17].fill(7);
+    let image = open_read_only(&path, Format::Qcow2);
+    support::compare(&*image, &model);
+    drop(image);
+    assert_eq!(mark(), 1, "a reader changes nothing");
+    let image = support::open(&path, Format::Qcow2);
+    assert_eq!(mark(), 0);
+    // Without counts, this would be written over the data.
+    image.write(1 << 19, &buffers).unwrap();
+    model[1 << 19..][..1 << 17].fill(7);
+    drop(image);
+    bench.check("disk.qcow2", Format::Qcow2, &model);
+}
+
 /// Every byte of the metadata, changed in several ways, and words of it at random.
 #[test]
 fn mutated_images_do_no_harm() {

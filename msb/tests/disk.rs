@@ -240,6 +240,43 @@ fn damage_has_its_exit_status() {
 }
 
 #[test]
+fn damage_of_a_qcow2_has_its_exit_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeeds(at, &["create", "a.qcow2", "1M"]);
+    let path = at.join("a.qcow2");
+    let whole = fs::read(&path).unwrap();
+    let word = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap()) as usize;
+    let count = |cluster: usize| word(word(48)) + cluster * 2;
+    let damage = |at: usize, bytes: &[u8]| {
+        let mut damaged = whole.clone();
+        damaged[at..at + bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, damaged).unwrap();
+    };
+    // A leak: the cluster of the header is counted twice.
+    damage(count(0), &[0, 2]);
+    let (status, text, _) = disk(at, &["check", "a.qcow2"]);
+    assert_eq!(status, 3, "{text}");
+    assert_eq!(disk(at, &["check", "-r", "leaks", "a.qcow2"]).0, 0);
+    assert_eq!(succeeds(at, &["check", "a.qcow2"]), "the image is sound\n");
+    // The L1 table counts as free: the next write would go over it.
+    damage(count(word(40) >> 16), &[0, 0]);
+    let (status, text, _) = disk(at, &["check", "--format", "json", "a.qcow2"]);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("\"corruptions\": 1"), "{text}");
+    let (status, text, _) = disk(at, &["check", "-r", "leaks", "a.qcow2"]);
+    assert_eq!(status, 2, "{text}");
+    assert_eq!(disk(at, &["check", "-r", "all", "a.qcow2"]).0, 0);
+    assert_eq!(succeeds(at, &["check", "a.qcow2"]), "the image is sound\n");
+    // An entry that leads out of the file.
+    damage(word(40), &(1_u64 << 63 | 1 << 40).to_be_bytes());
+    assert_eq!(disk(at, &["check", "a.qcow2"]).0, 2);
+    // What is no image at all cannot be checked.
+    damage(0, b"none");
+    assert_eq!(disk(at, &["check", "a.qcow2"]).0, 1);
+}
+
+#[test]
 fn what_is_interrupted_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

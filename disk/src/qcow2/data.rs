@@ -97,6 +97,7 @@ impl Qcow2 {
                     let whole = done == 0 && length == buffers.len();
                     let part = (!whole).then(|| buffers.part(done, length));
                     let part = part.as_ref().unwrap_or(buffers);
+                    self.data().check_place(host.offset, length)?;
                     transfer::write_at(&self.data().file, host.offset, part)?;
                     length
                 }
@@ -215,6 +216,7 @@ impl Qcow2 {
             let done = match stretch {
                 // In place, so that no cluster is ever given to somebody else while a transfer to it may be under way.
                 Stretch::Normal { host, length } if host.copied => {
+                    self.data().check_place(host.offset, length)?;
                     transfer::write_zeroes(&self.data().file, host.offset, length, unmap)?;
                     length
                 }

@@ -87,6 +87,9 @@ impl Refcounts {
             let Some(block) = self.blocks.get_mut(index) else {
                 continue;
             };
+            if reserved.overlaps(block.offset, self.geometry.cluster_size()) {
+                return Err(damaged("a refcount block overlaps other metadata"));
+            }
             let released = &self.released;
             let is_free = |cluster: &u64| {
                 let count = get(block, order, cluster.saturating_sub(first));

@@ -71,6 +71,18 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a cluster of the disk may be changed where an L2 table says that it is.
+    ///
+    /// # Errors
+    /// `InvalidData` if it lies behind the end of the file, which would grow to wherever a damaged table leads.
+    pub(super) fn check_place(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = self.geometry.offset(self.geometry.clusters(self.length()));
+        if offset.saturating_add(length) > end {
+            return Err(damaged("a cluster lies behind the end of the file"));
+        }
+        Ok(())
+    }
+
     /// The file has at least `end` bytes afterwards. One thread at a time calls this.
     pub(super) fn reach(&self, end: u64) -> io::Result<()> {
         if end <= self.length() {
