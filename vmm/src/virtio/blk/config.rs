@@ -102,15 +102,54 @@ mod tests {
     #[test]
     fn fields_are_where_the_driver_looks_for_them() {
         let space = space(1 << 20, 3);
-        let field = |at: usize| u32::from_le_bytes(space[at..at + 4].try_into().unwrap());
+        let field = |at: usize, width: usize| {
+            let bytes = space[at..at + width].iter().rev();
+            bytes.fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
+        };
         assert_eq!(space.len(), 60);
-        assert_eq!(field(0), 2048, "capacity");
-        assert_eq!(field(12), 254, "seg_max");
-        assert_eq!(field(20), 512, "blk_size");
-        assert_eq!(space[24], 3, "physical_block_exp");
-        assert_eq!(field(34) & 0xffff, 3, "num_queues");
-        assert_eq!(field(36), 1 << 22, "max_discard_sectors");
-        assert_eq!(field(52), 1, "max_write_zeroes_seg");
-        assert_eq!(space[56], 1, "write_zeroes_may_unmap");
+        for (at, width, value, name) in [
+            (0, 8, 2048, "capacity"),
+            (8, 4, 256 << 10, "size_max"),
+            (12, 4, 254, "seg_max"),
+            (16, 4, 0, "geometry"),
+            (20, 4, 512, "blk_size"),
+            (24, 1, 3, "physical_block_exp"),
+            (25, 1, 0, "alignment_offset"),
+            (26, 2, 8, "min_io_size"),
+            (28, 4, 0, "opt_io_size"),
+            (32, 1, 0, "writeback"),
+            (34, 2, 3, "num_queues"),
+            (36, 4, 1 << 22, "max_discard_sectors"),
+            (40, 4, 32, "max_discard_seg"),
+            (44, 4, 8, "discard_sector_alignment"),
+            (48, 4, 1 << 16, "max_write_zeroes_sectors"),
+            (52, 4, 1, "max_write_zeroes_seg"),
+            (56, 1, 1, "write_zeroes_may_unmap"),
+        ] {
+            assert_eq!(field(at, width), value, "{name}");
+        }
+    }
+
+    /// Bits of section 5.2.3 by their numbers there.
+    #[test]
+    fn features_are_those_of_the_disk() {
+        const SIZE_MAX_SEG_MAX_BLK_SIZE_FLUSH_TOPOLOGY: [u32; 5] = [1, 2, 6, 9, 10];
+        const RO: u32 = 5;
+        const MQ: u32 = 12;
+        const DISCARD_WRITE_ZEROES: [u32; 2] = [13, 14];
+        for (read_only, queues, more) in [
+            (false, 1, &DISCARD_WRITE_ZEROES[..]),
+            (false, 4, &[MQ, 13, 14]),
+            (true, 1, &[RO]),
+            (true, 2, &[RO, MQ]),
+        ] {
+            let bits = SIZE_MAX_SEG_MAX_BLK_SIZE_FLUSH_TOPOLOGY.iter().chain(more);
+            let expected = bits.fold(0, |features, bit| features | 1 << bit);
+            assert_eq!(
+                features(read_only, queues),
+                expected,
+                "{read_only} {queues}"
+            );
+        }
     }
 }

@@ -9,9 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{BlkConfig, BlkHandle, Engine, device_with};
+use super::{BlkConfig, BlkHandle, Engine, WorkerDescription, device_with};
 use crate::ending::{EndingReporter, Endings};
-use crate::virtio::{GuestMemory, Interrupt, QueueConfig, Traffic, Worker, WorkerQueue};
+use crate::virtio::{
+    GuestMemory, Interrupt, QueueConfig, Traffic, Worker, WorkerQueue, WorkerState,
+};
 
 const QUEUE_SIZE: u16 = 256;
 const AVAIL: u64 = 0x2000;
@@ -48,6 +50,8 @@ pub(super) struct Guest {
     pub(super) handle: BlkHandle,
     pub(super) traffic: Traffic,
     worker: Worker,
+    /// Of a worker without a thread.
+    turns: Option<WorkerState>,
     interrupt: Arc<Interrupt>,
     kick: Arc<EventFd>,
     pub(super) endings: Endings,
@@ -59,8 +63,13 @@ pub(super) struct Guest {
 
 /// Opens a raw image.
 pub(super) fn raw(path: &Path, read_only: bool) -> Arc<dyn Image> {
+    open(path, Format::Raw, read_only)
+}
+
+/// Opens an image.
+pub(super) fn open(path: &Path, format: Format, read_only: bool) -> Arc<dyn Image> {
     let options = OpenOptions {
-        format: Format::Raw,
+        format,
         read_only,
         cache: Cache::Writeback,
         allowed: Vec::new(),
@@ -80,9 +89,34 @@ impl Guest {
         // glibc opens a file before it shrinks a heap, which the worker must not, and the tests' threads share heaps with it.
         // SAFETY: a number for the allocator.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX) };
+        Guest::with(engine, image, |description, memory, interrupt| {
+            let (ending, endings) = EndingReporter::new();
+            let worker = Worker::spawn(description, memory, interrupt, ending).unwrap();
+            (worker, None, endings)
+        })
+    }
+
+    /// The same, with a worker that has no thread: [`turn`](Self::turn) lets it work. Its helper has none, either, so there
+    /// are only reads and writes.
+    pub(super) fn by_turns(engine: Engine, image: Arc<dyn Image>) -> Guest {
+        Guest::with(engine, Some(image), |description, memory, interrupt| {
+            let (worker, turns) =
+                Worker::prepare(1, description.executor, memory, interrupt).unwrap();
+            (worker, Some(turns), EndingReporter::new().1)
+        })
+    }
+
+    fn with(
+        engine: Engine,
+        image: Option<Arc<dyn Image>>,
+        worker: impl FnOnce(
+            WorkerDescription,
+            Arc<GuestMemory>,
+            Arc<Interrupt>,
+        ) -> (Worker, Option<WorkerState>, Endings),
+    ) -> Guest {
         let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), MEMORY)]).unwrap());
         let interrupt = Arc::new(Interrupt::new().unwrap());
-        let (ending, endings) = EndingReporter::new();
         let config = BlkConfig {
             image,
             read_only: false,
@@ -90,18 +124,17 @@ impl Guest {
             queues: 1,
         };
         let (mut description, handle) = device_with(config, engine).unwrap();
-        let worker = Worker::spawn(
+        let (worker, turns, endings) = worker(
             description.workers.remove(0),
             Arc::clone(&memory),
             Arc::clone(&interrupt),
-            ending,
-        )
-        .unwrap();
+        );
         Guest {
             memory,
             handle,
             traffic: description.traffic,
             worker,
+            turns,
             interrupt,
             kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             endings,
@@ -113,6 +146,11 @@ impl Guest {
     }
 
     pub(super) fn start(&mut self, features: u64) {
+        self.start_with(features, false);
+    }
+
+    /// Starts the device, with VIRTIO_F_EVENT_IDX or without.
+    pub(super) fn start_with(&mut self, features: u64, event_idx: bool) {
         let zeroes = vec![0; BUFFERS as usize];
         self.memory.write_slice(&zeroes, GuestAddress(0)).unwrap();
         (self.available, self.used, self.next_descriptor) = (0, 0, 0);
@@ -122,10 +160,41 @@ impl Guest {
             device: USED,
             ..QueueConfig::new(QUEUE_SIZE)
         };
-        let queue = config.activate(0, &self.memory, false).unwrap().unwrap();
+        let queue = config
+            .activate(0, &self.memory, event_idx)
+            .unwrap()
+            .unwrap();
         let kick = Arc::clone(&self.kick);
         self.worker
             .start(vec![Some(WorkerQueue { queue, kick })], features);
+    }
+
+    /// Has the worker do all that there is to do.
+    pub(super) fn turn(&mut self) {
+        let turns = self.turns.as_mut().expect("it has no thread");
+        while turns.turn(0).unwrap() == Some(true) {}
+    }
+
+    /// Interrupts since the last call.
+    pub(super) fn interrupts(&self) -> u64 {
+        self.interrupt.line().read().unwrap_or(0)
+    }
+
+    /// Sets the flags of the available ring.
+    pub(super) fn set_flags(&self, flags: u16) {
+        self.memory.write_obj(flags, GuestAddress(AVAIL)).unwrap();
+    }
+
+    /// Asks for an interrupt when the device has used the buffer with this index (section 2.7.7).
+    pub(super) fn set_used_event(&self, index: u16) {
+        let place = AVAIL + 4 + u64::from(QUEUE_SIZE) * 2;
+        self.memory.write_obj(index, GuestAddress(place)).unwrap();
+    }
+
+    /// The index at which the device wants to be kicked (section 2.7.10).
+    pub(super) fn available_event(&self) -> u16 {
+        let place = USED + 4 + u64::from(QUEUE_SIZE) * 8;
+        self.memory.read_obj(GuestAddress(place)).unwrap()
     }
 
     pub(super) fn reset(&mut self) {

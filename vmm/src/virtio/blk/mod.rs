@@ -13,12 +13,18 @@
     clippy::arithmetic_side_effects
 )]
 
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod bad_luck_tests;
 mod config;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod driver;
 mod executor;
 mod helper;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod notification_tests;
 mod pending;
 mod request;
 mod ring;
