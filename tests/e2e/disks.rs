@@ -5,9 +5,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use msb_tests::cpio::Archive;
+use msb_tests::disk_images::{blank, program};
+use msb_tests::namespace::in_namespace;
 use msb_tests::{Finished, Home, Running, product};
+use nix::unistd::geteuid;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -40,6 +44,11 @@ fn initramfs(home: &Home, script: &str) -> PathBuf {
 
 /// Runs a script on two processors with these disks.
 fn run(home: &Home, disks: &[String], script: &str) -> Finished {
+    Running::start(&mut command(home, disks, script)).finish()
+}
+
+/// The command for that.
+fn command(home: &Home, disks: &[String], script: &str) -> Command {
     let mut command = home.command(["vm", "--memory=256M", "--cpus=2", "--kernel"]);
     command
         .arg(product::kernel())
@@ -49,7 +58,7 @@ fn run(home: &Home, disks: &[String], script: &str) -> Finished {
     for disk in disks {
         command.arg("--disk").arg(disk);
     }
-    Running::start(&mut command).finish()
+    command
 }
 
 /// An image of `size` bytes, all of them `byte`.
@@ -146,6 +155,120 @@ END
     // There are more devices than lines.
     let shared = lines[60].strip_prefix("shared ").unwrap();
     assert!(shared.parse::<u32>().unwrap() > 10, "{finished}");
+}
+
+#[test]
+fn a_host_without_room_fails_what_it_cannot_allocate_and_the_disk_goes_on() {
+    let home = Home::new();
+    let small = home.folder("small");
+    for format in ["raw", "qcow2", "vmdk"] {
+        let image = home.path().join(format!("disk.{format}"));
+        let made = home.msb([
+            "disk".as_ref(),
+            "create".as_ref(),
+            image.as_os_str(),
+            "32M".as_ref(),
+        ]);
+        assert_eq!(made.code(), 0, "{made}");
+        // 2 MiB have room, then 16 do not.
+        let script = "
+            yes line | head -c 2097152 >/lines
+            dd if=/lines of=/dev/vda bs=64k conv=fsync 2>/dev/null && echo written
+            yes more | head -c 16777216 | dd of=/dev/vda bs=64k seek=64 conv=fsync 2>/dev/null || echo full
+            echo 3 >/proc/sys/vm/drop_caches
+            dd if=/dev/vda bs=64k count=32 2>/dev/null | cmp - /lines && echo kept
+            dd if=/dev/zero of=/dev/vda bs=64k count=1 conv=fsync 2>/dev/null && echo goes on
+            blkdiscard -o 4194304 -l 16777216 /dev/vda
+            dd if=/lines of=/dev/vda bs=64k seek=64 count=8 conv=fsync 2>/dev/null && echo room again
+            dd if=/dev/vda bs=64k skip=64 count=8 2>/dev/null | cmp -n 524288 - /lines && echo kept";
+        let disk = small.join(format!("disk.{format}"));
+        let machine = command(&home, &[disk.display().to_string()], script);
+        let small_disk = format!(
+            "mount -t tmpfs -o size=6m none '{small}'; cp --sparse=always '{image}' '{disk}'
+             status=0; \"$@\" || status=$?; cp --sparse=always '{disk}' '{image}'; exit $status",
+            small = small.display(),
+            image = image.display(),
+            disk = disk.display(),
+        );
+        let finished = Running::start(&mut in_namespace(&machine, &small_disk)).finish();
+        assert_eq!(finished.code(), 0, "{format}: {finished}");
+        let expected = ["written", "full", "kept", "goes on", "room again", "kept"];
+        assert_eq!(lines(&finished), expected, "{format}: {finished}");
+        if format != "raw" {
+            let checked = home.msb(["disk".as_ref(), "check".as_ref(), image.as_os_str()]);
+            assert!([0, 3].contains(&checked.code()), "{format}: {checked}");
+        }
+    }
+}
+
+/// A file as a block device of the host, as long as this lives.
+struct Loop(String);
+
+impl Loop {
+    fn of(file: &Path) -> Loop {
+        let made = program(
+            "losetup",
+            ["-f".as_ref(), "--show".as_ref(), file.as_os_str()],
+        );
+        Loop(made.text().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // What fails here has failed the test already, or leaves a device that nobody uses.
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_of_the_host_is_a_disk() {
+    if !geteuid().is_root() {
+        // Nobody else can make one; an ordinary user is told that he may not open it.
+        let home = Home::new();
+        let refused = run(&home, &["/dev/loop-control:raw".to_owned()], "");
+        assert_eq!(refused.code(), 125, "{refused}");
+        return;
+    }
+    let home = Home::new();
+    let file = home.path().join("file");
+    blank(&file, 16 * MIB);
+    let device = Loop::of(&file);
+    let script = "
+        echo size $(blockdev --getsize64 /dev/vda) ro $(cat /sys/block/vda/ro)
+        yes line | head -c 1048576 >/lines
+        dd if=/lines of=/dev/vda bs=64k seek=16 conv=fsync 2>/dev/null && echo written
+        echo 3 >/proc/sys/vm/drop_caches
+        dd if=/dev/vda bs=64k skip=16 count=16 2>/dev/null | cmp - /lines && echo same
+        dd if=/dev/vda bs=512 skip=32767 count=1 2>/dev/null | wc -c
+        blkdiscard -o 1048576 -l 524288 /dev/vda && dd if=/dev/vda bs=64k skip=16 count=8 2>/dev/null | tr -d '\\0' | wc -c
+        dd if=/dev/vdb of=/dev/null bs=64k count=1 2>/dev/null && echo read
+        dd if=/lines of=/dev/vdb bs=512 count=1 conv=fsync 2>/dev/null || echo refused";
+    let other = home.path().join("other");
+    blank(&other, MIB);
+    let read_only = Loop::of(&other);
+    let disks = [
+        format!("{}:raw", device.0),
+        format!("{}:raw:ro", read_only.0),
+    ];
+    let finished = run(&home, &disks, script);
+    assert_eq!(finished.code(), 0, "{finished}");
+    let expected = [
+        "size 16777216 ro 0",
+        "written",
+        "same",
+        "512",
+        "0",
+        "read",
+        "refused",
+    ];
+    assert_eq!(lines(&finished), expected, "{finished}");
+    drop((device, read_only));
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(bytes.len() as u64, 16 * MIB);
+    let second_half = &bytes[(MIB + MIB / 2) as usize..][..(MIB / 2) as usize];
+    assert!(second_half.windows(5).any(|window| window == b"line\n"));
+    assert!(fs::read(&other).unwrap() == vec![0; MIB as usize]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use disk::{Cache, Format, Image, OpenOptions};
+use disk::{Buffers, Cache, CreateOptions, Format, Image, OpenOptions, qcow2};
 use msb_tests::cpio::Archive;
 use msb_tests::{Transcript, product};
 use vmm::fs::{Exports, FolderOptions, SharedFolder};
@@ -33,6 +33,18 @@ const INIT: &str = r#"#!/bin/busybox sh
     while [ $(size) != 0 ]; do sleep 0.1; done
     # A device without sectors ends at once.
     echo "no disk: <$(head -c 10 /dev/vda)>"
+    while [ $(size) = 0 ]; do sleep 0.1; done
+    echo "read-only: $(head -c 10 /dev/vda)"
+    echo written | dd of=/dev/vda bs=512 seek=1 conv=fsync 2>/dev/null || echo refused
+    while [ $(size) != 0 ]; do sleep 0.1; done
+    echo no read-only
+    while [ $(size) = 0 ]; do sleep 0.1; done
+    echo "qcow2: $(size) $(head -c 10 /dev/vda)"
+    echo written | dd of=/dev/vda bs=512 seek=4000 conv=fsync 2>/dev/null && echo written
+    while [ $(size) = 4096 ]; do sleep 0.1; done
+    echo "grown: $(size)"
+    while [ $(size) != 0 ]; do sleep 0.1; done
+    echo no qcow2
 
     until [ -e /shares/late ]; do sleep 0.1; done
     echo "folder: $(cat /shares/late/file)"
@@ -108,9 +120,13 @@ fn image(path: &Path) -> Arc<dyn Image> {
     file.set_len(MIB).unwrap();
     file.write_all_at(b"from host\n", 0).unwrap();
     drop(file);
+    open(path, Format::Raw, false)
+}
+
+fn open(path: &Path, format: Format, read_only: bool) -> Arc<dyn Image> {
     let options = OpenOptions {
-        format: Format::Raw,
-        read_only: false,
+        format,
+        read_only,
         cache: Cache::Writeback,
         allowed: Vec::new(),
     };
@@ -138,6 +154,42 @@ fn a_disk_and_a_folder_come_and_go_while_the_machine_runs() {
     let bytes = fs::read(&path).unwrap();
     assert_eq!(bytes.len() as u64, 2 * MIB);
     assert_eq!(&bytes[512..520], b"written\n");
+
+    // The slot was made for disks that are written. One that is not refuses all the same.
+    let path = folder.path().join("read-only.raw");
+    drop(image(&path));
+    let before = fs::read(&path).unwrap();
+    disk.attach(open(&path, Format::Raw, true)).unwrap();
+    console.wait_for("read-only: from host");
+    // The guest's kernel tells of it before.
+    console.wait_for("refused");
+    drop(disk.detach().unwrap());
+    console.wait_for("no read-only");
+    assert!(fs::read(&path).unwrap() == before);
+
+    let path = folder.path().join("disk.qcow2");
+    let options = CreateOptions::Qcow2(qcow2::CreateOptions::of_size(2 * MIB));
+    disk::create(&path, &options).unwrap();
+    let qcow2 = open(&path, Format::Qcow2, false);
+    let mut text = *b"from host\n";
+    qcow2.write(0, &Buffers::of_slice(&mut text)).unwrap();
+    disk.attach(qcow2).unwrap();
+    console.wait_for("qcow2: 4096 from host\r\nwritten");
+    disk.resize(3 * MIB).unwrap();
+    console.wait_for("grown: 6144");
+    drop(disk.detach().unwrap());
+    console.wait_for("no qcow2");
+    let qcow2 = open(&path, Format::Qcow2, true);
+    assert_eq!(qcow2.size(), 3 * MIB);
+    let mut text = [0; 8];
+    qcow2
+        .read(4000 * 512, &Buffers::of_slice(&mut text))
+        .unwrap();
+    assert_eq!(&text, b"written\n");
+    assert_eq!(
+        disk::qcow2::check(&path, false).unwrap(),
+        Default::default()
+    );
 
     let late = folder.path().join("late");
     fs::create_dir(&late).unwrap();
