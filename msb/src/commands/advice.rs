@@ -33,6 +33,8 @@ async fn not_found(name: &str) -> Option<String> {
     let known = Sandbox::list().await.unwrap_or_default();
     let nearest = known
         .iter()
+        // One of this name has come just now.
+        .filter(|sandbox| sandbox.name() != name)
         .map(|sandbox| (strsim::jaro_winkler(name, sandbox.name()), sandbox.name()))
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|(one, _), (other, _)| one.total_cmp(other));

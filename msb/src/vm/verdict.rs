@@ -58,7 +58,7 @@ impl Verdict {
             exit: self.exit,
             detail: self.detail.clone(),
             console: (crashed && !console.is_empty())
-                .then(|| String::from_utf8_lossy(console).into_owned()),
+                .then(|| String::from_utf8_lossy(console).replace("\r\n", "\n")),
             clean: matches!(self.outcome, Outcome::Ended(Ending::Clean)),
             at: milliseconds_now(),
         }
