@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::sample::Image;
@@ -57,6 +58,41 @@ fn what_breaks_off_or_stalls_is_taken_up_where_it_was() {
             .filter_map(Request::range)
             .collect();
         assert_eq!(ranges.first(), Some(&40_000));
+    }
+}
+
+/// A reset takes what has arrived and was not read with it, so that where the next request begins is not known.
+#[test]
+fn a_connection_that_is_reset_is_made_again() {
+    let image = Image::new(1);
+    let server = faulty_layer(&image, move |number, _, layer| {
+        let body = Body::Reset(layer[..40_000].to_vec(), layer.len());
+        (number < 3).then(|| Answer::status(200).with_body(body))
+    });
+    let puller = Puller::new();
+    puller.pull(&reference(&server)).unwrap();
+    assert!(puller.has(&image));
+    let layer = Digest::of(&image.layers[0]).to_string();
+    assert!(server.count(&layer) > 1);
+}
+
+#[test]
+fn the_pauses_before_repetitions_grow() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&times);
+    let server = Server::start(move |_| {
+        seen.lock().unwrap().push(Instant::now());
+        Answer::status(503)
+    });
+    let mut puller = Puller::new();
+    let first = Duration::from_millis(40);
+    puller.access.limits.first_pause = first;
+    registry_error(puller.pull(&reference(&server)));
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 5);
+    for (number, pair) in (0..).zip(times.windows(2)) {
+        let pause = pair[1] - pair[0];
+        assert!(pause >= first * (1 << number), "{number}: {pause:?}");
     }
 }
 

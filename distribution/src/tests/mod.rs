@@ -8,7 +8,7 @@ mod server;
 
 use std::fs;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::transport::TimeLimits;
@@ -166,6 +166,71 @@ fn an_image_is_pulled_by_digest_and_through_an_index() {
         assert_eq!(pulled, image.digest(), "{version}");
         assert!(puller.has(&image), "{version}");
     }
+}
+
+/// The registry answers for layers only when so many are asked for at once, or somebody has waited long for that.
+#[test]
+fn four_layers_come_at_a_time() {
+    const AT_ONCE: usize = 4;
+    /// How many are asked for now, and how many were at most.
+    #[derive(Default)]
+    struct Asked {
+        now: usize,
+        most: usize,
+    }
+    let image = Image::new(2 * AT_ONCE);
+    let (plain, config) = (image.clone().serve(), Digest::of(&image.config).to_string());
+    let state = Arc::new((Mutex::new(Asked::default()), Condvar::new()));
+    let shared = Arc::clone(&state);
+    let server = Server::start(move |request| {
+        if request.target.contains("/blobs/") && !request.target.ends_with(&config) {
+            let (asked, changed) = &*shared;
+            let mut asked_now = asked.lock().unwrap();
+            asked_now.now += 1;
+            asked_now.most = asked_now.most.max(asked_now.now);
+            changed.notify_all();
+            let few = |asked: &mut Asked| asked.most < AT_ONCE;
+            let waited = changed.wait_timeout_while(asked_now, TIME_LIMIT / 3, few);
+            waited.unwrap().0.now -= 1;
+        }
+        plain(request)
+    });
+    let puller = Puller::new();
+    puller.pull(&reference(&server)).unwrap();
+    assert!(puller.has(&image));
+    assert_eq!(state.0.lock().unwrap().most, AT_ONCE);
+}
+
+#[test]
+fn only_this_machine_is_spoken_to_without_tls_unless_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registries.json");
+    let said =
+        r#"{"plain.example.com": {"plain_http": true}, "localhost:1": {"plain_http": false}}"#;
+    fs::write(&path, said).unwrap();
+    let identity = Identity::Given(Credentials::Anonymous);
+    let mut access = Access::new(Settings::read(&path).unwrap(), identity);
+    let scheme = |access: &Access, registry: &str| {
+        let endpoints = access.endpoints(registry).unwrap();
+        let schemes = endpoints
+            .iter()
+            .map(|endpoint| endpoint.url("").scheme().to_owned());
+        schemes.collect::<Vec<_>>().join(" ")
+    };
+    for registry in [
+        "docker.io",
+        "ghcr.io",
+        "10.0.0.1:5000",
+        "localhost.example.com",
+        "localhost:1",
+    ] {
+        assert_eq!(scheme(&access, registry), "https", "{registry}");
+    }
+    for registry in ["localhost:5000", "127.0.0.1:5000", "plain.example.com"] {
+        assert_eq!(scheme(&access, registry), "http", "{registry}");
+    }
+    access.plain_http = true;
+    assert_eq!(scheme(&access, "ghcr.io"), "http");
 }
 
 #[test]

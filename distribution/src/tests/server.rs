@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
@@ -47,6 +51,8 @@ pub(super) enum Body {
     Drip(Vec<u8>, Duration),
     /// Zeros without an end, with no length.
     Endless,
+    /// The first bytes of a body that is said to have more, then a reset of the connection.
+    Reset(Vec<u8>, usize),
     /// Not even a header.
     Silence,
 }
@@ -169,10 +175,28 @@ fn serve(connection: TcpStream, state: &State, handler: &Handler) {
     if let Some(request) = read(&mut reader) {
         state.requests.lock().unwrap().push(request.clone());
         let answer = handler(&request);
+        let reset = matches!(answer.body, Body::Reset(..));
         // Whoever has hung up does not want it.
         let _ = write(&connection, answer, &mut reader);
+        if reset {
+            drop(reader);
+            return abort(connection, state);
+        }
     }
     let _ = connection.shutdown(Shutdown::Both);
+}
+
+/// Closes the last descriptor of a connection in such a way that the other end is told of a reset, not of an end: see
+/// SO_LINGER in socket(7). What was sent and not read yet is lost there, too.
+fn abort(connection: TcpStream, state: &State) {
+    let peer = connection.peer_addr().unwrap();
+    let is_other = |kept: &mut TcpStream| kept.peer_addr().ok() != Some(peer);
+    state.connections.lock().unwrap().retain_mut(is_other);
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&connection, Linger, &at_once).unwrap();
 }
 
 fn read(reader: &mut impl BufRead) -> Option<Request> {
@@ -211,7 +235,7 @@ fn write(mut to: &TcpStream, answer: Answer, reader: &mut impl Read) -> std::io:
     }
     let length = match &answer.body {
         Body::Whole(body) | Body::Drip(body, _) => Some(body.len()),
-        Body::Cut(_, length) | Body::Stuck(_, length) => Some(*length),
+        Body::Cut(_, length) | Body::Stuck(_, length) | Body::Reset(_, length) => Some(*length),
         Body::Endless | Body::Silence => None,
     };
     if let Some(length) = length {
@@ -221,7 +245,7 @@ fn write(mut to: &TcpStream, answer: Answer, reader: &mut impl Read) -> std::io:
         to.write_all(format!("{head}\r\n").as_bytes())?;
     }
     match answer.body {
-        Body::Whole(body) | Body::Cut(body, _) => to.write_all(&body),
+        Body::Whole(body) | Body::Cut(body, _) | Body::Reset(body, _) => to.write_all(&body),
         Body::Stuck(body, _) => {
             to.write_all(&body)?;
             wait_for_hang_up(reader)

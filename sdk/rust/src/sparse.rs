@@ -58,3 +58,35 @@ pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<(u64, u64
     let unsigned = |position| u64::try_from(position).map_err(io::Error::other);
     Ok(Some((unsigned(start)?, unsigned(stop)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// On a tmpfs nothing can be shared; where temporary files are, perhaps.
+    #[test]
+    fn a_copy_reads_the_same_and_has_no_more_data() {
+        const MIB: u64 = 1 << 20;
+        for folder in [PathBuf::from("/dev/shm"), std::env::temp_dir()] {
+            let file = || tempfile::tempfile_in(&folder).unwrap();
+            let (from, to) = (file(), file());
+            from.set_len(64 * MIB + 1).unwrap();
+            for (place, length) in [(0, 10), (5 * MIB, 3 << 20), (64 * MIB, 1)] {
+                from.write_all_at(&vec![7; length], place).unwrap();
+            }
+            copy(&from, &to).unwrap();
+            let contents = |file: &File| {
+                let mut contents = vec![1; usize::try_from(64 * MIB + 1).unwrap()];
+                file.read_exact_at(&mut contents, 0).unwrap();
+                contents
+            };
+            assert!(contents(&from) == contents(&to));
+            let (of, made) = (from.metadata().unwrap(), to.metadata().unwrap());
+            assert_eq!(made.len(), of.len());
+            assert!(made.blocks() * 512 < 8 * MIB, "{} blocks", made.blocks());
+        }
+    }
+}

@@ -68,3 +68,40 @@ impl Drop for Staged {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_to_its_end_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive");
+        let names = || {
+            let entries = fs::read_dir(folder.path()).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name())
+                .collect::<Vec<_>>()
+        };
+        let full = |output: &mut dyn Write| {
+            output.write_all(b"half").unwrap();
+            output.flush().unwrap();
+            Err(failed("write", &path)(ErrorKind::StorageFull.into()))
+        };
+        write::<ImageError>(&path, full).unwrap_err();
+        assert!(names().is_empty());
+        fs::write(&path, "before").unwrap();
+        write::<ImageError>(&path, full).unwrap_err();
+        assert_eq!(names(), ["archive"]);
+        assert_eq!(fs::read(&path).unwrap(), b"before");
+        // A device is no file: what it does not take is told.
+        let to_device = write(Path::new("/dev/full"), |output| {
+            output.write_all(b"x").map_err(failed("write", &path))
+        });
+        let error: ImageError = to_device.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("No space left on device"), "{cause}");
+    }
+}

@@ -630,3 +630,43 @@ fn a_bomb_of_headers_is_refused() {
     assert!(error.to_string().contains("too long"), "{error}");
     fixture.assert_nothing_left_of_archives(0);
 }
+
+/// A disk that has room for so many bytes.
+struct Disk(usize);
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.0.min(bytes.len()) {
+            0 if !bytes.is_empty() => Err(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+            length => {
+                self.0 -= length;
+                Ok(length)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_for_an_archive_is_told_at_every_stage() {
+    let fixture = fixture();
+    fixture.stopped();
+    fixture.create("base").unwrap();
+    let size = fixture.save("base").len();
+    let save = |bytes| {
+        fixture
+            .snapshots
+            .save("base", false, &mut Disk(bytes), &mut silent)
+    };
+    for bytes in (0..size).step_by(size / 10) {
+        let error = save(bytes).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("No space left"), "{bytes}: {error}: {cause}");
+    }
+    save(size).unwrap();
+    fixture.snapshots.verify("base", &mut silent).unwrap();
+    fixture.assert_nothing_left(1);
+}
