@@ -384,7 +384,7 @@ mod tests {
         let store = Store::new(file, geometry, 4096, 1).unwrap();
         let mut refcounts = Refcounts::new(geometry, 1024, vec![512]);
         let allocate = |refcounts: &mut Refcounts, wanted| {
-            let reserved = Reserved([0..512, 512..1024, 1024..1536]);
+            let reserved = Reserved([0..512, 1024..1536, 1536..2048]);
             let run = refcounts.allocate(&store, wanted, &reserved).unwrap();
             (run.cluster, run.count)
         };
