@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use files::{Files, TreePolicy, TreeSink, TreeWriter};
-use protocol::{Bytes, ClockTime, FileReply, FrameDecoder, NodeKind, TreeNode};
+use protocol::{Bytes, ClockTime, ExtendedAttribute, FileReply, FrameDecoder, NodeKind, TreeNode};
 
 /// Components that paths and links are made of; the hostile ones among them.
 const COMPONENTS: [&[u8]; 12] = [
@@ -103,9 +103,24 @@ fn write_script(writer: &mut TreeWriter<'_>, input: &[u8]) {
                 nanoseconds: 0,
             },
             kind,
+            xattrs: vec![ExtendedAttribute {
+                name: Bytes(XATTRS[usize::from(step[5]) % XATTRS.len()].to_vec()),
+                value: Bytes(step.to_vec()),
+            }],
         });
     }
 }
+
+/// Names of extended attributes, those among them that nobody may give.
+const XATTRS: [&[u8]; 7] = [
+    b"user.a",
+    b"user.",
+    b"user.a\0b",
+    b"security.capability",
+    b"system.posix_acl_access",
+    b"trusted.overlay.opaque",
+    b"",
+];
 
 fn path(choices: &[u8]) -> Vec<u8> {
     let components = choices.iter().filter(|&&choice| choice < 0xf0);
