@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use protocol::{Bytes, ExtendedAttribute};
+
 use crate::extended_attributes::{get, is_own, list, path_of};
 
 /// What overlayfs keeps about files is in attributes whose names begin so.
@@ -12,7 +14,7 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     /// Those that become part of the layer, by name and in the order of names.
-    pub(super) kept: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) kept: Vec<ExtendedAttribute>,
     /// It is a directory that hides what the layers beneath have there.
     pub(super) opaque: bool,
     /// It is a directory that has another name beneath.
@@ -46,7 +48,10 @@ impl Attributes {
             Some(_) => {}
             // A record of an archive ends its name with the first `=`.
             None if is_own(name) && !name.contains(&b'=') => {
-                self.kept.push((name.to_vec(), value()?));
+                self.kept.push(ExtendedAttribute {
+                    name: Bytes(name.to_vec()),
+                    value: Bytes(value()?),
+                });
             }
             None => {}
         }
@@ -80,7 +85,11 @@ mod tests {
             ("security.selinux", "s"),
             ("user.a=b", "c"),
         ]);
-        let names: Vec<_> = attributes.kept.iter().map(|(name, _)| &name[..]).collect();
+        let names: Vec<_> = attributes
+            .kept
+            .iter()
+            .map(|kept| &kept.name.0[..])
+            .collect();
         let expected: [&[u8]; 3] = [
             b"user.colour",
             b"security.capability",

@@ -50,14 +50,14 @@ impl<'s, S: LayerSink> Archive<'s, S> {
     pub(super) fn entry(
         &mut self,
         node: &TreeNode,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
         map: Option<&SparseMap>,
     ) -> Result<(), S::Error> {
         let stored = stored(&node.kind, map);
         let mut records = Records::default();
         records.describe(node, stored, map);
-        for (name, value) in xattrs {
-            records.add(&[b"SCHILY.xattr.", &name[..]].concat(), value);
+        for xattr in &node.xattrs {
+            let key = [b"SCHILY.xattr.", &xattr.name.0[..]].concat();
+            records.add(&key, &xattr.value.0);
         }
         if !records.0.is_empty() {
             let mut header = Header::new(b'x');
@@ -88,7 +88,7 @@ impl<'s, S: LayerSink> Archive<'s, S> {
             kind: NodeKind::File { size: 0 },
             xattrs: Vec::new(),
         };
-        self.entry(&node, &[], None)
+        self.entry(&node, None)
     }
 
     /// Adds bytes.

@@ -47,7 +47,7 @@ pub(super) struct Walk<'w, 's, M, S> {
     archive: Archive<'s, S>,
     names: FirstNames,
     /// A directory that is told if something in it is.
-    pending: Option<(TreeNode, Attributes)>,
+    pending: Option<TreeNode>,
     part: Vec<u8>,
 }
 
@@ -162,10 +162,10 @@ impl<'w, 's, M: FnMut() -> io::Result<OwnedFd>, S: LayerSink> Walk<'w, 's, M, S>
             self.archive.marker(joined(&path, OPAQUE))?;
             return self.entries(seen, &path, depth, View::Merged);
         }
-        let node = describe(stat, path.clone(), NodeKind::Directory);
         let is_quiet = view == View::Upper && !attributes.opaque && own::may_be_own(&path);
         if is_quiet && self.is_as_below(stat, &attributes, &path)? {
-            self.pending = Some((node, attributes));
+            let node = described(stat, path.clone(), NodeKind::Directory, &attributes);
+            self.pending = Some(node);
         } else {
             self.node(stat, path.clone(), NodeKind::Directory, &attributes)?;
             if attributes.opaque {
@@ -232,9 +232,9 @@ impl<'w, 's, M: FnMut() -> io::Result<OwnedFd>, S: LayerSink> Walk<'w, 's, M, S>
             true => SparseMap::of(&mut file, size).map_err(failed)?,
             false => None,
         };
-        let node = describe(stat, path.clone(), NodeKind::File { size });
+        let node = described(stat, path.clone(), NodeKind::File { size }, attributes);
         self.flush_pending()?;
-        self.archive.entry(&node, &attributes.kept, map.as_ref())?;
+        self.archive.entry(&node, map.as_ref())?;
         match map {
             None => self.contents(&mut file, size, &path)?,
             Some(map) => self.stretches(&mut file, &map, &path)?,
@@ -292,15 +292,23 @@ impl<'w, 's, M: FnMut() -> io::Result<OwnedFd>, S: LayerSink> Walk<'w, 's, M, S>
         attributes: &Attributes,
     ) -> Result<(), S::Error> {
         self.flush_pending()?;
-        let node = describe(stat, path, kind);
-        self.archive.entry(&node, &attributes.kept, None)
+        let node = described(stat, path, kind, attributes);
+        self.archive.entry(&node, None)
     }
 
     fn flush_pending(&mut self) -> Result<(), S::Error> {
         match self.pending.take() {
-            Some((node, attributes)) => self.archive.entry(&node, &attributes.kept, None),
+            Some(node) => self.archive.entry(&node, None),
             None => Ok(()),
         }
+    }
+}
+
+/// The node that `stat` tells of, with the attributes that become part of the layer.
+fn described(stat: &FileStat, path: Vec<u8>, kind: NodeKind, attributes: &Attributes) -> TreeNode {
+    TreeNode {
+        xattrs: attributes.kept.clone(),
+        ..describe(stat, path, kind)
     }
 }
 

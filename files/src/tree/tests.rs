@@ -180,33 +180,28 @@ fn extended_attributes_come_with_a_tree_as_far_as_they_may() {
 fn nobody_sends_attributes_that_a_file_system_believes() {
     let root = tempfile::tempdir().unwrap();
     let files = Files::open(root.path()).unwrap();
-    let mut writer = TreeWriter::new(&files, "to", ALL).unwrap();
-    let xattrs = vec![
-        attribute("trusted.overlay.opaque", b"y"),
-        attribute("security.selinux", b"system_u:object_r:shadow_t:s0"),
-        attribute("user.fine", b""),
-    ];
-    let directory = node("", NodeKind::Directory);
-    writer
-        .node(TreeNode {
+    let make = |name: &str, xattrs| {
+        let mut writer = TreeWriter::new(&files, name, ALL).unwrap();
+        let directory = TreeNode {
             xattrs,
-            ..directory
-        })
-        .unwrap();
-    writer.finish().unwrap();
+            ..node("", NodeKind::Directory)
+        };
+        writer.node(directory).unwrap();
+        writer.finish()
+    };
+    make(
+        "to",
+        vec![
+            attribute("trusted.overlay.opaque", b"y"),
+            attribute("security.selinux", b"system_u:object_r:shadow_t:s0"),
+            attribute("user.fine", b""),
+        ],
+    )
+    .unwrap();
     let made = open(&root.path().join("to"));
     let names = list(&path_of(&made).unwrap()).unwrap();
     assert_eq!(names, b"user.fine\0");
-    let mut writer = TreeWriter::new(&files, "again", ALL).unwrap();
-    let xattrs = vec![attribute("user.a\0b", b"")];
-    let directory = node("", NodeKind::Directory);
-    writer
-        .node(TreeNode {
-            xattrs,
-            ..directory
-        })
-        .unwrap();
-    writer.finish().unwrap_err();
+    make("again", vec![attribute("user.a\0b", b"")]).unwrap_err();
 }
 
 #[test]
