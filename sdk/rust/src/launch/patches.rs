@@ -49,51 +49,47 @@ const FILE_MODE: u32 = 0o644;
 pub(super) fn move_texts_out(patches: &mut [Patch], run: &Path) -> io::Result<()> {
     let mut room = MAX_INLINE;
     for (index, patch) in patches.iter_mut().enumerate() {
-        let Patch::Inline(
-            protocol::Patch::Write { contents, .. } | protocol::Patch::Append { contents, .. },
-        ) = patch
-        else {
+        let Patch::Inline(inline) = patch else {
             continue;
+        };
+        let source = run.join(format!("patch-{index}"));
+        let (contents, moved) = match inline {
+            protocol::Patch::Write {
+                path,
+                contents,
+                mode,
+                replace,
+            } => {
+                let moved = Patch::Copy {
+                    source: HostPath(source.clone()),
+                    path: path.clone(),
+                    mode: Some(mode.unwrap_or(FILE_MODE)),
+                    replace: *replace,
+                };
+                (contents, moved)
+            }
+            protocol::Patch::Append { path, contents } => {
+                let moved = Patch::Append {
+                    source: HostPath(source.clone()),
+                    path: path.clone(),
+                };
+                (contents, moved)
+            }
+            _ => continue,
         };
         if let Some(rest) = room.checked_sub(contents.0.len()) {
             room = rest;
             continue;
         }
-        let source = run.join(format!("patch-{index}"));
         OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&source)?
             .write_all(&contents.0)?;
-        replace_text(patch, HostPath(source));
+        *patch = moved;
     }
     Ok(())
-}
-
-/// Lets `patch` take from `source` what it has itself.
-fn replace_text(patch: &mut Patch, source: HostPath) {
-    let Patch::Inline(inline) = patch else {
-        return;
-    };
-    *patch = match inline {
-        protocol::Patch::Write {
-            path,
-            mode,
-            replace,
-            ..
-        } => Patch::Copy {
-            source,
-            path: path.clone(),
-            mode: Some(mode.unwrap_or(FILE_MODE)),
-            replace: *replace,
-        },
-        protocol::Patch::Append { path, .. } => Patch::Append {
-            source,
-            path: path.clone(),
-        },
-        _ => return,
-    };
 }
 
 #[cfg(test)]

@@ -126,8 +126,7 @@ impl Layer<'_> {
 /// As [`resolve`].
 pub(super) fn check(config: &SandboxConfig, home: &Home) -> Result<(), MicrosandboxError> {
     let program = Program::find(home)?;
-    KERNEL.find(config.kernel.as_deref(), &program, home)?;
-    INITRAMFS.find(config.initramfs.as_deref(), &program, home)?;
+    boot_files(config, &program, home)?;
     let image = image(config, home)?;
     root_source(config, image.as_ref())?;
     check_mounts(config, home)
@@ -141,11 +140,7 @@ pub(super) fn resolve(
     config: &SandboxConfig,
     of: Circumstances<'_>,
 ) -> Result<Resolved, MicrosandboxError> {
-    let find = |file: crate::launch::BootFile, option: &Option<PathBuf>| {
-        file.find(option.as_deref(), of.program, of.home)
-    };
-    let kernel = find(KERNEL, &config.kernel)?;
-    let initramfs = find(INITRAMFS, &config.initramfs)?;
+    let (kernel, initramfs) = boot_files(config, of.program, of.home)?;
     let image = image(config, of.home)?;
     let root = resolve_root(config, image.as_ref(), of)?;
     let (mounts, volumes) = resolve_mounts(config, of)?;
@@ -181,6 +176,17 @@ pub(super) fn resolve(
         }),
     };
     Ok(Resolved { launch, volumes })
+}
+
+/// The kernel and the initramfs.
+fn boot_files(
+    config: &SandboxConfig,
+    program: &Program,
+    home: &Home,
+) -> Result<(PathBuf, PathBuf), MicrosandboxError> {
+    let kernel = KERNEL.find(config.kernel.as_deref(), program, home)?;
+    let initramfs = INITRAMFS.find(config.initramfs.as_deref(), program, home)?;
+    Ok((kernel, initramfs))
 }
 
 /// The image that a sandbox is made of, if it is one.

@@ -24,13 +24,13 @@ pub(super) fn resolve_mounts(
     let mut mounts = Vec::with_capacity(config.volumes.len());
     let mut uses = Vec::new();
     for (target, mount) in &config.volumes {
-        let source = match &mount.kind {
-            MountKind::Named { .. } => {
+        let source = match unnamed(&mount.kind)? {
+            Some(source) => source,
+            None => {
                 let (source, volume_use) = take_volume(mount, of)?;
                 uses.push(volume_use);
                 source
             }
-            kind => unnamed(kind)?,
         };
         mounts.push(Mount {
             target: Bytes(target.clone().into_bytes()),
@@ -52,33 +52,24 @@ pub(super) fn resolve_mounts(
 /// When something of it cannot be mounted.
 pub(super) fn check_mounts(config: &SandboxConfig, home: &Home) -> Result<(), MicrosandboxError> {
     for mount in config.volumes.values() {
-        match &mount.kind {
-            MountKind::Named {
-                name,
-                mode: NamedMode::Existing,
-                ..
-            } => {
-                Volumes::open(home)?.get(&volume_name(name)?)?;
-            }
-            // They are made when they are taken.
-            MountKind::Named { .. } => {}
-            kind => {
-                unnamed(kind)?;
-            }
+        unnamed(&mount.kind)?;
+        // Of other modes, they are made when they are taken.
+        if let MountKind::Named {
+            name,
+            mode: NamedMode::Existing,
+            ..
+        } = &mount.kind
+        {
+            Volumes::open(home)?.get(&volume_name(name)?)?;
         }
     }
     Ok(())
 }
 
-/// The source of a mount that is no named volume.
-fn unnamed(kind: &MountKind) -> Result<MountSource, MicrosandboxError> {
-    Ok(match kind {
-        MountKind::Named { .. } => {
-            return Err(MicrosandboxError::invalid(
-                "volumes",
-                "it is a named volume",
-            ));
-        }
+/// The source of a mount; `None` for a named volume, which has to be taken.
+fn unnamed(kind: &MountKind) -> Result<Option<MountSource>, MicrosandboxError> {
+    Ok(Some(match kind {
+        MountKind::Named { .. } => return Ok(None),
         MountKind::Bind {
             path,
             cache,
@@ -102,7 +93,7 @@ fn unnamed(kind: &MountKind) -> Result<MountSource, MicrosandboxError> {
             partition: *partition,
             fstype: fstype.clone(),
         }),
-    })
+    }))
 }
 
 fn volume_name(name: &str) -> Result<VolumeName, MicrosandboxError> {
