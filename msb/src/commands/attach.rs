@@ -11,8 +11,8 @@ use crate::signals::Signals;
 
 /// Comes back to a sandbox's own process
 ///
-/// First comes what it has written so far, at most its last MiB, whether somebody saw it or not. Standard input, signals and the exit status
-/// become those of msb, until the process ends or the keys leave it alone.
+/// First comes what it has written so far, at most its last MiB, whether somebody saw it or not. Standard input, signals and the
+/// exit status become those of msb, until the process ends or the keys leave it alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   that of the process; 128+N when signal N ended it; 0 when the keys left it alone; 125 for errors of msb

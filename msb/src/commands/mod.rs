@@ -12,6 +12,7 @@ mod doctor;
 mod drain;
 mod events;
 mod exec;
+mod grace;
 mod image;
 mod inspect;
 mod kept;

@@ -1,12 +1,10 @@
 //! `msb stop`
 
-use std::time::Duration;
-
 use clap::Args;
 
+use super::grace::Grace;
 use super::runtime::block_on;
 use super::selection::Selection;
-use crate::options::parse_grace;
 
 /// Stops running sandboxes, and prints their names
 ///
@@ -24,14 +22,13 @@ pub(super) struct Arguments {
     #[command(flatten)]
     selection: Selection,
 
-    /// Time between SIGTERM and SIGKILL; a bare number counts seconds, 0 ends the sandbox at once
-    #[arg(short, long, visible_alias = "time", value_name = "DURATION", default_value = "10s", value_parser = parse_grace)]
-    timeout: Duration,
+    #[command(flatten)]
+    grace: Grace,
 }
 
 /// Stops them.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
-    let timeout = arguments.timeout;
+    let timeout = arguments.grace.timeout;
     block_on(arguments.selection.each("stop", move |sandbox| async move {
         sandbox.stop_with_timeout(timeout).await?;
         Ok(format!("{}\n", sandbox.name()))
