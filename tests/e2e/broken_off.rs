@@ -11,9 +11,9 @@ use microsandbox::logs::{LogOptions, LogStreamOptions};
 use microsandbox::names::Name;
 use microsandbox::run_directory::RunDirectory;
 use microsandbox::sandbox::{ExecOptions, SandboxStatus};
-use microsandbox::{Microsandbox, MicrosandboxError, Sandbox};
+use microsandbox::{MicrosandboxError, Sandbox};
 use msb_tests::running::piped;
-use msb_tests::sandboxes::{run, sandbox, stop};
+use msb_tests::sandboxes::{microsandbox, run, sandbox, stop};
 use msb_tests::{Home, LIMIT, Running, product};
 use nix::sys::signal::Signal;
 
@@ -280,7 +280,7 @@ fn what_was_begun_is_ended_without_who_asked_for_it() {
         assert_eq!(result.reason, StopReason::Stopped);
 
         // Who is attached takes it with it, also before it is up; it can be started again.
-        let here = Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
+        let here = microsandbox(&home);
         let program = program_that(&home, "start");
         program.stdout.wait_for("asks\n");
         loop {

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use microsandbox::logs::{LogOptions, LogSource, LogStreamOptions};
 use microsandbox::sandbox::{ExecEvent, ExecOptions, Execution, StopReason};
-use microsandbox::{ErrorKind, Microsandbox, Sandbox, SandboxConfig};
+use microsandbox::{ErrorKind, Sandbox, SandboxConfig};
 use msb_tests::running::piped;
-use msb_tests::sandboxes::{run, sandbox, stop};
+use msb_tests::sandboxes::{microsandbox, run, sandbox, stop};
 use msb_tests::{Finished, Home, Running, product};
 
 /// Tells the program that it is another one, with a home in its environment.
@@ -123,7 +123,7 @@ fn a_log_is_read_and_followed_by_programs() {
     let home = Home::new();
     run(async {
         let sandbox = busybox(&home).await;
-        let here = Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
+        let here = microsandbox(&home);
         let handle = here.get("box").await.unwrap();
         for word in ["one", "two", "three"] {
             sandbox.exec("echo", [word]).await.unwrap();
@@ -177,7 +177,7 @@ fn a_handle_tells_what_is_recorded() {
             .image(product::busybox())
             .label("a", "b");
         let sandbox = sandbox.create().await.unwrap();
-        let here = Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
+        let here = microsandbox(&home);
         let handle = here.get("box").await.unwrap();
         let config: SandboxConfig = serde_json::from_str(handle.config_json()).unwrap();
         assert_eq!(&config, sandbox.config());

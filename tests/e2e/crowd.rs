@@ -4,13 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use microsandbox::sandbox::SandboxStatus;
 use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError};
 use msb_tests::running::piped;
+use msb_tests::sandboxes::install;
 use msb_tests::{Finished, Home, Running, product};
 
 /// Tells this program that it is a client of the library, and in which home.
@@ -92,9 +91,7 @@ fn crowd(home: &Home, number: usize) -> Command {
 #[test]
 fn fifty_programs_use_one_home_at_a_time() {
     let home = Home::new();
-    // Where the library looks for the program.
-    fs::create_dir(home.msb_home().join("bin")).unwrap();
-    symlink(product::msb(), home.msb_home().join("bin/msb")).unwrap();
+    install(&home);
     let running: Vec<_> = (0..50)
         .map(|number| (number, Running::start(&mut crowd(&home, number))))
         .collect();

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use microsandbox::sandbox::{
     SandboxStopResult, StopReason,
 };
 use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, Sandbox};
+use msb_tests::sandboxes::{microsandbox, run_within};
 use msb_tests::{Home, LIMIT, product};
 
 /// Tells the program that it is a creator, and in which home.
@@ -25,16 +25,6 @@ const DETACHED: &str = "MSB_TEST_DETACHED";
 /// Memory of each sandbox, in MiB.
 const MEMORY: u32 = 96;
 
-/// The sandboxes of a home.
-fn microsandbox(home: &Home) -> Microsandbox {
-    let bin = home.msb_home().join("bin");
-    if !bin.exists() {
-        fs::create_dir(&bin).unwrap();
-        symlink(product::msb(), bin.join("msb")).unwrap();
-    }
-    Microsandbox::at(microsandbox::home::Home::at(home.msb_home()))
-}
-
 fn builder(microsandbox: &Microsandbox, name: &str) -> SandboxBuilder {
     microsandbox
         .builder(name)
@@ -45,9 +35,7 @@ fn builder(microsandbox: &Microsandbox, name: &str) -> SandboxBuilder {
 
 /// Runs a test to its end, or fails it.
 fn block_on(test: impl Future<Output = ()>) {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(10 * LIMIT, test).await.unwrap() });
+    run_within(10 * LIMIT, test);
 }
 
 async fn status(sandbox: &Sandbox, microsandbox: &Microsandbox) -> SandboxStatus {

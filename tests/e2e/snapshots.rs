@@ -8,7 +8,7 @@ use std::process::Command;
 
 use msb_tests::archives::DockerImage;
 use msb_tests::running::Finished;
-use msb_tests::sandboxes::{run, sandbox};
+use msb_tests::sandboxes::{microsandbox, run, sandbox};
 use msb_tests::{Home, Running, product};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -213,7 +213,7 @@ fn programs_make_and_use_snapshots() {
             .create()
             .await
             .unwrap();
-        let here = microsandbox::Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
+        let here = microsandbox(&home);
         let written = first.shell("echo kept >/file; sync").await.unwrap();
         assert!(written.success());
         let handle = here.get(&name(&first)).await.unwrap();

@@ -3,20 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use microsandbox::volumes::{
     FsEntryKind, VolumeConfig, VolumeFs, VolumeFsError, VolumeKind, Volumes,
 };
+use msb_tests::Home;
 use msb_tests::disk_images::assert_clean;
-use msb_tests::{Home, product};
+use msb_tests::sandboxes::install;
 
 /// Makes a disk of 64 MiB named `data`; returns its files and its image.
 fn disk(home: &Home) -> (VolumeFs, PathBuf) {
-    let bin = home.msb_home().join("bin");
-    fs::create_dir(&bin).unwrap();
-    symlink(product::msb(), bin.join("msb")).unwrap();
+    install(home);
     let volumes = Volumes::open(&microsandbox::home::Home::at(home.msb_home())).unwrap();
     let config = VolumeConfig {
         kind: VolumeKind::Disk,

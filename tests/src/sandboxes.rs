@@ -15,13 +15,28 @@ use crate::{Home, LIMIT, product};
 /// # Panics
 /// When there can be no link to the program.
 pub fn sandbox(home: &Home, name: &str) -> SandboxBuilder {
+    microsandbox(home).builder(name).ephemeral(true).memory(256)
+}
+
+/// The sandboxes of `home`.
+///
+/// # Panics
+/// As [`install`].
+pub fn microsandbox(home: &Home) -> Microsandbox {
+    install(home);
+    Microsandbox::at(microsandbox::home::Home::at(home.msb_home()))
+}
+
+/// Puts the program `msb` where the library looks for it in `home`.
+///
+/// # Panics
+/// When there can be no link to the program.
+pub fn install(home: &Home) {
     let bin = home.msb_home().join("bin");
     if !bin.exists() {
         fs::create_dir(&bin).unwrap();
         symlink(product::msb(), bin.join("msb")).unwrap();
     }
-    let here = Microsandbox::at(microsandbox::home::Home::at(home.msb_home()));
-    here.builder(name).ephemeral(true).memory(256)
 }
 
 /// Runs what a program does with sandboxes, in a runtime of one thread.
