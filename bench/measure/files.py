@@ -21,7 +21,7 @@ def measure(folder: Path) -> None:
     data = folder / "data"
     data.mkdir()
     volume = ("-v", f"{data}:/data")
-    programs = {peers.MSB: lambda *command: peers.msb(*command, options=volume)}
+    programs = {peers.MSB: lambda *command: peers.msb(folder, *command, options=volume)}
     if peers.MICROSANDBOX:
         programs[peers.THEIRS] = lambda *command: peers.microsandbox(folder, *command, options=volume)
     rates: dict[str, dict[str, float]] = {work: {} for work in WORK}

@@ -12,8 +12,8 @@ GUEST = 128 << 20
 PROCESS_NAME = "msb-vm"
 
 
-def measure(_: Path) -> None:
-    command = peers.msb("sh", "-c", "echo up; exec sleep 1000")
+def measure(folder: Path) -> None:
+    command = peers.msb(folder, "sh", "-c", "echo up; exec sleep 1000")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()

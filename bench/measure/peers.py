@@ -21,16 +21,17 @@ Commands = dict[str, list[str]]
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder on a real file system, with the microsandbox of the cache in it: that one wants extended attributes. It also
-    writes into the root that it is given, so it gets a copy."""
+    """A folder on a real file system, with the microsandbox of the cache in it, which wants extended attributes, and a root for each
+    program: microsandbox writes into the one that it is given."""
     with tempfile.TemporaryDirectory(prefix="msb-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         # The root file system of the tests' KVM host is a share; a disk image in its memory is not.
         if os.environ.get("KVMHOST"):
             stack.enter_context(_disk(folder))
+        shutil.copytree(ROOT, root(folder, MSB), symlinks=True)
         if MICROSANDBOX:
             shutil.copytree(MICROSANDBOX, folder / "microsandbox", symlinks=True)
-            shutil.copytree(ROOT, folder / "root", symlinks=True)
+            shutil.copytree(ROOT, root(folder, THEIRS), symlinks=True)
         yield folder
 
 
@@ -49,8 +50,13 @@ def _disk(folder: Path) -> Iterator[None]:
         image.unlink(missing_ok=True)
 
 
-def msb(*command: str, memory: str = "128M", options: tuple[str, ...] = ()) -> list[str]:
-    return [str(BIN / "msb"), "run", "-m", memory, *options, ROOT, "--", *command]
+def root(folder: Path, program: str) -> Path:
+    """The root file system of this program's guests."""
+    return folder / "roots" / program
+
+
+def msb(folder: Path, *command: str, options: tuple[str, ...] = ()) -> list[str]:
+    return [str(BIN / "msb"), "run", "-m", "128M", *options, str(root(folder, MSB)), "--", *command]
 
 
 def qemu() -> list[str]:
@@ -67,12 +73,12 @@ def qemu() -> list[str]:
 def microsandbox(folder: Path, *command: str, options: tuple[str, ...] = ()) -> list[str]:
     home = folder / "microsandbox"
     program = ["env", f"MSB_HOME={home}", str(home / "bin/msb")]
-    return [*program, "run", "-q", "-m", "256", "-c", "1", *options, str(folder / "root"), "--", *command]
+    return [*program, "run", "-q", "-m", "256", "-c", "1", *options, str(root(folder, THEIRS)), "--", *command]
 
 
 def boots(folder: Path) -> Commands:
     """The shortest life of a machine with each program."""
-    commands = {MSB: msb("/bin/true"), QEMU: qemu()}
+    commands = {MSB: msb(folder, "/bin/true"), QEMU: qemu()}
     if MICROSANDBOX:
         commands[THEIRS] = microsandbox(folder, "/bin/true")
     else:

@@ -64,11 +64,11 @@ def programs(folder: Path) -> list[Program]:
     """Those that can be had, each with a home of its own."""
     home = folder / "home"
     home.mkdir(mode=0o700, exist_ok=True)
-    found = [Program(peers.MSB, peers.BIN / "msb", home, ("-m", "128M"), peers.ROOT)]
+    found = [Program(peers.MSB, peers.BIN / "msb", home, ("-m", "128M"), str(peers.root(folder, peers.MSB)))]
     if peers.MICROSANDBOX:
         home = folder / "microsandbox"
         options = ("-q", "-m", "256", "-c", "1")
-        found.append(Program(peers.THEIRS, home / "bin/msb", home, options, str(folder / "root")))
+        found.append(Program(peers.THEIRS, home / "bin/msb", home, options, str(peers.root(folder, peers.THEIRS))))
     else:
         print("(microsandbox could not be had from PyPI and is left out)")
     return found

@@ -14,7 +14,7 @@ THEIRS = 16
 
 
 def measure(folder: Path) -> None:
-    columns = {peers.MSB: (OURS, peers.msb)}
+    columns = {peers.MSB: (OURS, lambda *command: peers.msb(folder, *command))}
     if peers.MICROSANDBOX:
         columns[peers.THEIRS] = (THEIRS, lambda *command: peers.microsandbox(folder, *command))
     outputs, inputs = [], []

@@ -76,8 +76,10 @@ def _qemu(
     # no_timer_check: on a busy machine the timer may be too late for the kernel, which then gives up on it.
     # maxcpus=1: the agent brings the other processors up once the modules are loaded.
     # panic=-1 with -no-reboot: a host that fails ends instead of standing still.
+    # norandmaps: QEMU keeps the code that it translated by its address, and would translate a program anew for each start of it.
     kernel_line = (
-        f'console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll tsc=reliable no_timer_check kvmhost_agent="{AGENT}"'
+        "console=ttyS0 quiet panic=-1 maxcpus=1 idle=poll tsc=reliable no_timer_check norandmaps "
+        f'kvmhost_agent="{AGENT}"'
     )
     return [
         "/usr/bin/qemu-system-x86_64",
