@@ -23,6 +23,13 @@ use super::{CachePolicy, SharedFolder, errno};
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
 pub(super) const MAX_TRANSFER: usize = 1 << 20;
 
+/// The guest need not tell when it closes a descriptor of this file: `FOPEN_NOFLUSH` of Linux's uapi/linux/fuse.h, which
+/// guests before Linux 5.16 ignore.
+const NO_FLUSH: OpenOptions = {
+    // SAFETY: Bits are all that the type is made of, and all that anybody does with them is send them to the guest.
+    unsafe { OpenOptions::from_bits_unchecked(1 << 5) }
+};
+
 /// A regular file, open on the host.
 pub(super) struct OpenFile {
     descriptor: OwnedFd,
@@ -84,11 +91,15 @@ impl SharedFolder {
         if flags.contains(OFlag::O_TRUNC) && fuse_flags & FOPEN_IN_KILL_SUIDGID != 0 {
             self.strip_privileges(descriptor.as_fd())?;
         }
-        let options = match self.options.cache {
+        let mut options = match self.options.cache {
             CachePolicy::Always { .. } => OpenOptions::KEEP_CACHE,
             CachePolicy::None => OpenOptions::empty(),
             CachePolicy::Auto { .. } => options_of_shared(&inode, &status_of(&descriptor)?),
         };
+        // There is nothing to say when that is closed, see `flush_file`.
+        if !is_writable(flags) {
+            options |= NO_FLUSH;
+        }
         let handle = self.give_handle(&inode, descriptor, flags, permit)?;
         Ok((handle, options))
     }

@@ -224,12 +224,17 @@ impl Driver {
     }
 
     pub(super) fn open(&mut self, node: u64, flags: i32) -> Result<u64, i32> {
+        Ok(self.open_whole(node, flags)?.fh)
+    }
+
+    /// As `open`, with all that is said of the open file.
+    pub(super) fn open_whole(&mut self, node: u64, flags: i32) -> Result<OpenOut, i32> {
         let fields = OpenIn {
             flags: flags as u32,
             fuse_flags: 0,
         };
         let reply = self.call(Opcode::Open, node, fields.as_slice(), 256)?;
-        Ok(decode::<OpenOut>(&reply).fh)
+        Ok(decode::<OpenOut>(&reply))
     }
 
     pub(super) fn opendir(&mut self, node: u64) -> Result<u64, i32> {

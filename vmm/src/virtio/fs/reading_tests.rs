@@ -69,6 +69,23 @@ fn a_mebibyte_is_read_at_once() {
 }
 
 #[test]
+fn the_guest_tells_only_of_files_open_for_writing_that_it_closes_them() {
+    const NO_FLUSH: u32 = 1 << 5;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("f"), b"").unwrap();
+    let mut driver = Driver::new(folder.path(), SHARED);
+    let node = driver.walk("f");
+    for (flags, expected) in [
+        (libc::O_RDONLY, NO_FLUSH),
+        (libc::O_WRONLY, 0),
+        (libc::O_RDWR, 0),
+    ] {
+        let opened = driver.open_whole(node, flags).unwrap();
+        assert_eq!(opened.open_flags & NO_FLUSH, expected, "{flags:#o}");
+    }
+}
+
+#[test]
 fn a_layer_is_read_without_open_and_remembers_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("f"), b"contents").unwrap();
