@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// An archive in the making.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
 }
