@@ -12,14 +12,17 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use microsandbox::database::Database;
 use microsandbox::home::Home;
+use microsandbox::images::image::Digest;
 use microsandbox::sandbox::SandboxConfig;
-use microsandbox::snapshots::{SnapshotError, SnapshotName, SnapshotOptions, Snapshots, silent};
+use microsandbox::snapshots::{
+    LoadOptions, SnapshotError, SnapshotName, SnapshotOptions, Snapshots, silent,
+};
 use microsandbox::{ErrorKind, MicrosandboxError};
 use run_tests::run_tests;
 
@@ -34,25 +37,41 @@ fn main() {
     match &arguments[..] {
         [_, role, home] if role == "churn" => return churn(&Home::at(home)),
         [_, role, home] if role == "fill" => return fill(&Home::at(home)),
+        [_, role, home] if role == "load" => return load(&Home::at(home)),
         _ => {}
     }
-    let tests: [(&str, fn()); 2] = [
+    let tests: [(&str, fn()); 3] = [
         (
             "a_killed_process_leaves_the_old_or_the_new",
             killed_anywhere,
         ),
         ("a_full_disk_leaves_nothing", full_disk),
+        (
+            "a_full_disk_leaves_nothing_of_an_archive",
+            full_disk_of_load,
+        ),
     ];
     run_tests(&tests);
 }
 
-/// A home with two stopped sandboxes whose root is a folder, and some data in their layers.
+/// A home with two stopped sandboxes whose root is a folder, and one whose root is an image, as far as the database is
+/// concerned; and some data in their layers.
 fn home(folder: &Path) -> Home {
     let home = Home::at(folder.join("home"));
     Database::open(&home).unwrap();
     let database = rusqlite::Connection::open(home.database()).unwrap();
-    for (id, name) in [("00000000000000aa", "a"), ("00000000000000bb", "b")] {
-        let config = serde_json::to_string(&SandboxConfig::new(name, "/")).unwrap();
+    let image = Digest::of(b"manifest").to_string();
+    database
+        .execute("INSERT INTO images VALUES (?1, ?1, 0, 0)", [&image])
+        .unwrap();
+    for (id, name, root) in [
+        ("00000000000000aa", "a", "/"),
+        ("00000000000000bb", "b", "/"),
+        ("00000000000000cc", "c", "debian"),
+    ] {
+        let mut config = SandboxConfig::new(name, root);
+        config.image_digest = (root == "debian").then(|| image.clone());
+        let config = serde_json::to_string(&config).unwrap();
         database
             .execute(
                 "INSERT INTO sandboxes (id, name, config, ephemeral, created_at, updated_at, ever_ready, run, active)
@@ -209,10 +228,71 @@ fn fill(home: &Home) {
         failed => failed,
     };
     if let Err(error) = made {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        eprintln!("{error}: {}", cause.unwrap_or_default());
-        std::process::exit(1);
+        fail(&error);
     }
+}
+
+fn fail(error: &dyn std::error::Error) -> ! {
+    let cause = error.source().map(ToString::to_string);
+    eprintln!("{error}: {}", cause.unwrap_or_default());
+    std::process::exit(1)
+}
+
+/// Loads the archive of a home.
+fn load(home: &Home) {
+    let snapshots = Snapshots::open(home).unwrap();
+    let archive = File::open(archive(home)).unwrap();
+    if let Err(error) = snapshots.load(archive, &LoadOptions::default(), &mut silent) {
+        fail(&error);
+    }
+}
+
+fn archive(home: &Home) -> PathBuf {
+    home.path().join("archive")
+}
+
+/// The disk of the snapshots is full at each stage of loading one, until there is room enough.
+fn full_disk_of_load() {
+    let root = tempfile::tempdir().unwrap();
+    let home = home(root.path());
+    let snapshots = Snapshots::open(&home).unwrap();
+    let name = "of-image".parse().unwrap();
+    let (options, sandbox) = (SnapshotOptions::default(), "c".parse().unwrap());
+    snapshots
+        .create(&name, &sandbox, &options, &mut silent)
+        .unwrap();
+    snapshots
+        .save_file(name.as_str(), false, &archive(&home), &mut silent)
+        .unwrap();
+    snapshots.remove(&name).unwrap();
+    for (failures, kilobytes) in (0..20).map(|step| 4 + step * 300).enumerate() {
+        let script = format!(
+            "mount -t tmpfs -o mode=700,size={kilobytes}k none '{0}'
+            status=0; \"$1\" load '{1}' || status=$?
+            find '{0}' -mindepth 1 >'{1}/left'
+            exit $status",
+            home.snapshots().display(),
+            home.path().display(),
+        );
+        let output = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        if output.status.success() {
+            assert!(failures > 4, "the disk was never full");
+            return;
+        }
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("No space left on device"),
+            "{kilobytes}: {error}"
+        );
+        let left = fs::read_to_string(home.path().join("left")).unwrap();
+        assert_eq!(left, "", "{kilobytes}: {error}");
+        assert!(snapshots.list().unwrap().is_empty());
+    }
+    panic!("there was never room enough");
 }
 
 /// The disk of the snapshots is full at each stage, until there is room enough.

@@ -39,6 +39,7 @@ fn main() {
             return ownership::creator(Home::at(home), role == "detached");
         }
         [_, role, home] if role == "churn" => return crashes::churn(Home::at(home)),
+        [_, role, home] if role == "layered" => return starting::layered(Home::at(home)),
         _ => {}
     }
     let tests: Vec<_> = [

@@ -1,14 +1,17 @@
 //! Creations and starts that fail, are cancelled, or take the place of others.
 
 use std::error::Error;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use microsandbox::home::Home;
 use microsandbox::launch::StartStage;
 use microsandbox::protocol::Stage;
 use microsandbox::sandbox::{MountConfig, RootAccessConfig, SandboxStatus, StopReason};
-use microsandbox::{ErrorKind, MicrosandboxError, sdk_version};
+use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, sdk_version};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -24,6 +27,8 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("a_sandbox_takes_the_place_of_another", replaces),
     ("the_layer_on_disk_is_found_again", upper),
+    ("the_layer_is_a_copy_of_one_that_is_made_once", template),
+    ("a_full_disk_for_the_layer_leaves_nothing", full_disk),
     ("what_is_missing_is_named", not_installed),
     ("a_start_that_cannot_begin_changes_nothing", cannot_begin),
 ];
@@ -189,6 +194,113 @@ fn upper() {
         fixture.microsandbox.remove("web").await.unwrap();
         assert!(!image.exists());
     });
+}
+
+/// The layer of every sandbox is a copy of one image, which is made once for each size.
+fn template() {
+    let fixture = Fixture::new();
+    let create = |name: &str, mib| {
+        let builder = fixture.builder(name);
+        let builder = builder.root_access(RootAccessConfig::Upper { mib });
+        block_on(async {
+            let sandbox = builder.create().await.unwrap();
+            sandbox.close().await.unwrap();
+            fixture.microsandbox.get(name).await.unwrap().directory()
+        })
+    };
+    let templates = || {
+        let entries = fs::read_dir(fixture.home().cache()).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    create("first", 64);
+    let [template] = &templates()[..] else {
+        panic!("{:?}", templates())
+    };
+    // What no other program would put there.
+    let (mark, place) = ("made once", 32 << 20);
+    let file = File::options().write(true).open(template).unwrap();
+    file.write_all_at(mark.as_bytes(), place).unwrap();
+    let read = |path: PathBuf| {
+        let mut found = vec![0; mark.len()];
+        File::open(path)
+            .unwrap()
+            .read_exact_at(&mut found, place)
+            .unwrap();
+        found
+    };
+    let second = create("second", 64).join("upper.img");
+    assert_eq!(read(second.clone()), mark.as_bytes());
+    // It is the sandbox's own.
+    let file = File::options().write(true).open(second).unwrap();
+    file.write_all_at(b"its own !", place).unwrap();
+    assert_eq!(read(template.clone()), mark.as_bytes());
+    create("third", 16);
+    assert_eq!(templates().len(), 2);
+}
+
+/// Creates a sandbox with a layer on disk, or tells why not.
+pub(crate) fn layered(home: Home) {
+    let microsandbox = Microsandbox::at(home);
+    let builder = crate::builder(&microsandbox, "web");
+    let builder = builder.root_access(RootAccessConfig::Upper { mib: 64 });
+    block_on(async {
+        match builder.create().await {
+            Ok(sandbox) => sandbox.close().await.unwrap(),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                eprintln!("{error}: {}", cause.unwrap_or_default());
+                std::process::exit(1);
+            }
+        }
+    });
+}
+
+/// The disk of the sandboxes, or that of the layers that are copied, has less room than a layer takes, until there is enough.
+fn full_disk() {
+    let fixture = Fixture::new();
+    let home = fixture.home();
+    full_until_there_is_room(&home.cache(), &fixture);
+    full_until_there_is_room(&home.sandboxes(), &fixture);
+}
+
+fn full_until_there_is_room(directory: &Path, fixture: &Fixture) {
+    let home = fixture.home();
+    fs::create_dir_all(directory).unwrap();
+    for (failures, kilobytes) in (0..40).map(|step| 4 + step * 12).enumerate() {
+        let script = format!(
+            "mount -t tmpfs -o mode=700,size={kilobytes}k none '{0}'
+            status=0; \"$1\" layered '{1}' || status=$?
+            find '{0}' -mindepth 1 >'{1}/left'
+            exit $status",
+            directory.display(),
+            home.path().display(),
+        );
+        let output = Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        if output.status.success() {
+            assert!(failures > 3, "the disk was never full");
+            block_on(async {
+                let made = fixture.microsandbox.get("web").await.unwrap();
+                made.remove().await.unwrap();
+            });
+            return;
+        }
+        let error = String::from_utf8(output.stderr).unwrap();
+        let left = fs::read_to_string(home.path().join("left")).unwrap();
+        assert_eq!(left, "", "{kilobytes}: {error}");
+        assert!(
+            error.contains("No space left on device") || error.contains("mke2fs failed"),
+            "{kilobytes}: {error}"
+        );
+        let listed = block_on(fixture.microsandbox.list()).unwrap();
+        assert_eq!(listed.len(), 0, "{kilobytes}: {error}");
+    }
+    panic!("there was never room enough");
 }
 
 fn not_installed() {
