@@ -10,7 +10,7 @@ export MSB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/msb
 TARGET ?= $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN := $(TARGET)/release
 # Debian packages that the build and the tests need; each folder lists its own.
-PACKAGES := $(shell sed 's/\#.*//' kernel/packages disk/packages image/packages tests/kvmhost/packages tests/rootfs/packages tests/disks/packages bench/packages 2>/dev/null | sort -u)
+PACKAGES := $(shell sed 's/\#.*//' kernel/packages disk/packages image/packages msb/packages tests/kvmhost/packages tests/rootfs/packages tests/disks/packages bench/packages 2>/dev/null | sort -u)
 
 ##@ Use
 

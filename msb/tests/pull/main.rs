@@ -1,6 +1,7 @@
 //! `msb pull`, `msb login`, `msb logout` and `msb registry`, with Debian's docker-registry.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod library;
 mod registry;
 mod terminal;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use microsandbox::home::Home;
 use microsandbox::images::Images;
 use microsandbox::images::image::progress::Silent;
+use microsandbox::images::image::store::Pruned;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use registry::{PASSWORD, Registry, USER};
@@ -101,10 +103,12 @@ impl User {
         assert_eq!(text(&output.stdout), format!("{}\n", registry.digest()));
     }
 
-    /// Whether the image is all here, and nothing else after what no image needs is removed.
+    /// Whether the image is all here and nothing else, so that there is nothing to prune.
     fn has_only(&self, registry: &Registry) {
         let images = Images::open(&self.home()).unwrap();
-        images.prune(false).unwrap();
+        let removed = images.prune(false).unwrap();
+        assert!(removed.images.is_empty(), "{removed:?}");
+        assert_eq!(removed.pruned, Pruned::default());
         let resolved = images.resolve(&registry.image(), &Silent).unwrap();
         assert_eq!(resolved.manifest_digest, registry.digest());
         let count = |of: &str| {

@@ -83,22 +83,27 @@ impl Registry {
         log.lines().filter(sent).count()
     }
 
-    /// The digest of the manifest that was put there.
+    /// The digest of the manifest that was put there at first.
     pub(crate) fn digest(&self) -> Digest {
-        let index = fs::read(layout().join("index.json")).unwrap();
-        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
-        index["manifests"][0]["digest"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap()
+        digest("latest")
+    }
+
+    /// Lets the image's name be that of another one of the same layers, whose digest is returned.
+    pub(crate) fn move_tag(&self) -> Digest {
+        self.put("moved");
+        digest("moved")
     }
 
     /// Puts the image there.
     fn fill(&self) {
+        self.put("latest");
+    }
+
+    /// Gives the image's name to what is `tag` in the layout.
+    fn put(&self, tag: &str) {
         let target = format!("docker://{}", self.image());
         let credentials = format!("{USER}:{PASSWORD}");
-        let source = format!("oci:{}:latest", layout().display());
+        let source = format!("oci:{}:{tag}", layout().display());
         let arguments = [
             "--insecure-policy",
             "copy",
@@ -109,6 +114,18 @@ impl Registry {
         let arguments = [&arguments[..], &[&credentials, &source, &target]].concat();
         run(self.directory.path(), "skopeo", &arguments);
     }
+}
+
+/// The digest of the manifest that is `tag` in the layout.
+fn digest(tag: &str) -> Digest {
+    let index = fs::read(layout().join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let mut manifests = index["manifests"].as_array().unwrap().iter();
+    let is_tag = |manifest: &&serde_json::Value| {
+        manifest["annotations"]["org.opencontainers.image.ref.name"] == tag
+    };
+    let found = manifests.find(is_tag).unwrap();
+    found["digest"].as_str().unwrap().parse().unwrap()
 }
 
 /// An image of a root file system of the tests, in an OCI layout; made once for all tests.
@@ -154,6 +171,12 @@ fn make_layout(at: &Path) {
         fs::write(at.join(format!("bundle/rootfs/random{number}")), random).unwrap();
         run(at, "umoci", &repack);
     }
+    let label = ["config", "--image", "layout:latest", "--tag", "moved"];
+    run(
+        at,
+        "umoci",
+        &[&label[..], &["--config.label", "moved=yes"]].concat(),
+    );
 }
 
 impl Drop for Registry {
