@@ -4,13 +4,17 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use msb_tests::archives::DockerImage;
+use msb_tests::disk_images::{blank, program};
 use msb_tests::running::Finished;
 use msb_tests::sandboxes::{microsandbox, run, sandbox};
 use msb_tests::{Home, Running, product};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 #[track_caller]
@@ -177,6 +181,62 @@ fn snapshots_travel_in_archives_and_as_directories() {
     let left = fs::read_dir(other.msb_home().join("snapshots")).unwrap();
     assert_eq!(left.count(), 1);
     succeed(&home, ["rm", "web"]);
+}
+
+/// An XFS, whose files can share their data, in place of a home directory, as long as this lives.
+struct Xfs(PathBuf);
+
+impl Xfs {
+    fn under(home: &Home) -> Xfs {
+        let (disk, place) = (home.path().join("xfs"), home.msb_home());
+        // No smaller one is made.
+        blank(&disk, 300 << 20);
+        program("mkfs.xfs", ["-q".as_ref(), disk.as_os_str()]);
+        let options = ["-o", "loop"].map(AsRef::as_ref);
+        let paths = [disk.as_os_str(), place.as_os_str()];
+        program("mount", options.into_iter().chain(paths));
+        Xfs(place)
+    }
+
+    /// MiB that are not free.
+    fn used(&self) -> u64 {
+        program("sync", ["-f".as_ref(), self.0.as_os_str()]);
+        let status = statvfs(&self.0).unwrap();
+        ((status.blocks() - status.blocks_free()) * status.fragment_size()) >> 20
+    }
+}
+
+impl Drop for Xfs {
+    fn drop(&mut self) {
+        // A test that failed may have left somebody who uses it.
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn snapshots_share_the_data_of_sandboxes_where_files_can() {
+    let home = Home::new();
+    // Nobody else can mount one.
+    let xfs = geteuid().is_root().then(|| Xfs::under(&home));
+    let used = || xfs.as_ref().map_or(0, Xfs::used);
+    home.create(&["--root-upper=64M"], "web");
+    let fill = "yes | head -c 25165824 >/data; echo kept >/file; sync";
+    assert_eq!(home.exec_shell("web", fill).code(), 0);
+    succeed(&home, ["stop", "web"]);
+    let before = used();
+    succeed(&home, ["snapshot", "create", "base", "--from=web"]);
+    let of_snapshot = used() - before;
+    let script = "wc -c </data; cat /file; echo changed >/file";
+    let run = ["run", "-m128M", "--name=two", "--from-snapshot=base"];
+    let seen = home.msb(run.into_iter().chain(["--", "sh", "-c", script]));
+    assert_eq!(seen.lines(), ["25165824", "kept"], "{seen}");
+    let of_both = used() - before;
+    assert!(of_snapshot < 4 && of_both < 12, "{of_snapshot}, {of_both}");
+    succeed(&home, ["snapshot", "verify", "base"]);
+    succeed(&home, ["rm", "web", "two"]);
 }
 
 #[test]

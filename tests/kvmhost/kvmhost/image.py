@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 BUSYBOX = "/bin/busybox"
 APT_LISTS = Path("/var/lib/apt/lists")
-MODULES = ["virtio_pci", "virtio_console", "virtiofs", "kvm-amd", "tun", "vhost_net", "loop", "overlay"]
+MODULES = ["virtio_pci", "virtio_console", "virtiofs", "kvm-amd", "tun", "vhost_net", "loop", "overlay", "xfs"]
 
 # A file of each package that tests/kvmhost/packages names, to see whether the package is installed.
 WITNESSES = {
