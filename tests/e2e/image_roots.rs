@@ -2,10 +2,14 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use msb_tests::archives::DockerImage;
 use msb_tests::{Home, product};
+use nix::unistd::Pid;
 use serde_json::json;
 
 /// An image of three layers that says how it is run, and is loaded as `demo`.
@@ -194,6 +198,169 @@ fn roots_are_patched_before_anything_runs() {
         .shell("true");
     refused.assert_error(125, "private layer");
     assert_eq!(home.left_over(), [""; 0]);
+}
+
+#[test]
+fn a_patch_says_of_itself_whether_it_replaces_and_with_which_mode() {
+    let home = Home::new();
+    load_demo(&home);
+    let file = home.path().join("file");
+    std::fs::write(&file, "of the host\n").unwrap();
+    let copy = format!("--copy={}:/bin/copied:mode=0750", file.display());
+    let options = [
+        "--user=root",
+        "--entrypoint=/bin/sh",
+        "--write=/a:mode=0600,replace=x",
+        "--write=/old:replace=a file\n",
+        "--mkdir=/closed:mode=0700",
+        "--symlink=/c:replace=/a",
+        &copy,
+    ];
+    let script = "cat /c /old /bin/copied; stat -c '%a %u:%g' /a /old /closed /bin/copied";
+    let finished = home.guest("demo").with(options).run(["-c", script]);
+    let expected = [
+        "xa file",
+        "of the host",
+        "600 0:0",
+        "644 0:0",
+        "700 0:0",
+        "750 0:0",
+    ];
+    assert_eq!(finished.lines(), expected, "{}", finished.errors());
+    let others = ["--write=/a:replace=x", "--write=/c=x"];
+    let refused = home.guest("demo").with(others).run(["x"]);
+    refused.assert_error(125, "\"/c\", which is there already");
+}
+
+/// Each argument of a program has at most 128 KiB (execve(2)); together they are more than a message takes.
+#[test]
+fn texts_of_patches_may_be_large() {
+    let home = Home::new();
+    load_demo(&home);
+    let text = |character: &str| character.repeat(120_000);
+    let options: Vec<_> = (0..4)
+        .map(|number| format!("--write=/written-{number}:mode=0640={}", text("w")))
+        .chain((0..6).map(|_| format!("--append=/a={}", text("a"))))
+        .chain(["--user=root", "--entrypoint=/bin/sh"].map(str::to_owned))
+        .collect();
+    let script = "cat /written-* | tr -d w | wc -c; wc -c </a; tr -d a </a; echo
+        stat -c '%a %u:%g %s' /written-*";
+    let finished = home.guest("demo").with(&options).run(["-c", script]);
+    let mut expected = vec!["0", "720001", "2"];
+    expected.extend(["640 0:0 120000"; 4]);
+    assert_eq!(finished.lines(), expected, "{}", finished.errors());
+    assert_eq!(home.left_over(), [""; 0]);
+}
+
+#[test]
+fn patches_are_made_once() {
+    let home = Home::new();
+    load_demo(&home);
+    let file = home.path().join("file");
+    std::fs::write(&file, "of the host\n").unwrap();
+    let copy = format!("--copy={}:/copied", file.display());
+    let created = home.msb([
+        "create",
+        "--name=kept",
+        "--user=root",
+        "-m128M",
+        "--write=/written=patched\n",
+        "--append=/a=+\n",
+        "--mkdir=/made",
+        &copy,
+        "demo",
+    ]);
+    assert_eq!(created.code(), 0, "{}", created.errors());
+    let look = "cat /written /a /copied; [ ! -d /made ] || echo made";
+    let first = home.exec_shell("kept", look);
+    assert_eq!(first.lines(), ["patched", "2+", "of the host", "made"]);
+    home.exec_shell("kept", "echo changed >/written; echo 3 >/a; rmdir /made");
+    // What was copied need not be there any more.
+    std::fs::remove_file(&file).unwrap();
+    for command in ["stop", "start"] {
+        let finished = home.msb([command, "kept"]);
+        assert_eq!(finished.code(), 0, "{}", finished.errors());
+    }
+    let again = home.exec_shell("kept", look);
+    assert_eq!(again.lines(), ["changed", "3", "of the host"]);
+    assert_eq!(home.msb(["rm", "-f", "kept"]).code(), 0);
+}
+
+#[test]
+fn layouts_and_archives_are_roots_as_they_are() {
+    let home = Home::new();
+    load_demo(&home);
+    let (archive, layout) = (home.path().join("demo.tar"), home.path().join("layout"));
+    let saved = home.path().join("oci.tar");
+    let save = ["image", "save", "--format=oci", "-o"].map(Path::new);
+    let finished = home.msb(save.into_iter().chain([&*saved, Path::new("demo")]));
+    assert_eq!(finished.code(), 0, "{}", finished.errors());
+    tar::Archive::new(File::open(&saved).unwrap())
+        .unpack(&layout)
+        .unwrap();
+    // Nothing is known of it by name from here on.
+    assert_eq!(home.msb(["image", "rm", "demo"]).code(), 0);
+    let named = home.guest(format!("oci:{}:demo", layout.display()));
+    let finished = named.run(["layout"]);
+    assert_eq!(finished.text(), "entry layout\n", "{finished}");
+    let missing = format!("oci:{}:other", layout.display());
+    home.guest(missing).run(["x"]).assert_error(125, "other");
+
+    // A sandbox that stays is of the image, not of the archive.
+    let root = format!("docker-archive:{}", archive.display());
+    let created = home.msb(["create", "--name=kept", "-m128M", &root]);
+    assert_eq!(created.code(), 0, "{}", created.errors());
+    assert_eq!(home.msb(["stop", "kept"]).code(), 0);
+    std::fs::remove_file(&archive).unwrap();
+    assert_eq!(home.msb(["image", "prune", "--all", "--force"]).code(), 0);
+    assert_eq!(home.msb(["start", "kept"]).code(), 0);
+    assert_eq!(home.exec_shell("kept", "cat /a").text(), "2");
+    assert_eq!(home.msb(["rm", "-f", "kept"]).code(), 0);
+}
+
+/// The file systems of layers that a machine has open: their inodes. Each is read through the host's page cache.
+fn open_layers(home: &Home, machine: Pid) -> BTreeSet<(u64, u64)> {
+    let layers = home.msb_home().join("images/layers");
+    let process = PathBuf::from(format!("/proc/{machine}"));
+    let descriptors = std::fs::read_dir(process.join("fd")).unwrap();
+    let mut found = BTreeSet::new();
+    for descriptor in descriptors {
+        let path = descriptor.unwrap().path();
+        let Ok(target) = std::fs::read_link(&path) else {
+            continue;
+        };
+        if !target.starts_with(&layers) || target.extension() != Some("erofs".as_ref()) {
+            continue;
+        }
+        let info = process.join("fdinfo").join(path.file_name().unwrap());
+        let info = std::fs::read_to_string(info).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        assert_eq!(flags & libc::O_DIRECT, 0, "the page cache is not used");
+        assert_eq!(flags & libc::O_ACCMODE, libc::O_RDONLY);
+        let metadata = std::fs::metadata(&path).unwrap();
+        found.insert((metadata.dev(), metadata.ino()));
+    }
+    found
+}
+
+#[test]
+fn sandboxes_of_an_image_share_its_files_and_so_the_page_cache() {
+    let home = Home::new();
+    load_demo(&home);
+    let mut seen = Vec::new();
+    for name in ["one", "two"] {
+        let before = home.machines();
+        let created = home.msb(["create", "--name", name, "-m128M", "demo"]);
+        assert_eq!(created.code(), 0, "{}", created.errors());
+        let new = home.machines();
+        let new = new.into_iter().find(|machine| !before.contains(machine));
+        seen.push(open_layers(&home, new.unwrap()));
+    }
+    // Three layers, and what joins them.
+    assert_eq!(seen[0].len(), 4, "{seen:?}");
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(home.msb(["rm", "-f", "one", "two"]).code(), 0);
 }
 
 #[test]
