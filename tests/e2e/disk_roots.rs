@@ -251,21 +251,43 @@ fn what_was_synced_survives_the_death_of_the_machine() {
 fn an_image_that_goes_away_fails_the_guest_and_not_the_machine() {
     let home = Home::new();
     let image = disk(&home, "disk.img");
+    let files = home.folder("files");
+    fs::write(files.join("large"), vec![7; 2 << 20]).unwrap();
+    let [raw, qcow2] = ["raw", "qcow2"].map(|format| home.path().join(format!("data.{format}")));
+    ext4(&raw, 8 << 20, &files);
+    let convert = ["convert", "-fraw", "-Oqcow2"].map(OsStr::new);
+    let files = [raw.as_os_str(), qcow2.as_os_str()];
+    program("qemu-img", convert.into_iter().chain(files));
     let script = "
         sync; echo up; read x
-        dd if=/dev/vda of=/dev/null bs=65536 iflag=direct 2>/dev/null || echo the disk fails; echo alive";
-    let mut guest = home.guest(&image).with(["--root-ro"]).start(script);
+        dd if=/dev/vda of=/dev/null bs=65536 iflag=direct 2>/dev/null || echo the disk fails
+        for place in home var; do
+            cat /$place/large >/dev/null 2>&1 || echo $place fails
+            head -c 1000000 /dev/zero 2>/dev/null >/$place/new; sync; rm /$place/new 2>/dev/null
+        done
+        echo alive";
+    let mounts = [(&raw, "home"), (&qcow2, "var")]
+        .map(|(image, place)| format!("--mount-disk={}:/{place}", image.display()));
+    let mut guest = home
+        .guest(&image)
+        .with(["--root-ro"])
+        .with(mounts)
+        .start(script);
     guest.stdout.wait_for("up\n");
     // A file without a name is still a file.
     fs::rename(&image, home.path().join("moved")).unwrap();
-    let moved = File::options()
-        .write(true)
-        .open(home.path().join("moved"))
-        .unwrap();
-    moved.set_len(SIZE / 2).unwrap();
+    for (image, left) in [
+        (&home.path().join("moved"), SIZE / 2),
+        (&raw, 1 << 20),
+        (&qcow2, 1 << 20),
+    ] {
+        let file = File::options().write(true).open(image).unwrap();
+        file.set_len(left).unwrap();
+    }
     guest.send("\n");
     let finished = guest.finish();
-    assert_eq!(finished.text(), "up\nthe disk fails\nalive\n", "{finished}");
+    let expected = "up\nthe disk fails\nhome fails\nvar fails\nalive\n";
+    assert_eq!(finished.text(), expected, "{finished}");
     assert_eq!(finished.code(), 0, "{finished}");
 }
 

@@ -155,6 +155,39 @@ END
     assert_eq!(set_id.mode() & 0o7777, 0o4755, "the host's bits stay");
 }
 
+/// What a guest sees of files that the host changes, by the cache that its mount has.
+#[test]
+fn what_the_host_changes_shows_as_soon_as_the_cache_permits() {
+    let home = Home::new();
+    let folder = home.folder("folder");
+    let script = "
+        see() { for place in none auto short always; do printf '%s ' $(cat /$place/file); done; echo; }
+        see; read line; see; sleep 3; see";
+    let mount = |target: &str, rest: &str| option("volume", &folder, &format!("/{target}:{rest}"));
+    fs::write(folder.join("file"), "one").unwrap();
+    let mut guest = home
+        .busybox()
+        .with([
+            mount("none", "cache=none"),
+            mount("auto", "cache=auto"),
+            mount("short", "cache=always,timeout=1s"),
+            mount("always", "cache=always,timeout=1h"),
+        ])
+        .start(script);
+    guest.stdout.wait_for("one one one one");
+    fs::write(folder.join("file"), "two").unwrap();
+    guest.send("\n");
+    let finished = guest.finish();
+    let seen = finished.lines();
+    assert_eq!(seen.len(), 3, "{finished}");
+    let [before, at_once, later] =
+        [0, 1, 2].map(|line| seen[line].split_whitespace().collect::<Vec<_>>());
+    assert_eq!(before, ["one"; 4]);
+    // One that is asked each time shows it at once, one that may be old for an hour does not at all.
+    assert_eq!((at_once[0], at_once[3]), ("two", "one"), "{finished}");
+    assert_eq!(later, ["two", "two", "two", "one"], "{finished}");
+}
+
 #[test]
 fn two_sandboxes_share_the_quota_of_a_volume() {
     let home = Home::new();

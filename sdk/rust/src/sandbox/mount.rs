@@ -179,7 +179,7 @@ impl MountConfig {
         kind.into()
     }
 
-    /// Guest memory; it is empty at each start.
+    /// Guest memory; it is empty at each start, and always `nosuid` and `nodev`.
     pub fn tmpfs() -> MountConfig {
         let kind = MountKind::Tmpfs {
             size_mib: None,
