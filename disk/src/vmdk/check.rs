@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::unistd::{Whence, lseek};
 
 use super::sparse::{Purpose, Sparse};
+use super::tables::Differing;
 use super::{Compressed, Kind, Vmdk};
 use crate::raw::Raw;
 use crate::{Access, Buffers, CheckReport, DiskError, Image, OpenOptions, Repair, SECTOR};
@@ -105,13 +106,20 @@ fn check_sparse(sparse: &Sparse, repair: Repair, report: &mut CheckReport) -> io
             tables.forget(file, number)?;
             report.corruptions_fixed = report.corruptions_fixed.saturating_add(1);
         }
-        for index in tables.differing_tables(file)? {
+        for Differing { index, incomplete } in tables.differing_tables(file)? {
             report.say(format!("the two copies of grain table {index} differ"));
-            if repair == Repair::All {
-                tables.rewrite(file, index)?;
-                report.corruptions_fixed = report.corruptions_fixed.saturating_add(1);
+            // A crash between the writes of both leaves that, and nothing that was flushed is concerned.
+            let unfinished = incomplete && sparse.unclean();
+            let (found, fixed) = if unfinished {
+                (&mut report.leaks, &mut report.leaks_fixed)
             } else {
-                report.corruptions = report.corruptions.saturating_add(1);
+                (&mut report.corruptions, &mut report.corruptions_fixed)
+            };
+            if repair == Repair::All || unfinished && repair == Repair::Leaks {
+                tables.rewrite(file, index)?;
+                *fixed = fixed.saturating_add(1);
+            } else {
+                *found = found.saturating_add(1);
             }
         }
         check_leaks(file, grain, count, &used, repair, report)

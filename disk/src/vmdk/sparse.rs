@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::header::{DirectoryAt, Header, UNCLEAN_AT};
 use super::refusal::Refusal;
-use super::tables::{Grain, Tables};
+use super::tables::{Differing, Grain, Tables};
 use crate::raw::Raw;
 use crate::{Access, Buffers, Cache, DiskError, Image, Place, SECTOR};
 
@@ -76,7 +76,7 @@ impl Sparse {
             tracing::warn!("{} was not closed when it was last written", path.display());
         }
         let tables = Tables::load(&file, header, directory_at, copies).map_err(refused)?;
-        Ok(Sparse {
+        let sparse = Sparse {
             path: path.to_owned(),
             size: header.capacity.saturating_mul(SECTOR),
             grain: header.grain.saturating_mul(SECTOR),
@@ -88,7 +88,32 @@ impl Sparse {
             }),
             flushing: Mutex::new(()),
             file,
-        })
+        };
+        if writable && header.unclean && purpose == Purpose::Use {
+            sparse.reconcile().map_err(|source| DiskError::Io {
+                what: "repair",
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Ok(sparse)
+    }
+
+    /// Makes the two copies of each table the same again: a crash between the writes leaves one of them older, and once the
+    /// extent is closed nobody could tell why.
+    fn reconcile(&self) -> io::Result<()> {
+        let differing = self.metadata().tables.differing_tables(&self.file)?;
+        if differing.is_empty() {
+            return Ok(());
+        }
+        self.mark()?;
+        for Differing { index, .. } in differing {
+            if self.metadata().tables.full() {
+                self.flush()?;
+            }
+            self.metadata().tables.rewrite(&self.file, index)?;
+        }
+        self.flush()
     }
 
     fn metadata(&self) -> MutexGuard<'_, Metadata> {
@@ -292,7 +317,8 @@ impl Image for Sparse {
     }
 
     /// First the grains, then the tables that find them (and before a directory its new tables): an entry in the file
-    /// always leads to what was written. The two copies of a table may differ after a crash, but each is right for itself.
+    /// always leads to what was written. The two copies of a table may differ after a crash, but each is right for itself, and who
+    /// writes the extent next makes them the same.
     fn flush(&self) -> io::Result<()> {
         let _one_at_a_time = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = self.metadata().tables.take_changes();

@@ -80,6 +80,14 @@ pub(super) struct Batch {
     directory_indexes: Vec<(usize, u32)>,
 }
 
+/// A table whose two copies are not the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Differing {
+    pub(super) index: u32,
+    /// They contradict each other nowhere: each lacks at most grains that the other one has.
+    pub(super) incomplete: bool,
+}
+
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.directories.is_empty()
@@ -406,23 +414,26 @@ impl Tables {
     }
 
     /// Tables of the second copy that differ from the first.
-    pub(super) fn differing_tables(&mut self, file: &Raw) -> io::Result<Vec<u32>> {
+    pub(super) fn differing_tables(&self, file: &Raw) -> io::Result<Vec<Differing>> {
         let [first, second] = self.directories.as_slice() else {
             return Ok(Vec::new());
         };
+        let entries = |sector: u32| match sector {
+            0 => Ok(vec![0; TABLE_ENTRIES as usize]),
+            _ => read_numbers(file, sector.into(), TABLE_ENTRIES as usize),
+        };
         let mut differing = Vec::new();
         for (index, pair) in first.entries.iter().zip(&second.entries).enumerate() {
-            let same = match pair {
-                (0, 0) => true,
-                (0, _) | (_, 0) => false,
-                (&first, &second) => {
-                    let count = TABLE_ENTRIES as usize;
-                    read_numbers(file, first.into(), count)?
-                        == read_numbers(file, second.into(), count)?
-                }
-            };
-            if !same {
-                differing.push(index as u32);
+            if let (0, 0) = pair {
+                continue;
+            }
+            let (one, other) = (entries(*pair.0)?, entries(*pair.1)?);
+            if one != other || *pair.0 == 0 || *pair.1 == 0 {
+                let mut pairs = one.iter().zip(&other);
+                differing.push(Differing {
+                    index: index as u32,
+                    incomplete: pairs.all(|(one, other)| one == other || *one == 0 || *other == 0),
+                });
             }
         }
         Ok(differing)
