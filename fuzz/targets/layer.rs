@@ -1,7 +1,11 @@
-//! Layers, as bytes or as entries with hostile names, become images: whatever is accepted is in order, alone and merged.
+//! Layers, as bytes or as entries with hostile names, become images: whatever is accepted is in order, alone and merged, for our own
+//! reader and for fsck.erofs, which knows nothing of it.
 #![no_main]
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use image::erofs::{BLOCK, InodeId, Kind, Reader, Tree, merge};
 use image::layer::{Compression, Limits, convert};
@@ -27,6 +31,11 @@ const COMPONENTS: [&[u8]; 16] = [
 ];
 
 const KINDS: [u8; 12] = *b"0001122534Sx";
+
+/// Of so many images that are accepted, fsck.erofs sees one: its start takes as long as many inputs.
+const JUDGED: u32 = 64;
+
+static ACCEPTED: AtomicU32 = AtomicU32::new(0);
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&choice, rest)) = input.split_first() else {
@@ -58,6 +67,9 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         converted.image_bytes
     );
     check(&image, converted.image_bytes, false);
+    if ACCEPTED.fetch_add(1, Ordering::Relaxed) % JUDGED == 0 {
+        judge(&image);
+    }
 
     let merged = file();
     let bytes = merge(&[&image, &image], &merged).expect("what was written can be read");
@@ -66,6 +78,19 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
 
 fn file() -> File {
     tempfile::tempfile().expect("there is a place for temporary files")
+}
+
+fn judge(image: &File) {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
+    let output = Command::new("fsck.erofs")
+        .args(["--extract", &path])
+        .output()
+        .expect("erofs-utils is installed");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// An image can be read, and its files lie in it and not in each other's place by accident.
