@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "roles/little_room.rs"]
+mod little_room;
 #[path = "roles/run_tests.rs"]
 mod run_tests;
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use little_room::{Failure, until_there_is_enough};
 use microsandbox::database::Database;
 use microsandbox::home::Home;
 use microsandbox::images::image::Digest;
@@ -222,6 +225,7 @@ fn fill(home: &Home) {
     let options = SnapshotOptions::default();
     let sandbox = "a".parse().unwrap();
     let path = home.snapshots().join("at/here");
+    fs::create_dir(path.parent().unwrap()).unwrap();
     let name = "named".parse().unwrap();
     let made = match snapshots.create_at(&path, &sandbox, &options, &mut silent) {
         Ok(_) => snapshots.create(&name, &sandbox, &options, &mut silent),
@@ -265,34 +269,23 @@ fn full_disk_of_load() {
         .save_file(name.as_str(), false, &archive(&home), &mut silent)
         .unwrap();
     snapshots.remove(&name).unwrap();
-    for (failures, kilobytes) in (0..20).map(|step| 4 + step * 300).enumerate() {
-        let script = format!(
-            "mount -t tmpfs -o mode=700,size={kilobytes}k none '{0}'
-            status=0; \"$1\" load '{1}' || status=$?
-            find '{0}' -mindepth 1 >'{1}/left'
-            exit $status",
-            home.snapshots().display(),
-            home.path().display(),
-        );
-        let output = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        if output.status.success() {
-            assert!(failures > 4, "the disk was never full");
-            return;
-        }
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            error.contains("No space left on device"),
-            "{kilobytes}: {error}"
-        );
-        let left = fs::read_to_string(home.path().join("left")).unwrap();
-        assert_eq!(left, "", "{kilobytes}: {error}");
+    let sizes = (0..20).map(|step| 4 + step * 300);
+    let check = |failure: Failure| {
+        assert_is_full(&failure);
+        assert_eq!(failure.left, "", "{}: {}", failure.kilobytes, failure.error);
         assert!(snapshots.list().unwrap().is_empty());
-    }
-    panic!("there was never room enough");
+    };
+    let failures = until_there_is_enough("load", home.path(), &home.snapshots(), sizes, check);
+    assert!(failures > 4, "the disk was never full");
+}
+
+fn assert_is_full(failure: &Failure) {
+    assert!(
+        failure.error.contains("No space left on device"),
+        "{}: {}",
+        failure.kilobytes,
+        failure.error
+    );
 }
 
 /// The disk of the snapshots is full at each stage, until there is room enough.
@@ -300,37 +293,18 @@ fn full_disk() {
     let root = tempfile::tempdir().unwrap();
     let home = home(root.path());
     Snapshots::open(&home).unwrap();
-    for (failures, kilobytes) in (0..20).map(|step| 16 + step * 400).enumerate() {
-        let script = format!(
-            "mount -t tmpfs -o mode=700,size={kilobytes}k none '{0}'; mkdir '{0}/at'
-            status=0; \"$1\" fill '{1}' || status=$?
-            find '{0}' -mindepth 1 ! -path '{0}/at' >'{1}/left'
-            exit $status",
-            home.snapshots().display(),
-            home.path().display(),
-        );
-        let output = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        let left = fs::read_to_string(home.path().join("left")).unwrap();
-        if output.status.success() {
-            assert!(failures > 4, "the disk was never full");
-            return;
-        }
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            error.contains("No space left on device"),
-            "{kilobytes}: {error}"
-        );
-        let whole = |line: &str| line.contains("/at/here");
-        assert!(left.lines().all(whole), "{kilobytes}: {left}");
-        assert!(
-            !left.contains("here") || left.lines().count() == 3,
-            "{kilobytes}: {left}"
-        );
+    let sizes = (0..20).map(|step| 16 + step * 400);
+    let check = |failure: Failure| {
+        assert_is_full(&failure);
+        let Failure {
+            kilobytes, left, ..
+        } = failure;
+        let left: Vec<_> = left.lines().filter(|line| !line.ends_with("/at")).collect();
+        let whole = |line: &&str| line.contains("/at/here");
+        assert!(left.iter().all(whole), "{kilobytes}: {left:?}");
+        assert!(left.is_empty() || left.len() == 3, "{kilobytes}: {left:?}");
         assert!(Snapshots::open(&home).unwrap().list().unwrap().is_empty());
-    }
-    panic!("there was never room enough");
+    };
+    let failures = until_there_is_enough("fill", home.path(), &home.snapshots(), sizes, check);
+    assert!(failures > 4, "the disk was never full");
 }

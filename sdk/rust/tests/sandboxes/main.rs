@@ -7,6 +7,8 @@
 
 mod crashes;
 mod lifecycle;
+#[path = "../roles/little_room.rs"]
+mod little_room;
 mod machine;
 mod ownership;
 mod races;

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use microsandbox::home::Home;
@@ -15,6 +14,7 @@ use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, sdk_version};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use crate::little_room::{Failure, until_there_is_enough};
 use crate::machine::{FAILS, HANGS};
 use crate::{Fixture, Test, block_on};
 
@@ -268,30 +268,12 @@ fn full_disk() {
 fn full_until_there_is_room(directory: &Path, fixture: &Fixture) {
     let home = fixture.home();
     fs::create_dir_all(directory).unwrap();
-    for (failures, kilobytes) in (0..40).map(|step| 4 + step * 12).enumerate() {
-        let script = format!(
-            "mount -t tmpfs -o mode=700,size={kilobytes}k none '{0}'
-            status=0; \"$1\" layered '{1}' || status=$?
-            find '{0}' -mindepth 1 >'{1}/left'
-            exit $status",
-            directory.display(),
-            home.path().display(),
-        );
-        let output = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        if output.status.success() {
-            assert!(failures > 3, "the disk was never full");
-            block_on(async {
-                let made = fixture.microsandbox.get("web").await.unwrap();
-                made.remove().await.unwrap();
-            });
-            return;
-        }
-        let error = String::from_utf8(output.stderr).unwrap();
-        let left = fs::read_to_string(home.path().join("left")).unwrap();
+    let sizes = (0..40).map(|step| 4 + step * 12);
+    let check = |Failure {
+                     kilobytes,
+                     error,
+                     left,
+                 }: Failure| {
         assert_eq!(left, "", "{kilobytes}: {error}");
         assert!(
             error.contains("No space left on device") || error.contains("mke2fs failed"),
@@ -299,8 +281,13 @@ fn full_until_there_is_room(directory: &Path, fixture: &Fixture) {
         );
         let listed = block_on(fixture.microsandbox.list()).unwrap();
         assert_eq!(listed.len(), 0, "{kilobytes}: {error}");
-    }
-    panic!("there was never room enough");
+    };
+    let failures = until_there_is_enough("layered", home.path(), directory, sizes, check);
+    assert!(failures > 3, "the disk was never full");
+    block_on(async {
+        let made = fixture.microsandbox.get("web").await.unwrap();
+        made.remove().await.unwrap();
+    });
 }
 
 fn not_installed() {
