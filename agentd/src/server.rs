@@ -123,8 +123,6 @@ impl Server {
             Token { session: GUEST, .. } => self.on_child_signal(),
             Token { session, .. } => {
                 self.with_session(session, |session, around| session.on_event(event, around));
-                // Who is new must not wait until all the others have had their turn with much output.
-                self.accept()?;
             }
         }
         Ok(())
