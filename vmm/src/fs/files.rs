@@ -23,13 +23,6 @@ use super::{CachePolicy, SharedFolder, errno};
 /// Most bytes that one request reads or writes; what the guest is told at FUSE_INIT.
 pub(super) const MAX_TRANSFER: usize = 1 << 20;
 
-/// The guest need not tell when it closes a descriptor of this file: `FOPEN_NOFLUSH` of Linux's uapi/linux/fuse.h, which
-/// guests before Linux 5.16 ignore.
-const NO_FLUSH: OpenOptions = {
-    // SAFETY: Bits are all that the type is made of, and all that anybody does with them is send them to the guest.
-    unsafe { OpenOptions::from_bits_unchecked(1 << 5) }
-};
-
 /// A regular file, open on the host.
 pub(super) struct OpenFile {
     descriptor: OwnedFd,
@@ -96,10 +89,7 @@ impl SharedFolder {
             CachePolicy::None => OpenOptions::empty(),
             CachePolicy::Auto { .. } => options_of_shared(&inode, &status_of(&descriptor)?),
         };
-        // There is nothing to say when that is closed, see `flush_file`.
-        if !is_writable(flags) {
-            options |= NO_FLUSH;
-        }
+        options |= self.closing.options(inode.device(), is_writable(flags));
         let handle = self.give_handle(&inode, descriptor, flags, permit)?;
         Ok((handle, options))
     }
@@ -321,6 +311,6 @@ fn writes(flags: OFlag) -> bool {
 }
 
 /// Whether a file opened with `flags` can be written.
-fn is_writable(flags: OFlag) -> bool {
+pub(super) fn is_writable(flags: OFlag) -> bool {
     flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
 }

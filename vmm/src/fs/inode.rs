@@ -55,6 +55,11 @@ impl Inode {
         self.record.kind
     }
 
+    /// Device of the file system that it is on.
+    pub(super) fn device(&self) -> u64 {
+        self.record.identity.device
+    }
+
     /// The state in which the guest last opened it.
     pub(super) fn last_open(&self) -> &LastOpen {
         &self.record.last_open

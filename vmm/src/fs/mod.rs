@@ -27,6 +27,7 @@
 mod attributes;
 mod beneath;
 mod booking;
+mod closing;
 mod descriptors;
 mod directory;
 mod export_requests;
@@ -66,6 +67,7 @@ pub use quota::{Quota, QuotaError};
 
 use attributes::{DeviceNumbers, InodeNumbers};
 use beneath::DescriptorDirectory;
+use closing::Closing;
 use descriptors::Budget;
 use directory::OpenDirectory;
 use files::OpenFile;
@@ -133,6 +135,7 @@ pub struct SharedFolder {
     descriptors: Arc<DescriptorDirectory>,
     identity: IdentityMap,
     numbers: InodeNumbers,
+    closing: Closing,
     /// The guest reads files, or directories, without opening them.
     openless: Openless,
     meter: Option<Meter>,
@@ -232,6 +235,7 @@ impl SharedFolder {
                 source,
             })?;
         let descriptors = Arc::new(descriptors);
+        let closing = Closing::of_root(&root, &status).map_err(open_error)?;
         let inodes = Budget::of_process()
             .and_then(|budget| Inodes::new(root, &status, Arc::clone(&descriptors), budget));
         Ok(SharedFolder {
@@ -242,6 +246,7 @@ impl SharedFolder {
             descriptors,
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
+            closing,
             openless: Openless::default(),
             meter: None,
             traffic: Traffic::default(),

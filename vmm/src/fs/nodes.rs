@@ -12,7 +12,7 @@ use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::attributes::{PERMISSIONS, status_of};
 use super::beneath::{self, Component};
-use super::files::host_flags;
+use super::files::{host_flags, is_writable};
 use super::identity::Owner;
 use super::inode::Inode;
 use super::lookup::{check_directory, open_path};
@@ -80,13 +80,15 @@ impl SharedFolder {
             }
             result => result?,
         };
+        let device = made.status.st_dev;
         let entry = self.entry_of(made.path, made.status)?;
         let handle = self
             .inodes
             .get(entry.inode)
             .and_then(|inode| self.give_handle(&inode, made.descriptor, flags, permit));
         let handle = handle.inspect_err(|_| self.inodes.forget(entry.inode, 1))?;
-        Ok((entry, handle, OpenOptions::empty()))
+        let options = self.closing.options(device, is_writable(flags));
+        Ok((entry, handle, options))
     }
 
     /// Opens a file that someone else made since the guest looked.

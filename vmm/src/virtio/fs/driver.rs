@@ -259,6 +259,17 @@ impl Driver {
         flags: i32,
         mode: u32,
     ) -> Result<(EntryOut, u64), i32> {
+        let (entry, open) = self.create_whole(parent, name, flags, mode)?;
+        Ok((entry, open.fh))
+    }
+
+    pub(super) fn create_whole(
+        &mut self,
+        parent: u64,
+        name: &str,
+        flags: i32,
+        mode: u32,
+    ) -> Result<(EntryOut, OpenOut), i32> {
         let fields = CreateIn {
             flags: flags as u32,
             mode,
@@ -267,7 +278,7 @@ impl Driver {
         };
         let reply = self.ask(Opcode::Create, parent, fields.as_slice(), &[name])?;
         let (entry, open) = reply.split_at(size_of::<EntryOut>());
-        Ok((decode(entry), decode::<OpenOut>(open).fh))
+        Ok((decode(entry), decode(open)))
     }
 
     pub(super) fn read(&mut self, node: u64, handle: u64, offset: u64, size: u32) -> Reply {
