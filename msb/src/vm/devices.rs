@@ -26,6 +26,9 @@ pub(super) const ROOT: &str = "root";
 /// Serial number of the disk with the root's private layer.
 pub(super) const UPPER: &str = "upper";
 
+/// Most queues of all disks together, if each has one: every queue has two threads and an io_uring of its own.
+const DISK_QUEUES: usize = 64;
+
 /// Tag of the file system of which all shared folders and files are entries.
 pub(super) const SHARE: &str = "share";
 
@@ -175,6 +178,22 @@ fn quota(quota: &launch::Quota) -> Quota {
     }
 }
 
+/// A queue for each processor, as long as there are not too many of all disks.
+fn queues_per_disk(vcpus: u8, disks: usize) -> u16 {
+    let most = DISK_QUEUES.checked_div(disks).unwrap_or(DISK_QUEUES);
+    let most = u16::try_from(most).unwrap_or(BlkConfig::MAX_QUEUES);
+    u16::from(vcpus).min(most).max(1)
+}
+
+/// The disks of a machine.
+fn disks(config: &LaunchConfig) -> usize {
+    let has_root = matches!(config.root.source, RootSource::Disk(_));
+    let has_layer = matches!(config.root.access, RootAccess::DiskLayer(_));
+    let mounts = config.mounts.iter();
+    let mounted = mounts.filter(|mount| matches!(mount.source, MountSource::Disk(_)));
+    usize::from(has_root) + usize::from(has_layer) + mounted.count()
+}
+
 fn disk_device(
     config: &LaunchConfig,
     image: &DiskImage,
@@ -196,7 +215,28 @@ fn disk_device(
         image: Some(Arc::from(opened)),
         read_only,
         serial,
-        queues: config.vcpus.into(),
+        queues: queues_per_disk(config.vcpus, disks(config)),
     })?;
     Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_disks_have_fewer_queues_than_there_are_processors() {
+        for (vcpus, disks, queues) in [
+            (1, 1, 1),
+            (32, 1, 32),
+            (32, 2, 32),
+            (32, 3, 21),
+            (4, 16, 4),
+            (32, 64, 1),
+            (32, 66, 1),
+            (1, 66, 1),
+        ] {
+            assert_eq!(queues_per_disk(vcpus, disks), queues, "{vcpus}, {disks}");
+        }
+    }
 }
