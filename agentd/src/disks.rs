@@ -1,5 +1,6 @@
 //! Disks: found by their serial numbers, looked into, and mounted.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ impl Refusal {
 pub(crate) struct BlockDevices {
     sys: PathBuf,
     dev: PathBuf,
+    /// The directories of disks in `sys`, by serial number: to read one takes a request to the device.
+    by_serial: BTreeMap<String, PathBuf>,
 }
 
 impl BlockDevices {
@@ -57,9 +60,23 @@ impl BlockDevices {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
             mount(Some(kind), place, Some(kind), flags, None::<&str>)?;
         }
+        Self::at(SYS.into(), DEV.into())
+    }
+
+    /// Those that `sys` shows, with their device files in `dev`.
+    fn at(sys: PathBuf, dev: PathBuf) -> io::Result<Self> {
+        let mut by_serial = BTreeMap::new();
+        for entry in fs::read_dir(sys.join("block"))? {
+            let path = entry?.path();
+            // Only virtio disks have the file.
+            if let Ok(serial) = fs::read_to_string(path.join("serial")) {
+                by_serial.insert(serial.trim_end_matches('\n').to_owned(), path);
+            }
+        }
         Ok(Self {
-            sys: SYS.into(),
-            dev: DEV.into(),
+            sys,
+            dev,
+            by_serial,
         })
     }
 
@@ -97,16 +114,10 @@ impl BlockDevices {
 
     /// The disk with this serial number.
     fn find(&self, serial: &str) -> Result<Device, Refusal> {
-        let unreadable = |error| Refusal::of(error, "the kernel's disks cannot be looked at");
-        for entry in fs::read_dir(self.sys.join("block")).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            // Only virtio disks have the file.
-            let found = fs::read_to_string(path.join("serial")).unwrap_or_default();
-            if found.trim_end_matches('\n') == serial {
-                return Device::at(&path).map_err(unreadable);
-            }
-        }
-        Err(Refusal::new("there is no such disk"))
+        let path = self.by_serial.get(serial);
+        let path = path.ok_or_else(|| Refusal::new("there is no such disk"))?;
+        Device::at(path)
+            .map_err(|error| Refusal::of(error, "the kernel's disks cannot be looked at"))
     }
 
     /// The disk itself if it has no partitions, else its only partition with a Linux file system.
@@ -155,9 +166,14 @@ struct Partition {
 impl Device {
     /// The one that the directory `path` of sysfs is about.
     fn at(path: &Path) -> io::Result<Self> {
+        let name = file_name(path);
         let mut partitions = Vec::new();
         for entry in fs::read_dir(path)? {
             let path = entry?.path();
+            // The kernel names a partition after its disk; what else is there is not worth a look.
+            if !file_name(&path).starts_with(&name) {
+                continue;
+            }
             let number = fs::read_to_string(path.join("partition")).unwrap_or_default();
             if let Ok(number) = number.trim_end().parse() {
                 partitions.push(Partition {
@@ -167,10 +183,7 @@ impl Device {
             }
         }
         partitions.sort_by_key(|partition| partition.number);
-        Ok(Self {
-            name: file_name(path),
-            partitions,
-        })
+        Ok(Self { name, partitions })
     }
 }
 
@@ -253,16 +266,13 @@ mod tests {
     /// Folders that look as the kernel's do: a disk `vda` without partitions, `vdb` with those given.
     fn devices(partitions: &[(u32, (usize, &[u8]))]) -> (TempDir, BlockDevices) {
         let folder = tempfile::tempdir().unwrap();
-        let devices = BlockDevices {
-            sys: folder.path().join("sys"),
-            dev: folder.path().join("dev"),
-        };
-        fs::create_dir(&devices.dev).unwrap();
+        let (sys, dev) = (folder.path().join("sys"), folder.path().join("dev"));
+        fs::create_dir(&dev).unwrap();
         let block = |name: &str, (at, mark): (usize, &[u8])| {
             let mut bytes = vec![0; 4096];
             bytes[at..at + mark.len()].copy_from_slice(mark);
-            fs::write(devices.dev.join(name), bytes).unwrap();
-            let directory = devices.sys.join("block").join(name);
+            fs::write(dev.join(name), bytes).unwrap();
+            let directory = sys.join("block").join(name);
             fs::create_dir_all(&directory).unwrap();
             directory
         };
@@ -277,6 +287,7 @@ mod tests {
             fs::create_dir(disk.join(&name)).unwrap();
             fs::write(disk.join(&name).join("partition"), format!("{number}\n")).unwrap();
         }
+        let devices = BlockDevices::at(sys, dev).unwrap();
         (folder, devices)
     }
 

@@ -41,6 +41,8 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     logging::start(arguments.sandbox.log_level());
     let plan = arguments.sandbox.resolve()?;
     let name = name_or_new(plan.name.clone())?;
+    // Until the sandbox's record does.
+    let _held = plan.held_image();
     let mut config = plan.configuration(&name)?;
     config.detached = true;
     config.tty = arguments.tty;

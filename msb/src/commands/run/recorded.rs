@@ -48,6 +48,7 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     let manner = plan.manner;
     let name = name_or_new(plan.sandbox.name.clone())?;
+    let image = plan.sandbox.held_image();
     let mut config = plan.sandbox.configuration(&name)?;
     config.ephemeral = plan.ephemeral;
     match manner {
@@ -78,6 +79,8 @@ pub(super) fn run(
             Created::Up(sandbox) => sandbox,
             Created::Interrupted(signal) => return Ok(signal_status(signal as i32)),
         };
+        // From now on the sandbox's record holds it.
+        drop(image);
         if let Some(startup) = sandbox.startup() {
             timings.started(startup);
         }

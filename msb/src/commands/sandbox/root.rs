@@ -173,11 +173,16 @@ impl RootArguments {
         self.refuse_disk_options("an image")?;
         let home = Home::from_environment()?;
         let cannot = || format!("cannot use {name} as root");
-        // What is a path without ./ was hardly meant to be looked for in a registry.
-        if self.pull == PullPolicy::Always || !Path::new(name).exists() {
+        if self.pull == PullPolicy::Always {
             fetch(&home, name, self.pull).with_context(cannot)?;
         }
-        let found = images::resolve(&home, name).with_context(cannot);
+        let mut found = images::resolve(&home, name);
+        // What is a path without ./ was hardly meant to be looked for in a registry.
+        if matches!(found, Err(ImageError::ImageNotFound { .. })) && !Path::new(name).exists() {
+            fetch(&home, name, self.pull).with_context(cannot)?;
+            found = images::resolve(&home, name);
+        }
+        let found = found.with_context(cannot);
         let image = match Path::new(name).exists() {
             true => found.hint(format!("a path begins with ./ as in ./{name}"))?,
             false => found.hint("`msb image ls` lists the images that are here; `msb image load` and `msb pull` get others")?,
