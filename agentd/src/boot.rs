@@ -11,8 +11,8 @@ use crate::failure::{OrFailed, failure};
 use crate::gauges::Gauges;
 use crate::mount_plan::PlannedMount;
 use crate::profile::Profile;
+use crate::root::Beneath;
 use crate::staging::Staging;
-use crate::upper::Upper;
 use crate::{init, limits, mount_plan, mounts, network, patches, read_ahead, root, scripts};
 
 /// Longest host name, see gethostname(2).
@@ -39,13 +39,18 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
         init::check(init)?;
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let (staging, upper) = enter_root(boot, &plan)?;
+    let (staging, beneath) = enter_root(boot, &plan)?;
     mounts::mount_system(boot)?;
     patches::make(&boot.patches, &staging)?;
     // Before the mounts of the plan, which may cover /dev.
     let devices = Devices::open().or_failed(Stage::Stdio, || {
         "/dev/null and /dev/pts cannot be opened".into()
     })?;
+    let (upper, layer_of_patches) = match beneath {
+        Beneath::Nothing => (None, None),
+        Beneath::Disk(upper) => (Some(upper), None),
+        Beneath::Patches(layer) => (None, Some(layer)),
+    };
     let gauges =
         Gauges::open(upper).or_failed(Stage::Mount, || "/proc/meminfo cannot be opened".into())?;
     limits::set_own().or_failed(Stage::ResourceLimit, || {
@@ -66,6 +71,9 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
     network::bring_up_loopback()?;
     sethostname(&boot.hostname)
         .or_failed(Stage::Hostname, || "The host name cannot be set".into())?;
+    if let Some(layer) = layer_of_patches {
+        root::seal(&layer)?;
+    }
     Ok(Guest {
         devices,
         gauges,
@@ -75,7 +83,7 @@ pub(crate) fn carry_out(boot: &Boot) -> Result<Guest, Failure> {
 }
 
 /// Mounts what comes from outside, while device files are in reach, and makes the root file system the root.
-fn enter_root(boot: &Boot, plan: &[PlannedMount]) -> Result<(Staging, Option<Upper>), Failure> {
+fn enter_root(boot: &Boot, plan: &[PlannedMount]) -> Result<(Staging, Beneath), Failure> {
     let root = &boot.root;
     let has_disks = matches!(root.source, RootSource::Disk(_))
         || matches!(root.access, RootAccess::DiskLayer(_))
@@ -88,12 +96,12 @@ fn enter_root(boot: &Boot, plan: &[PlannedMount]) -> Result<(Staging, Option<Upp
         false => None,
     };
     let staging = Staging::mount(plan, &boot.patches, devices.as_ref())?;
-    let upper = root::mount(root, devices.as_ref())?;
+    let beneath = root::mount(root, !boot.patches.is_empty(), devices.as_ref())?;
     if let Some(devices) = devices {
         devices.close().or_failed(Stage::Mount, no_devices)?;
     }
     root::enter()?;
-    Ok((staging, upper))
+    Ok((staging, beneath))
 }
 
 fn check_hostname(name: &str) -> Result<(), Failure> {

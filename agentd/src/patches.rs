@@ -27,12 +27,8 @@ const PERMISSIONS: u32 = 0o7777;
 /// Checks all patches before the first is made.
 pub(crate) fn check(root: &Root, patches: &[Patch]) -> Result<(), Failure> {
     let refuse = |message: String| Err(failure(Stage::Patch, Errno::EINVAL, message));
-    let has_layer = matches!(
-        root.access,
-        RootAccess::Layer { .. } | RootAccess::DiskLayer(_)
-    );
-    if !patches.is_empty() && !has_layer {
-        return refuse("Only a root with a private layer can be patched".into());
+    if !patches.is_empty() && root.access == RootAccess::Writable {
+        return refuse("A root that is written through cannot be patched".into());
     }
     for patch in patches {
         let path = path(patch);
@@ -221,16 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_private_layer_is_patched() {
-        let layered = root(RootAccess::Layer { size: None });
+    fn what_is_written_through_is_not_patched() {
         let patches = [remove_patch("/a")];
-        assert_eq!(check(&layered, &patches), Ok(()));
-        for access in [RootAccess::Writable, RootAccess::ReadOnly] {
-            let root = root(access);
-            assert_eq!(check(&root, &[]), Ok(()));
-            let refusal = check(&root, &patches).unwrap_err();
-            assert_eq!((refusal.stage, refusal.errno), (Stage::Patch, libc::EINVAL));
+        for access in [RootAccess::Layer { size: None }, RootAccess::ReadOnly] {
+            assert_eq!(check(&root(access), &patches), Ok(()));
         }
+        let root = root(RootAccess::Writable);
+        assert_eq!(check(&root, &[]), Ok(()));
+        let refusal = check(&root, &patches).unwrap_err();
+        assert_eq!((refusal.stage, refusal.errno), (Stage::Patch, libc::EINVAL));
     }
 
     #[test]

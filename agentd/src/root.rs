@@ -20,27 +20,64 @@ const LOWER: &str = "/lower";
 /// The file system that holds the private layer.
 const PRIVATE: &str = "/private";
 
-/// Mounts the root file system, and returns the disk of its private layer, if there is one. `devices` is there if anything
-/// of it is on a disk.
-pub(crate) fn mount(root: &Root, devices: Option<&BlockDevices>) -> Result<Option<Upper>, Failure> {
+/// What a root has beneath it that is still needed.
+#[derive(Debug)]
+pub(crate) enum Beneath {
+    /// Nothing.
+    Nothing,
+    /// The disk of its private layer.
+    Disk(Upper),
+    /// A layer that takes the patches of a root that is read-only, and nothing after them.
+    Patches(Upper),
+}
+
+/// Mounts the root file system, with a layer for patches if it is `patched` and would have none. `devices` is there if anything of
+/// it is on a disk.
+pub(crate) fn mount(
+    root: &Root,
+    patched: bool,
+    devices: Option<&BlockDevices>,
+) -> Result<Beneath, Failure> {
+    let source = |place, read_only| mount_source(&root.source, devices, place, read_only);
     match &root.access {
         &RootAccess::Layer { size } => {
-            mount_source(&root.source, devices, Path::new(LOWER), true)?;
-            mount_memory(Path::new(PRIVATE), size).or_failed(Stage::Root, || {
-                "The memory for the private layer cannot be mounted".into()
-            })?;
-            put_layer_over()?;
+            source(Path::new(LOWER), true)?;
+            put_memory_over(size)?;
         }
-        RootAccess::Writable => mount_source(&root.source, devices, Path::new(NEW_ROOT), false)?,
-        RootAccess::ReadOnly => mount_source(&root.source, devices, Path::new(NEW_ROOT), true)?,
+        RootAccess::Writable => source(Path::new(NEW_ROOT), false)?,
+        RootAccess::ReadOnly if patched => {
+            source(Path::new(LOWER), true)?;
+            return Ok(Beneath::Patches(put_memory_over(None)?));
+        }
+        RootAccess::ReadOnly => source(Path::new(NEW_ROOT), true)?,
         RootAccess::DiskLayer(disk) => {
-            mount_source(&root.source, devices, Path::new(LOWER), true)?;
+            source(Path::new(LOWER), true)?;
             let upper = mount_disk(disk, devices)?;
             put_layer_over()?;
-            return Ok(Some(upper));
+            return Ok(Beneath::Disk(upper));
         }
     }
-    Ok(None)
+    Ok(Beneath::Nothing)
+}
+
+/// Puts a private layer in memory over the root.
+fn put_memory_over(size: Option<u64>) -> Result<Upper, Failure> {
+    let unusable = || "The memory for the private layer cannot be mounted".into();
+    let private = Path::new(PRIVATE);
+    mount_memory(private, size).or_failed(Stage::Root, unusable)?;
+    let layer = Upper::open(private).or_failed(Stage::Root, unusable)?;
+    put_layer_over()?;
+    Ok(layer)
+}
+
+/// Makes the root read-only now that `patches`, the layer beneath it, has all that it is to have. Who makes the root writable again
+/// finds a layer that is not: it is in no mount table where that could be changed.
+pub(crate) fn seal(patches: &Upper) -> Result<(), Failure> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .map_err(io::Error::from)
+        .and_then(|()| patches.make_read_only())
+        .or_failed(Stage::Root, || "The root cannot be made read-only".into())
 }
 
 /// Mounts the disk of the private layer. Its journal is replayed if the last guest was killed.

@@ -108,7 +108,7 @@ pub struct Boot {
     pub restricted: bool,
     /// The program that becomes PID 1 in the place of `agentd`, which goes on as another process.
     pub init: Option<Init>,
-    /// Changes to the root file system, in the order in which they are made. There are none unless it has a private layer.
+    /// Changes to the root file system, in the order in which they are made. There are none if it is written through.
     pub patches: Vec<Patch>,
 }
 

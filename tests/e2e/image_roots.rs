@@ -74,6 +74,39 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
 }
 
 #[test]
+fn a_read_only_root_has_the_files_of_containers_and_nothing_is_written_to_it() {
+    let home = Home::new();
+    load_demo(&home);
+    let options = ["--root-ro", "--hostname=box", "--user=root"];
+    // Nor by who makes it writable, as far as the mount goes.
+    let script =
+        "cat /etc/hostname; ls -d /data; cat /a; echo; grep -o ' / overlay ro' /proc/mounts
+        for attempt in 1 2; do
+            (echo changed >/etc/hostname) 2>&-; (echo new >/new) 2>&-; rm /a 2>&-
+            mount -o remount,rw / 2>&-
+        done
+        cat /etc/hostname /a; echo; ls -d /new 2>&-; mount | grep ' /private '; echo end";
+    let expected = ["box", "/data", "2", " / overlay ro", "box", "2", "end"];
+    let unnamed = home
+        .guest("demo")
+        .with(options)
+        .with(["--entrypoint=/bin/sh"]);
+    let finished = unnamed.run(["-c", script]);
+    assert_eq!(finished.lines(), expected, "{}", finished.errors());
+    let created = ["create", "--name=fixed", "-m128M"].into_iter();
+    let created = home.msb(created.chain(options).chain(["demo"]));
+    assert_eq!(created.code(), 0, "{}", created.errors());
+    for _ in 0..2 {
+        let finished = home.exec_shell("fixed", script);
+        assert_eq!(finished.lines(), expected, "{}", finished.errors());
+        for command in ["stop", "start"] {
+            assert_eq!(home.msb([command, "fixed"]).code(), 0);
+        }
+    }
+    assert_eq!(home.msb(["rm", "-f", "fixed"]).code(), 0);
+}
+
+#[test]
 fn what_runs_is_stopped_with_the_signal_that_the_image_or_the_user_names() {
     let home = Home::new();
     let script =

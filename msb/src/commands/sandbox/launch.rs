@@ -93,10 +93,9 @@ impl SandboxPlan {
         let workdir = workdir
             .as_ref()
             .and_then(|path| std::str::from_utf8(&path.0).ok());
-        let is_layered = !matches!(self.root.access, Some(RootAccessConfig::ReadOnly));
-        let of_image = self.image().filter(|_| is_layered);
-        let mut patches =
-            of_image.map_or(Vec::new(), |image| image_patches(image, hostname, workdir));
+        let mut patches = self
+            .image()
+            .map_or(Vec::new(), |image| image_patches(image, hostname, workdir));
         patches.extend(launch_patches(&self.patches)?);
         Ok(patches)
     }

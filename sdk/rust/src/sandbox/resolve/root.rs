@@ -110,8 +110,8 @@ pub(super) fn patches(
     }
     match root.access {
         RootAccess::DiskLayer(_) if !of.layer.is_new() => return Ok(Vec::new()),
-        RootAccess::DiskLayer(_) | RootAccess::Layer { .. } => {}
-        RootAccess::Writable | RootAccess::ReadOnly => return Ok(Vec::new()),
+        RootAccess::DiskLayer(_) | RootAccess::Layer { .. } | RootAccess::ReadOnly => {}
+        RootAccess::Writable => return Ok(Vec::new()),
     }
     let mut patches = image.map_or(Vec::new(), |image| {
         let hostname = hostname(config, of.name);
