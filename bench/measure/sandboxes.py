@@ -14,6 +14,10 @@ import peers
 NOTHING = ("true",)
 
 
+class CommandFailed(SystemExit):
+    """A command of a program failed, which ends the measurements unless somebody has to do with it."""
+
+
 @dataclass(frozen=True)
 class Program:
     name: str
@@ -38,7 +42,7 @@ class Program:
         )
         took = time.monotonic() - begin
         if done.returncode != 0:
-            raise SystemExit(f"error: {self.name} {' '.join(arguments)}: {done.stderr.decode()[-2000:]}")
+            raise CommandFailed(f"error: {self.name} {' '.join(arguments)}: {done.stderr.decode()[-2000:]}")
         return took
 
     def environment(self) -> dict[str, str]:
