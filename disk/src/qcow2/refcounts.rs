@@ -187,13 +187,17 @@ impl Refcounts {
     /// A block may be written before anything else: what it counts too much is a leak at most, because references are
     /// taken away only when the entries that were them have been written.
     fn make_room(&mut self, file: &File) -> Result<(), Obstacle> {
-        match self.blocks.make_room(true) {
-            Room::Made => Ok(()),
-            Room::AfterWriting(mut piece) => {
-                let buffers = Buffers::of_slice(&mut piece.bytes);
-                Ok(transfer::write_at(file, piece.offset, &buffers)?)
+        loop {
+            match self.blocks.make_room(true) {
+                Room::Made => return Ok(()),
+                Room::AfterWriting(mut piece) => {
+                    let buffers = Buffers::of_slice(&mut piece.bytes);
+                    let result = transfer::write_at(file, piece.offset, &buffers);
+                    self.blocks.written(&[piece], result.is_ok());
+                    result?;
+                }
+                Room::None => return Err(Obstacle::CacheFull),
             }
-            Room::None => Err(Obstacle::CacheFull),
         }
     }
 
@@ -365,39 +369,66 @@ mod tests {
         }
     }
 
+    const GEOMETRY: Geometry = Geometry {
+        cluster_bits: 9,
+        refcount_order: 4,
+        extended_l2: false,
+    };
+
+    /// A file of 8 clusters: a header, a refcount block, the refcount table, the L1 table, and from there on what is in use or not.
+    fn file_with(in_use: &[u64]) -> (tempfile::NamedTempFile, Store) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0; 4096];
+        for cluster in [0, 1, 2, 3].iter().chain(in_use) {
+            set_in(&mut bytes[512..1024], 4, *cluster, 1);
+        }
+        std::fs::write(&file, bytes).unwrap();
+        let opened = crate::open::open_file(file.path(), false).unwrap();
+        let store = Store::new(opened, GEOMETRY, 4096, 1).unwrap();
+        (file, store)
+    }
+
+    fn allocate(refcounts: &mut Refcounts, store: &Store, wanted: u64) -> (u64, u64) {
+        let reserved = Reserved([0..512, 1024..1536, 1536..2048]);
+        let run = refcounts.allocate(store, wanted, &reserved).unwrap();
+        (run.cluster, run.count)
+    }
+
     /// Somebody may have been told before that the bytes are there, and be reading them.
     #[test]
     fn a_cluster_that_became_free_is_not_given_away() {
-        let geometry = Geometry {
-            cluster_bits: 9,
-            refcount_order: 4,
-            extended_l2: false,
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image");
-        let mut bytes = vec![0; 4096];
-        for cluster in [0, 1, 2, 3, 6] {
-            set_in(&mut bytes[512..1024], 4, cluster, 1);
-        }
-        std::fs::write(&path, bytes).unwrap();
-        let file = crate::open::open_file(&path, false).unwrap();
-        let store = Store::new(file, geometry, 4096, 1).unwrap();
-        let mut refcounts = Refcounts::new(geometry, 1024, vec![512]);
-        let allocate = |refcounts: &mut Refcounts, wanted| {
-            let reserved = Reserved([0..512, 1024..1536, 1536..2048]);
-            let run = refcounts.allocate(&store, wanted, &reserved).unwrap();
-            (run.cluster, run.count)
-        };
-        assert_eq!(allocate(&mut refcounts, 1), (4, 1));
+        let (_file, store) = file_with(&[6]);
+        let mut refcounts = Refcounts::new(GEOMETRY, 1024, vec![512]);
+        assert_eq!(allocate(&mut refcounts, &store, 1), (4, 1));
         refcounts.release(&store.file, 6).unwrap();
-        assert_eq!(allocate(&mut refcounts, 9), (5, 1));
-        assert_eq!(allocate(&mut refcounts, 9), (7, 9));
+        assert_eq!(allocate(&mut refcounts, &store, 9), (5, 1));
+        assert_eq!(allocate(&mut refcounts, &store, 9), (7, 9));
         // What nobody was told of may be.
         let run = Run {
             cluster: 7,
             count: 9,
         };
         refcounts.take_back(&store.file, run).unwrap();
-        assert_eq!(allocate(&mut refcounts, 2), (7, 2));
+        assert_eq!(allocate(&mut refcounts, &store, 2), (7, 2));
+    }
+
+    /// What the file has instead would give clusters away a second time.
+    #[test]
+    fn a_block_that_cannot_be_written_stays_in_memory() {
+        let (file, store) = file_with(&[4]);
+        // The second block is cluster 4.
+        let blocks = vec![512, 2048];
+        let mut refcounts = Refcounts::new(GEOMETRY, 1024, blocks.clone());
+        refcounts.blocks = Cache::new(1);
+        assert_eq!(allocate(&mut refcounts, &store, 2), (5, 2));
+        let not_writable = File::open(&file).unwrap();
+        for _ in 0..2 {
+            let result = refcounts.load(&not_writable, 1);
+            assert!(matches!(result, Err(Obstacle::Io(_))), "{result:?}");
+        }
+        assert_eq!(allocate(&mut refcounts, &store, 1), (7, 1));
+        refcounts.load(&store.file, 1).unwrap();
+        let mut reopened = Refcounts::new(GEOMETRY, 1024, blocks);
+        assert_eq!(allocate(&mut reopened, &store, 1), (8, 1));
     }
 }

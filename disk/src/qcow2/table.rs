@@ -98,7 +98,7 @@ impl Table {
 pub(super) enum Room {
     /// There is some.
     Made,
-    /// A table must be written first, then there is some.
+    /// A table must be written first, then there is some. [`Cache::written`] follows.
     AfterWriting(Piece),
     /// Everything is dirty or being written.
     None,
@@ -137,7 +137,8 @@ impl Cache {
         Some(table)
     }
 
-    /// Makes room for another table. One that is dirty is dropped only if `may_write`.
+    /// Makes room for another table. One that is dirty is dropped only if `may_write`, and not before it was written: the
+    /// file has old bytes until then.
     pub(super) fn make_room(&mut self, may_write: bool) -> Room {
         if self.tables.len() < self.capacity {
             return Room::Made;
@@ -155,9 +156,12 @@ impl Cache {
                 self.order.push_back(key);
                 continue;
             }
-            let piece = table.take_piece(key);
+            if let Some(piece) = table.take_piece(key) {
+                self.order.push_front(key);
+                return Room::AfterWriting(piece);
+            }
             self.tables.remove(&key);
-            return piece.map_or(Room::Made, Room::AfterWriting);
+            return Room::Made;
         }
         Room::None
     }
@@ -241,6 +245,12 @@ mod tests {
                 table.set_word(0, 1);
             }
         }
-        assert!(matches!(cache.make_room(true), Room::AfterWriting(_)));
+        for success in [false, true] {
+            let Room::AfterWriting(piece) = cache.make_room(true) else {
+                panic!("there is nothing to write");
+            };
+            cache.written(&[piece], success);
+        }
+        assert!(matches!(cache.make_room(true), Room::Made));
     }
 }
