@@ -19,9 +19,12 @@ const SECTOR: usize = 512;
 
 /// Takes the place of the C library's in this program. Nothing has to be durable here.
 #[unsafe(no_mangle)]
-extern "C" fn fdatasync(_file: c_int) -> c_int {
+extern "C" fn fdatasync(file: c_int) -> c_int {
+    let path = fs::read_link(format!("/proc/self/fd/{file}")).unwrap();
     RECORDING.with_borrow_mut(|recording| {
-        if let Some(recording) = recording {
+        if let Some(recording) = recording
+            && recording.file == path
+        {
             recording.look();
         }
     });
@@ -52,6 +55,16 @@ struct Instant {
 }
 
 impl Recording {
+    fn begin(file: &Path) {
+        let mut recording = Recording {
+            file: file.to_owned(),
+            progress: Progress::default(),
+            instants: Vec::new(),
+        };
+        recording.look();
+        RECORDING.set(Some(recording));
+    }
+
     fn look(&mut self) {
         self.instants.push(Instant {
             bytes: fs::read(&self.file).unwrap(),
@@ -73,13 +86,7 @@ struct Step {
 
 /// Changes the image step by step and flushes it now and then; all that its file was at the instants that count.
 fn record(path: &Path, format: Format, steps: &[Step], random: &mut Random) -> Vec<Instant> {
-    let mut recording = Recording {
-        file: path.to_owned(),
-        progress: Progress::default(),
-        instants: Vec::new(),
-    };
-    recording.look();
-    RECORDING.set(Some(recording));
+    Recording::begin(path);
     let image = open(path, format);
     for (number, step) in (1..).zip(steps) {
         progress(|progress| progress.begun = number);
@@ -309,5 +316,27 @@ fn vmdk() {
             fs::write(&path, bytes).unwrap();
         }
         survives(&bench, "disk.vmdk", &[0; SECTORS], 40, 100);
+    }
+}
+
+/// Without the new id, a disk that holds the differences to this one would be taken for a good one.
+#[test]
+fn a_vmdk_has_a_new_content_id_before_it_has_new_contents() {
+    for subformat in [Subformat::MonolithicSparse, Subformat::MonolithicFlat] {
+        let bench = Bench::in_memory();
+        let path = bench.path("disk.vmdk");
+        let size = (SECTORS * SECTOR) as u64;
+        disk::create(&path, &CreateOptions::Vmdk { size, subformat }).unwrap();
+        let image = open(&path, Format::Vmdk);
+        Recording::begin(&path);
+        image.write(0, &Buffers::of_slice(&mut [1; 512])).unwrap();
+        let recording = RECORDING.take().unwrap();
+        let id = |instant: &Instant| {
+            let text = String::from_utf8_lossy(&instant.bytes).into_owned();
+            text[text.find("\nCID=").unwrap()..][..13].to_owned()
+        };
+        let ids: Vec<_> = recording.instants.iter().map(id).collect();
+        assert!(ids.len() > 1, "{subformat:?}: nothing was made durable");
+        assert_ne!(ids[0], ids[1], "{subformat:?}");
     }
 }

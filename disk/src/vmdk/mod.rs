@@ -199,7 +199,7 @@ impl Vmdk {
     }
 
     /// Gives the contents a new id before they change the first time: disks that hold the differences to this one find
-    /// out by it that they are void.
+    /// out by it that they are void. It is durable before any change is, which the host may make durable at any time.
     fn before_change(&self) -> io::Result<()> {
         if self.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
@@ -215,11 +215,15 @@ impl Vmdk {
             let mut text = format!("{:08x}", new_content_id()).into_bytes();
             text.truncate(digits.end.saturating_sub(digits.start) as usize);
             match &self.descriptor {
-                DescriptorFile::Embedded(file, at) => file.write(
-                    at.saturating_add(digits.start),
-                    &Buffers::of_slice(&mut text),
-                )?,
-                DescriptorFile::Separate(file) => file.write_all_at(&text, digits.start)?,
+                DescriptorFile::Embedded(file, at) => {
+                    let at = at.saturating_add(digits.start);
+                    file.write(at, &Buffers::of_slice(&mut text))?;
+                    file.flush()?;
+                }
+                DescriptorFile::Separate(file) => {
+                    file.write_all_at(&text, digits.start)?;
+                    file.sync_data()?;
+                }
             }
         }
         self.changed.store(true, Ordering::Release);
