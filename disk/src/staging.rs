@@ -1,13 +1,28 @@
 //! New files that appear when they are complete.
+//!
+//! The folder in which they are made is locked (flock(2)) by who makes them. So one that nobody keeps locked is left over from
+//! somebody who was killed, and whoever makes an image of the same name next removes it.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::DiskError;
+
+/// What names of such folders end with, behind a dot, the image's name, a dot and a number.
+const PARTIAL: &str = ".partial";
+
+/// Hexadecimal digits of that number.
+const DIGITS: usize = 16;
+
+/// How often a name is tried that somebody has, or takes for a left-over.
+const ATTEMPTS_MAX: u32 = 16;
 
 /// A folder beside a new image, in which it is made under its name. Nothing remains of it when it is dropped.
 #[derive(Debug)]
@@ -16,6 +31,8 @@ pub(crate) struct Staging {
     parent: PathBuf,
     name: OsString,
     folder: PathBuf,
+    /// Locked until the folder is removed.
+    _lock: File,
 }
 
 impl Staging {
@@ -33,16 +50,17 @@ impl Staging {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.partial", std::process::id()));
-        let folder = parent.join(hidden);
-        fs::create_dir(&folder).map_err(failed)?;
+        let mut prefix = OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        remove_left_overs(parent, &prefix);
+        let (folder, lock) = make_folder(parent, &prefix).map_err(failed)?;
         Ok(Staging {
             target: target.to_owned(),
             parent: parent.to_owned(),
             name: name.to_owned(),
             folder,
+            _lock: lock,
         })
     }
 
@@ -106,6 +124,68 @@ impl Drop for Staging {
     }
 }
 
+/// Makes a folder with a name that nobody had before, and locks it.
+fn make_folder(parent: &Path, prefix: &OsStr) -> io::Result<(PathBuf, File)> {
+    for _ in 0..ATTEMPTS_MAX {
+        let number = RandomState::new().build_hasher().finish();
+        let mut name = prefix.to_owned();
+        name.push(format!("{number:0DIGITS$x}{PARTIAL}"));
+        let folder = parent.join(name);
+        match fs::create_dir(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        }
+        match keep(&folder) {
+            Ok(Some(lock)) => return Ok((folder, lock)),
+            // Somebody took it for a left-over before it was locked.
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Removes the folders that nobody keeps. What cannot be removed is in nobody's way.
+fn remove_left_overs(parent: &Path, prefix: &OsStr) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| is_partial(&entry.file_name(), prefix)) {
+        let folder = entry.path();
+        if let Ok(Some(_lock)) = keep(&folder)
+            && let Err(error) = fs::remove_dir_all(&folder)
+        {
+            tracing::warn!("cannot remove {}: {error}", folder.display());
+        }
+    }
+}
+
+fn is_partial(name: &OsStr, prefix: &OsStr) -> bool {
+    let number = name
+        .as_bytes()
+        .strip_prefix(prefix.as_bytes())
+        .and_then(|rest| rest.strip_suffix(PARTIAL.as_bytes()));
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    number.is_some_and(|number| number.len() == DIGITS && number.iter().all(is_digit))
+}
+
+/// Locks a folder; returns nothing if somebody keeps it, or if it is another one by now.
+fn keep(folder: &Path) -> io::Result<Option<File>> {
+    let lock = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(folder)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    // Who kept it before may have removed it.
+    let (found, locked) = (fs::symlink_metadata(folder)?, lock.metadata()?);
+    let is_same = (found.dev(), found.ino()) == (locked.dev(), locked.ino());
+    Ok(is_same.then_some(lock))
+}
+
 /// Renames to a name that is free.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
@@ -159,5 +239,72 @@ mod tests {
         staging.publish().unwrap_err();
         assert_eq!(names(folder.path()), ["disk.vmdk", "flat"]);
         assert_eq!(fs::read(folder.path().join("flat")).unwrap(), b"b");
+    }
+
+    #[test]
+    fn what_a_killed_maker_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk.vmdk");
+        let living = Staging::new(&target).unwrap();
+        fs::write(living.path(), "living").unwrap();
+        let left_over = folder.path().join(".disk.vmdk.0123456789abcdef.partial");
+        let others = [
+            ".disk.vmdk.backup.partial",
+            ".disk.vmdk.old.0123456789abcdef.partial",
+            ".disk.vmdk.0123456789abcdef",
+            ".disk2.vmdk.0123456789abcdef.partial",
+        ];
+        for path in others
+            .map(|name| folder.path().join(name))
+            .iter()
+            .chain([&left_over])
+        {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("disk.vmdk"), "a").unwrap();
+        }
+        Staging::new(&target).unwrap();
+        assert!(!left_over.exists());
+        for name in others {
+            assert!(
+                folder.path().join(name).join("disk.vmdk").exists(),
+                "{name}"
+            );
+        }
+        living.publish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"living");
+    }
+
+    #[test]
+    fn of_many_makers_one_wins_and_none_loses_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let target = folder.path().join(format!("{round}.vmdk"));
+            let start = std::sync::Barrier::new(4);
+            let make = || {
+                start.wait();
+                let staging = Staging::new(&target)?;
+                fs::write(staging.path(), "a").unwrap();
+                staging.publish()
+            };
+            let ends: Vec<_> = std::thread::scope(|scope| {
+                let makers: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                makers
+                    .into_iter()
+                    .map(|maker| maker.join().unwrap())
+                    .collect()
+            });
+            let mut won = 0;
+            for end in ends {
+                match end {
+                    Ok(()) => won += 1,
+                    Err(DiskError::Io { source, .. }) => {
+                        assert_eq!(source.kind(), io::ErrorKind::AlreadyExists);
+                    }
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            assert_eq!(won, 1);
+        }
+        assert_eq!(names(folder.path()).len(), 50);
     }
 }
