@@ -6,6 +6,9 @@ use std::ops::Deref;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
 use crate::qcow2::Qcow2;
 use crate::raw::Raw;
 use crate::reference::canonical;
@@ -78,8 +81,7 @@ pub(crate) fn open_chained(
     }
 }
 
-/// Opens one of an image's files and locks it (fcntl(2), "Open file description locks"), which other programs that
-/// open disk images respect, too.
+/// Opens one of an image's files and locks it.
 pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<LockedFile, DiskError> {
     let failed = |source| DiskError::Open {
         path: path.to_owned(),
@@ -98,21 +100,27 @@ pub(crate) fn open_file(path: &Path, read_only: bool) -> Result<LockedFile, Disk
             "it is neither a file nor a block device",
         )));
     }
-    lock(&file, read_only).map_err(|source| match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => DiskError::InUse {
+    let file = LockedFile(file);
+    let locked = if read_only {
+        lock_for_reading(&file)
+    } else {
+        set_lock(&file, libc::F_WRLCK, WHOLE)
+    };
+    match locked {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(DiskError::InUse {
             path: path.to_owned(),
-        },
-        _ => DiskError::Io {
+        }),
+        Err(source) => Err(DiskError::Io {
             what: "lock",
             path: path.to_owned(),
             source,
-        },
-    })?;
-    Ok(LockedFile(file))
+        }),
+    }
 }
 
-/// A file that is locked while this lives. Closing it is not enough: a child that was forked and has not become another
-/// program yet has the same open file description, and with it the lock.
+/// A file that is locked while this lives (fcntl(2), "Open file description locks"). Closing it is not enough: a child that
+/// was forked and has not become another program yet has the same open file description, and with it the lock.
 #[derive(Debug)]
 pub(crate) struct LockedFile(File);
 
@@ -126,27 +134,66 @@ impl Deref for LockedFile {
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        if let Err(error) = set_lock(&self.0, libc::F_UNLCK) {
+        if let Err(error) = set_lock(&self.0, libc::F_UNLCK, WHOLE) {
             tracing::warn!("a disk image could not be unlocked: {error}");
         }
     }
 }
 
-fn lock(file: &File, shared: bool) -> io::Result<()> {
-    set_lock(file, if shared { libc::F_RDLCK } else { libc::F_WRLCK })
+/// What is locked of a file: from where on, and how many bytes.
+type Part = (i64, i64);
+
+/// A length of 0 is the whole file, however long it becomes.
+const WHOLE: Part = (0, 0);
+
+/// QEMU's programs lock one byte for each thing that they do with a file, and another one for each that nobody else may do
+/// meanwhile; then they look whether others have locked the counterparts (block/file-posix.c, RAW_LOCK_PERM_BASE and
+/// RAW_LOCK_SHARED_BASE; block-common.h, BLK_PERM_*). All of these locks are shared ones.
+const DOES_READ: Part = (100, 1);
+const DOES_WRITE: Part = (101, 1);
+const DOES_RESIZE: Part = (103, 1);
+const FORBIDS_READ: Part = (200, 1);
+const FORBIDS_WRITE: Part = (201, 1);
+const FORBIDS_RESIZE: Part = (203, 1);
+
+/// Locks a file, which others may read then and nobody may write. Returns false if somebody writes it.
+fn lock_for_reading(file: &File) -> io::Result<bool> {
+    for part in [DOES_READ, FORBIDS_WRITE, FORBIDS_RESIZE] {
+        if !set_lock(file, libc::F_RDLCK, part)? {
+            return Ok(false);
+        }
+    }
+    for part in [FORBIDS_READ, DOES_WRITE, DOES_RESIZE] {
+        if has_lock_of_others(file, part)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-fn set_lock(file: &File, kind: i32) -> io::Result<()> {
-    // A length of 0 is the whole file, however long it becomes.
-    let lock = libc::flock {
+/// Returns false if the locks of others contradict it.
+fn set_lock(file: &File, kind: i32, part: Part) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(kind, part))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn has_lock_of_others(file: &File, part: Part) -> io::Result<bool> {
+    let mut lock = lock_of(libc::F_WRLCK, part);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+fn lock_of(kind: i32, (start, length): Part) -> libc::flock {
+    libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: length,
         l_pid: 0,
-    };
-    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
-    Ok(())
+    }
 }
 
 /// Bytes in the file or on the block device.
