@@ -1,5 +1,6 @@
 //! Examining an image's metadata.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use crate::{DiskError, Format, OpenOptions, qcow2, vmdk};
@@ -36,10 +37,22 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// Describes a finding.
-    pub(crate) fn say(&mut self, message: impl Into<String>) {
+    pub(crate) fn say(&mut self, message: impl Display) {
         if self.messages.len() < MAX_MESSAGES {
-            self.messages.push(message.into());
+            self.messages.push(message.to_string());
         }
+    }
+
+    /// Counts and describes a piece of metadata that is wrong.
+    pub(crate) fn corruption(&mut self, message: impl Display) {
+        self.corruptions = self.corruptions.saturating_add(1);
+        self.say(message);
+    }
+
+    /// Counts and describes something that nothing refers to.
+    pub(crate) fn leak(&mut self, message: impl Display) {
+        self.leaks = self.leaks.saturating_add(1);
+        self.say(message);
     }
 }
 
@@ -64,24 +77,17 @@ pub fn check(path: &Path, options: &OpenOptions, repair: Repair) -> Result<Check
 }
 
 fn check_qcow2(path: &Path, repair: Repair) -> Result<CheckReport, DiskError> {
-    let found = match repair {
-        Repair::Nothing => qcow2::check(path, false)?,
-        Repair::All => qcow2::check(path, true)?,
+    match repair {
+        Repair::Nothing => qcow2::check(path, false),
+        Repair::All => qcow2::check(path, true),
         Repair::Leaks => {
             let found = qcow2::check(path, false)?;
             // Reference counts are computed anew, which would correct more than was permitted.
             if found.corruptions == 0 && found.leaks != 0 {
-                qcow2::check(path, true)?
+                qcow2::check(path, true)
             } else {
-                found
+                Ok(found)
             }
         }
-    };
-    Ok(CheckReport {
-        corruptions: found.corruptions,
-        leaks: found.leaks,
-        corruptions_fixed: found.corruptions_fixed,
-        leaks_fixed: found.leaks_fixed,
-        messages: Vec::new(),
-    })
+    }
 }

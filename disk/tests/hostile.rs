@@ -405,6 +405,66 @@ fn reference_counts_that_lie_nowhere_are_errors_of_what_allocates() {
     }
 }
 
+/// A damaged image may have millions.
+#[test]
+fn the_first_findings_are_described() {
+    let bench = Bench::in_memory();
+    let path = bench.path("disk.qcow2");
+    create(&path, &CreateOptions::of_size(1 << 20)).unwrap();
+    let image = support::open(&path, Format::Qcow2);
+    let mut bytes = vec![7; 1 << 16];
+    image
+        .write(0, &disk::Buffers::of_slice(&mut bytes))
+        .unwrap();
+    drop(image);
+    let whole = fs::read(&path).unwrap();
+    let word = |at: u64| u64::from_be_bytes(whole[at as usize..][..8].try_into().unwrap());
+    let (l1, refcounts) = (word(40), word(48));
+    let l2 = word(l1) & 0x00ff_ffff_ffff_fe00;
+    let block = word(refcounts);
+    let copied = 1 << 63;
+    for (at, entry, described) in [
+        (l1, 1 << 40, "entry 0 of the L1 table at"),
+        (l1, l2, "the flag of entry 0 of the L1 table"),
+        (l2, copied | 512, "entry 0 of the L2 table at"),
+        (
+            l2,
+            copied | 1 << 40,
+            "to 0x10000010000, which is not in the file",
+        ),
+        (
+            l2,
+            word(l2) & !copied,
+            "the flag of entry 0 of the L2 table",
+        ),
+        (l2, 1 << 62 | 1 << 40, "the compressed cluster of entry 0"),
+        (refcounts, 1 << 40, "entry 0 of the refcount table"),
+        (refcounts, 0, "the cluster at 0x0 is used"),
+        (block, 0, "the cluster at 0x0 has the reference count 0"),
+        (
+            block + 2048,
+            u64::MAX,
+            "the reference count 65535, and is referred to 0 times",
+        ),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[at as usize..][..8].copy_from_slice(&entry.to_be_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let report = disk::qcow2::check(&path, false).unwrap();
+        assert!(report.corruptions + report.leaks > 0, "{report:?}");
+        let found = report
+            .messages
+            .iter()
+            .any(|message| message.contains(described));
+        assert!(found, "{described}: {report:?}");
+    }
+    let mut bytes = whole;
+    bytes[block as usize + 2048..][..2000].fill(1);
+    fs::write(&path, &bytes).unwrap();
+    let report = disk::qcow2::check(&path, true).unwrap();
+    assert_eq!((report.leaks_fixed, report.messages.len()), (1000, 100));
+}
+
 /// The mark says that counts may be wrong (docs/interop/qcow2.txt, "incompatible_features", bit 0). Counts that are
 /// written before what they count need none, so whoever is killed leaves an image that nobody has to repair.
 #[test]

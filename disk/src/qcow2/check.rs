@@ -1,6 +1,8 @@
 //! Examining an image, and setting its reference counts right.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -10,8 +12,8 @@ use super::entry::{self, COPIED, Host, Mapping};
 use super::header::{Header, incompatible};
 use super::opening::{failed, invalid, read_header, read_words, unsupported};
 use super::snapshots::Snapshots;
-use crate::DiskError;
 use crate::open::{open_file, size_of};
+use crate::{CheckReport, DiskError};
 
 mod counts;
 mod rebuild;
@@ -20,20 +22,6 @@ use counts::Counts;
 
 /// Bytes of L1 tables that are looked at, those of all snapshots together.
 const L1_BYTES_MAX: u64 = 512 << 20;
-
-/// What an examination found, as `qemu-img check` counts it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// What is wrong and endangers data: counts that are too low, flags that contradict them, offsets that make no
-    /// sense.
-    pub corruptions: u64,
-    /// Clusters that nothing refers to as often as they are counted. They take up storage and do no harm.
-    pub leaks: u64,
-    /// Corruptions that were there before and are repaired; `corruptions` does not have them any more.
-    pub corruptions_fixed: u64,
-    /// Leaks that were there before and are repaired; `leaks` does not have them any more.
-    pub leaks_fixed: u64,
-}
 
 /// Examines the image at `path`, and with `repair` makes reference counts and the flags that go with them right. Nobody
 /// else may have it open for writing, and for a repair nobody at all. Its backing file is not looked at.
@@ -63,7 +51,7 @@ pub(super) fn run(
     let found = Examination::new(file, header)
         .and_then(Examination::finish)
         .map_err(translated)?;
-    let report = found.report;
+    let report = found.report.clone();
     let marked = header.incompatible & (incompatible::DIRTY | incompatible::CORRUPT) != 0;
     if !repair || (report == CheckReport::default() && !marked) {
         return Ok(report);
@@ -81,6 +69,7 @@ pub(super) fn run(
     Ok(CheckReport {
         corruptions_fixed: report.corruptions.saturating_sub(left.corruptions),
         leaks_fixed: report.leaks.saturating_sub(left.leaks),
+        messages: report.messages,
         ..left
     })
 }
@@ -114,10 +103,10 @@ impl<'f> Examination<'f> {
 
     fn finish(mut self) -> io::Result<Examination<'f>> {
         let header = self.header;
-        self.count(0, header.geometry.cluster_size(), 1)?;
-        self.count(header.l1_offset, header.l1_bytes(), 1)?;
+        self.count("the header", 0, header.geometry.cluster_size(), 1)?;
+        self.count("the L1 table", header.l1_offset, header.l1_bytes(), 1)?;
         let l1 = read_words(self.file, self.length, header.l1_offset, header.l1_bytes())?;
-        self.count_l1(&l1)?;
+        self.count_l1(header.l1_offset, &l1)?;
         self.count_snapshots()?;
         for (offset, times) in std::mem::take(&mut self.l2) {
             self.count_l2(offset, times)?;
@@ -127,18 +116,22 @@ impl<'f> Examination<'f> {
         Ok(self)
     }
 
-    fn corruption(&mut self, what: &str, offset: u64) {
-        tracing::debug!("{what} at {offset:#x} is wrong");
-        self.report.corruptions = self.report.corruptions.saturating_add(1);
-    }
-
     /// Counts references to the clusters that a range is in.
-    fn count(&mut self, offset: u64, length: u64, times: u64) -> io::Result<()> {
+    fn count(
+        &mut self,
+        what: impl Display,
+        offset: u64,
+        length: u64,
+        times: u64,
+    ) -> io::Result<()> {
         if length == 0 {
             return Ok(());
         }
         if !self.is_in_file(offset, length) {
-            self.corruption("a reference", offset);
+            let end = offset.saturating_add(length);
+            self.report.corruption(format_args!(
+                "{what} lies from {offset:#x} to {end:#x}, which is not in the file"
+            ));
             return Ok(());
         }
         let geometry = self.header.geometry;
@@ -158,7 +151,8 @@ impl<'f> Examination<'f> {
 
     fn count_snapshots(&mut self) -> io::Result<()> {
         let snapshots = Snapshots::read(self.file, self.header)?;
-        self.count(self.header.snapshots_offset, snapshots.length, 1)?;
+        let start = self.header.snapshots_offset;
+        self.count("the snapshot table", start, snapshots.length, 1)?;
         let bytes = snapshots
             .l1
             .iter()
@@ -168,28 +162,32 @@ impl<'f> Examination<'f> {
         }
         for (offset, bytes) in snapshots.l1 {
             if !self.header.geometry.is_aligned(offset) || !self.is_in_file(offset, bytes) {
-                self.corruption("the L1 table of a snapshot", offset);
+                self.report.corruption(format_args!(
+                    "the L1 table of a snapshot cannot be at {offset:#x}"
+                ));
                 continue;
             }
-            self.count(offset, bytes, 1)?;
+            self.count("the L1 table of a snapshot", offset, bytes, 1)?;
             let l1 = read_words(self.file, self.length, offset, bytes)?;
-            self.count_l1(&l1)?;
+            self.count_l1(offset, &l1)?;
         }
         Ok(())
     }
 
-    fn count_l1(&mut self, l1: &[u64]) -> io::Result<()> {
+    fn count_l1(&mut self, start: u64, l1: &[u64]) -> io::Result<()> {
         let geometry = self.header.geometry;
-        for word in l1 {
+        for (index, word) in l1.iter().enumerate() {
             let offset = word & entry::OFFSET;
             if offset == 0 {
                 continue;
             }
             if !geometry.is_aligned(offset) || !self.is_in_file(offset, geometry.cluster_size()) {
-                self.corruption("an L1 entry for a table", offset);
+                self.report.corruption(format_args!(
+                    "entry {index} of the L1 table at {start:#x} is for an L2 table at {offset:#x}, where none can be"
+                ));
                 continue;
             }
-            self.count(offset, geometry.cluster_size(), 1)?;
+            self.count("an L2 table", offset, geometry.cluster_size(), 1)?;
             let times = self.l2.entry(offset).or_default();
             *times = times.saturating_add(1);
         }
@@ -199,20 +197,23 @@ impl<'f> Examination<'f> {
     fn count_l2(&mut self, table: u64, times: u64) -> io::Result<()> {
         let geometry = self.header.geometry;
         for (index, mapping) in self.read_l2(table)?.into_iter().enumerate() {
+            let entry = format_args!("entry {index} of the L2 table at {table:#x}");
             match mapping {
-                None => self.corruption("an L2 entry of the table", table),
+                None => {
+                    let message = format_args!("{entry} makes no sense");
+                    self.report.corruption(message);
+                }
                 Some(Mapping::Normal(host) | Mapping::Zero { kept: Some(host) }) => {
                     if self.header.data_file.is_none() {
-                        self.count(host.offset, geometry.cluster_size(), times)?;
+                        let what = format_args!("the cluster of {entry}");
+                        self.count(what, host.offset, geometry.cluster_size(), times)?;
                     }
                 }
                 Some(Mapping::Compressed(cluster)) => {
                     let (first, count) = cluster.host_clusters(geometry);
                     let (offset, length) = (geometry.offset(first), geometry.offset(count));
-                    if !self.is_in_file(offset, length) {
-                        tracing::debug!("entry {index} is compressed behind the end");
-                    }
-                    self.count(offset, length, times)?;
+                    let what = format_args!("the compressed cluster of {entry}");
+                    self.count(what, offset, length, times)?;
                 }
                 Some(_) => {}
             }
@@ -264,7 +265,9 @@ impl<'f> Examination<'f> {
                 || !self.is_in_file(offset, geometry.cluster_size())
                 || self.refcount_clusters.get(cluster) > 0
             {
-                self.corruption("the refcount table's entry for a block", offset);
+                self.report.corruption(format_args!(
+                    "entry {index} of the refcount table is for a block at {offset:#x}, where none can be"
+                ));
                 continue;
             }
             self.refcount_clusters.add(cluster, 1)?;
@@ -291,22 +294,28 @@ impl<'f> Examination<'f> {
         }
         // Clusters that no block has a count for.
         let block_of = |cluster: u64| cluster.wrapping_shr(geometry.refcount_block_bits());
-        let uncounted = |counts: &Counts| {
-            let clusters = counts.clusters();
-            let missing = clusters.filter(|cluster| !blocks.contains_key(&block_of(*cluster)));
-            missing.count() as u64
-        };
-        let missing = uncounted(&self.counts).saturating_add(uncounted(&self.refcount_clusters));
-        self.report.corruptions = self.report.corruptions.saturating_add(missing);
+        let used = self.counts.clusters();
+        for cluster in used.chain(self.refcount_clusters.clusters()) {
+            if !blocks.contains_key(&block_of(cluster)) {
+                let offset = geometry.offset(cluster);
+                self.report.corruption(format_args!(
+                    "the cluster at {offset:#x} is used, and has no reference count"
+                ));
+            }
+        }
         Ok(())
     }
 
     fn compare_count(&mut self, cluster: u64, stored: u64) {
         let found = self.found(cluster);
-        if stored < found {
-            self.corruption("the reference count of cluster", cluster);
-        } else if stored > found {
-            self.report.leaks = self.report.leaks.saturating_add(1);
+        let offset = self.header.geometry.offset(cluster);
+        let message = format_args!(
+            "the cluster at {offset:#x} has the reference count {stored}, and is referred to {found} times"
+        );
+        match stored.cmp(&found) {
+            Ordering::Less => self.report.corruption(message),
+            Ordering::Equal => {}
+            Ordering::Greater => self.report.leak(message),
         }
     }
 
@@ -318,18 +327,22 @@ impl<'f> Examination<'f> {
     /// COPIED says that a count is 1, in what the disk itself uses.
     fn examine_flags(&mut self, l1: &[u64]) -> io::Result<()> {
         let geometry = self.header.geometry;
-        for word in l1 {
+        for (index, word) in l1.iter().enumerate() {
             let table = word & entry::OFFSET;
             let readable = geometry.is_aligned(table) && self.is_in_file(table, 1);
             if table == 0 || !readable {
                 continue;
             }
             if (self.found(geometry.cluster(table)) == 1) != (word & COPIED != 0) {
-                self.corruption("the flag of the L2 table", table);
+                self.report.corruption(format_args!(
+                    "the flag of entry {index} of the L1 table contradicts a reference count"
+                ));
             }
-            for mapping in self.read_l2(table)?.into_iter().flatten() {
-                if self.is_flag_wrong(mapping) {
-                    self.corruption("the flag of a cluster of the L2 table", table);
+            for (index, mapping) in self.read_l2(table)?.into_iter().enumerate() {
+                if mapping.is_some_and(|mapping| self.is_flag_wrong(mapping)) {
+                    self.report.corruption(format_args!(
+                        "the flag of entry {index} of the L2 table at {table:#x} contradicts a reference count"
+                    ));
                 }
             }
         }

@@ -35,7 +35,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
-pub use check::{CheckReport, check};
+pub use check::check;
 pub use create::{CreateOptions, Preallocation, create};
 pub(crate) use info::info;
 

@@ -85,8 +85,7 @@ fn check_sparse(sparse: &Sparse, repair: Repair, report: &mut CheckReport) -> io
             Ok(sector) => {
                 // Two grains that begin in one piece share sectors.
                 if starts.mark(piece_of(sector)) {
-                    report.corruptions = report.corruptions.saturating_add(1);
-                    report.say(format!(
+                    report.corruption(format_args!(
                         "grain {number} shares sector {sector} with another one"
                     ));
                 }
@@ -94,20 +93,17 @@ fn check_sparse(sparse: &Sparse, repair: Repair, report: &mut CheckReport) -> io
                 used.mark(piece_of(sector.saturating_add(sectors).saturating_sub(1)));
             }
             Err(error) if repair == Repair::All => {
-                report.say(format!("grain {number} is lost: {error}"));
+                report.say(format_args!("grain {number} is lost: {error}"));
                 wrong.push(number);
             }
-            Err(error) => {
-                report.corruptions = report.corruptions.saturating_add(1);
-                report.say(format!("grain {number}: {error}"));
-            }
+            Err(error) => report.corruption(format_args!("grain {number}: {error}")),
         })?;
         for number in wrong {
             tables.forget(file, number)?;
             report.corruptions_fixed = report.corruptions_fixed.saturating_add(1);
         }
         for Differing { index, incomplete } in tables.differing_tables(file)? {
-            report.say(format!("the two copies of grain table {index} differ"));
+            report.say(format_args!("the two copies of grain table {index} differ"));
             // A crash between the writes of both leaves that, and nothing that was flushed is concerned.
             let unfinished = incomplete && sparse.unclean();
             let (found, fixed) = if unfinished {
@@ -143,8 +139,7 @@ fn check_leaks(
             continue;
         }
         if repair == Repair::Nothing {
-            report.leaks = report.leaks.saturating_add(1);
-            report.say(format!(
+            report.leak(format_args!(
                 "nothing refers to the grain at sector {}",
                 start / SECTOR
             ));
@@ -180,8 +175,7 @@ fn check_compressed(compressed: &Compressed, report: &mut CheckReport) -> io::Re
         match compressed.read(start, &Buffers::of_slice(part)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                report.corruptions = report.corruptions.saturating_add(1);
-                report.say(format!("grain {number}: {error}"));
+                report.corruption(format_args!("grain {number}: {error}"));
             }
             Err(error) => return Err(error),
         }
