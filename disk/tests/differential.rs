@@ -6,8 +6,8 @@ mod support;
 use std::fs;
 
 use disk::qcow2::{CreateOptions, Preallocation, create};
-use disk::{Format, Image};
-use support::{Bench, Random, SIZE, compare, open, open_read_only, play};
+use disk::{Format, Image, Repair};
+use support::{Bench, Random, SIZE, compare, open, open_read_only, options, play};
 
 /// Plays at random on an image that has the bytes of the model, closing and opening it between.
 fn exercise(bench: &Bench, name: &str, format: Format, mut model: Vec<u8>, random: &mut Random) {
@@ -205,6 +205,37 @@ fn an_external_data_file() {
     }
 }
 
+/// Has qemu-io write and zero at random, and does the same to the model.
+fn play_by_qemu(bench: &Bench, name: &str, format: Format, model: &mut [u8], random: &mut Random) {
+    let size = model.len() as u64;
+    let mut program = std::process::Command::new("qemu-io");
+    program.args(["-f", format.name()]);
+    for _ in 0..60 {
+        let (offset, length) = random.range(size);
+        let (offset, length) = (offset / 512 * 512, length.div_ceil(512) * 512);
+        let length = length.min(size - offset);
+        let range = &mut model[offset as usize..(offset + length) as usize];
+        let byte = random.next() as u8;
+        let command = match random.below(4) {
+            0 => {
+                range.fill(0);
+                format!("write -z {offset} {length}")
+            }
+            1 => {
+                range.fill(0);
+                format!("write -z -u {offset} {length}")
+            }
+            _ => {
+                range.fill(byte);
+                format!("write -P {byte} {offset} {length}")
+            }
+        };
+        program.args(["-c", &command]);
+    }
+    let output = program.arg(bench.path(name)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// What qemu-io writes, we read.
 #[test]
 fn written_by_qemu() {
@@ -222,41 +253,46 @@ fn written_by_qemu() {
         bench.qemu_img(&format!(
             "create -f qcow2 {options} -b base.raw -F raw disk.qcow2 {SIZE}"
         ));
-        let mut commands = Vec::new();
-        for _ in 0..60 {
-            let (offset, length) = random.range(SIZE);
-            let (offset, length) = (offset / 512 * 512, length.div_ceil(512) * 512);
-            let length = length.min(SIZE - offset);
-            let range = &mut model[offset as usize..(offset + length) as usize];
-            let byte = random.next() as u8;
-            let command = match random.below(4) {
-                0 => {
-                    range.fill(0);
-                    format!("write -z {offset} {length}")
-                }
-                1 => {
-                    range.fill(0);
-                    format!("write -z -u {offset} {length}")
-                }
-                _ => {
-                    range.fill(byte);
-                    format!("write -P {byte} {offset} {length}")
-                }
-            };
-            commands.push(command);
-        }
-        let mut program = std::process::Command::new("qemu-io");
-        program.args(["-f", "qcow2"]);
-        for command in &commands {
-            program.args(["-c", command]);
-        }
-        let output = program.arg(bench.path("disk.qcow2")).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        play_by_qemu(&bench, "disk.qcow2", Format::Qcow2, &mut model, &mut random);
         let image = open_read_only(&bench.path("disk.qcow2"), Format::Qcow2);
         compare(&*image, &model);
         drop(image);
         let report = disk::qcow2::check(&bench.path("disk.qcow2"), false).unwrap();
         assert_eq!(report, Default::default());
+    }
+}
+
+/// What qemu-io writes, we read, and write ourselves; and it again.
+#[test]
+fn vmdk_written_by_qemu_and_by_us_in_turn() {
+    for (seed, subformat) in [
+        "monolithicSparse",
+        "monolithicSparse,zeroed_grain=on",
+        "monolithicFlat",
+        "twoGbMaxExtentSparse",
+        "twoGbMaxExtentFlat",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bench = Bench::new();
+        let mut random = Random::new(seed as u64 + 80);
+        bench.qemu_img(&format!(
+            "create -f vmdk -o subformat={subformat} disk.vmdk {SIZE}"
+        ));
+        let path = bench.path("disk.vmdk");
+        let mut model = vec![0; SIZE as usize];
+        for _ in 0..3 {
+            play_by_qemu(&bench, "disk.vmdk", Format::Vmdk, &mut model, &mut random);
+            let report = disk::check(&path, &options(Format::Vmdk), Repair::Nothing).unwrap();
+            // A grain that it zeroes without writing zeros, it loses.
+            assert_eq!(report.corruptions, 0, "{subformat}: {report:?}");
+            let image = open(&path, Format::Vmdk);
+            compare(&*image, &model);
+            play(&*image, &mut model, &mut random, 60);
+            drop(image);
+            bench.check("disk.vmdk", Format::Vmdk, &model);
+        }
     }
 }
 
