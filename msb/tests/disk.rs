@@ -146,6 +146,130 @@ fn backing_files_need_no_size_and_stay_where_they_may_be() {
     succeeds(at, &[&convert[..], &["--allow", "."]].concat());
 }
 
+/// What one of the two `info` commands says in JSON.
+fn parsed(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn a_backing_file_is_named_as_qemu_img_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (backing, format) in [("base.qcow2", "qcow2"), ("base.raw", "raw")] {
+        succeeds(at, &["create", backing, "8M"]);
+        let write = ["-f", format, "-c", "write -P 7 1M 100k", backing];
+        assert!(run("qemu-io", at, &write).status.success());
+        let options = ["-f", "qcow2", "-b", backing, "-F", format];
+        for size in [&[][..], &["16M"]] {
+            let ours = [&["create"][..], &options, &["ours.qcow2"], size].concat();
+            let theirs = [&["create", "-q"][..], &options, &["theirs.qcow2"], size].concat();
+            succeeds(at, &ours);
+            qemu_img(at, &theirs);
+            let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|file| {
+                let info = parsed(&qemu_img(at, &["info", "--output=json", file]));
+                [
+                    "virtual-size",
+                    "backing-filename",
+                    "backing-filename-format",
+                    "cluster-size",
+                ]
+                .map(|name| info[name].clone())
+            });
+            assert_eq!(ours, theirs);
+            qemu_img(at, &["check", "-q", "ours.qcow2"]);
+            qemu_img(at, &["compare", "ours.qcow2", "theirs.qcow2"]);
+            for file in ["ours.qcow2", "theirs.qcow2"] {
+                fs::remove_file(at.join(file)).unwrap();
+            }
+        }
+    }
+    for (arguments, status) in [
+        (&["create", "-b", "base.raw", "o.qcow2"][..], 2),
+        (&["create", "-F", "raw", "o.qcow2"], 2),
+        (&["create", "-b", "missing.raw", "-F", "raw", "o.qcow2"], 1),
+        (&["create", "-b", "base.raw", "-F", "qcow2", "o.qcow2"], 1),
+        (&["create", "-b", "base.raw", "-F", "raw", "o.raw"], 1),
+    ] {
+        assert_eq!(disk(at, arguments).0, status, "{arguments:?}");
+    }
+    assert!(!at.join("o.qcow2").exists() && !at.join("o.raw").exists());
+}
+
+#[test]
+fn info_says_in_json_what_qemu_img_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    qemu_img(at, &["create", "-q", "-f", "raw", "a.raw", "1M"]);
+    qemu_img(at, &["create", "-q", "-f", "vmdk", "a.vmdk", "1M"]);
+    let options = "backing_file=a.raw,backing_fmt=raw,cluster_size=4k";
+    qemu_img(
+        at,
+        &["create", "-q", "-f", "qcow2", "-o", options, "a.qcow2"],
+    );
+    qemu_img(at, &["snapshot", "-c", "one", "a.qcow2"]);
+    for (file, format) in [("a.raw", "raw"), ("a.vmdk", "vmdk"), ("a.qcow2", "qcow2")] {
+        let ours = parsed(&succeeds(at, &["info", "--format", "json", file]));
+        let theirs = parsed(&qemu_img(
+            at,
+            &["info", "--output=json", "-f", format, file],
+        ));
+        for name in [
+            "filename",
+            "format",
+            "virtual-size",
+            "actual-size",
+            "cluster-size",
+            "backing-filename",
+            "dirty-flag",
+        ] {
+            assert_eq!(ours[name], theirs[name], "{file}: {name}");
+        }
+        let snapshots = theirs["snapshots"].as_array().map_or(0, Vec::len);
+        assert_eq!(ours["snapshots"], snapshots, "{file}");
+    }
+    let table = succeeds(at, &["info", "a.qcow2"]);
+    assert!(table.contains("snapshots     1\n"), "{table}");
+}
+
+#[test]
+fn what_cannot_be_resized_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for file in ["a.raw", "a.qcow2", "a.vmdk"] {
+        succeeds(at, &["create", file, "1M"]);
+        let before = fs::read(at.join(file)).unwrap();
+        for (size, status) in [
+            ("-1M", 1),
+            ("-2M", 1),
+            // More bytes than a file can have.
+            ("+9223372036854775296", 1),
+            ("+", 2),
+            ("0", 2),
+            ("--1M", 2),
+        ] {
+            let (found, _, errors) = disk(at, &["resize", "--shrink", file, size]);
+            assert_eq!(found, status, "{file} {size}: {errors}");
+        }
+        for (size, shrink) in [("512K", false), ("-512K", false), ("-512K", true)] {
+            if shrink && file == "a.raw" {
+                continue;
+            }
+            let options: &[&str] = if shrink { &["--shrink"] } else { &[] };
+            let (status, _, errors) = disk(at, &[&["resize"], options, &[file, size]].concat());
+            assert_eq!(status, 1, "{file} {size}: {errors}");
+            let asked = file == "a.raw";
+            assert_eq!(errors.contains("--shrink"), asked, "{file}: {errors}");
+            assert_eq!(
+                errors.contains("cannot be made smaller"),
+                !asked,
+                "{errors}"
+            );
+        }
+        assert!(fs::read(at.join(file)).unwrap() == before, "{file}");
+    }
+    assert_eq!(disk(at, &["resize", "missing.raw", "2M"]).0, 1);
+}
+
 #[test]
 fn images_are_resized() {
     let folder = tempfile::tempdir().unwrap();
