@@ -323,3 +323,32 @@ fn a_disk_grows() {
         exercise(&bench, "disk.qcow2", Format::Qcow2, model, &mut random);
     }
 }
+
+/// A snapshot of version 2 does not say how large the disk was: none could be gone back to.
+#[test]
+fn a_disk_with_snapshots_grows_if_they_know_its_size() {
+    for (options, grows) in [("compat=1.1", true), ("compat=0.10", false)] {
+        let bench = Bench::new();
+        let mut random = Random::new(90);
+        let old = bench.base("base.raw", SIZE, &mut random);
+        bench.qemu_img(&format!(
+            "convert -O qcow2 -o {options} base.raw disk.qcow2"
+        ));
+        bench.qemu_img("snapshot -c before disk.qcow2");
+        let image = open(&bench.path("disk.qcow2"), Format::Qcow2);
+        let mut model = old.clone();
+        let resized = image.resize(SIZE * 2);
+        if grows {
+            resized.unwrap();
+            model.resize(SIZE as usize * 2, 0);
+        } else {
+            assert_eq!(resized.unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+        }
+        play(&*image, &mut model, &mut random, 20);
+        compare(&*image, &model);
+        drop(image);
+        bench.check("disk.qcow2", Format::Qcow2, &model);
+        bench.qemu_img("snapshot -a before disk.qcow2");
+        bench.check("disk.qcow2", Format::Qcow2, &old);
+    }
+}

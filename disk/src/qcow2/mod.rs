@@ -51,6 +51,7 @@ use store::Store;
 pub(crate) struct Qcow2 {
     geometry: Geometry,
     version: u32,
+    has_snapshots: bool,
     size: AtomicU64,
     store: Store,
     data_file: Option<Store>,

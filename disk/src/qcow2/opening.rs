@@ -83,6 +83,7 @@ impl Qcow2 {
         Ok(Qcow2 {
             geometry,
             version: header.version,
+            has_snapshots: header.snapshots > 0,
             size: AtomicU64::new(header.size),
             store,
             data_file,

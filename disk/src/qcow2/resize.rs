@@ -15,6 +15,13 @@ impl Qcow2 {
         if size < old {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        // Only version 3 has each snapshot say how large the disk was (docs/interop/qcow2.txt, "Snapshots").
+        if self.version < 3 && self.has_snapshots {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "an image of version 2 that has snapshots keeps its size",
+            ));
+        }
         let entries = self.geometry.l1_entries(size);
         if entries.saturating_mul(8) > header::L1_BYTES_MAX || size > i64::MAX as u64 {
             return Err(io::ErrorKind::FileTooLarge.into());
