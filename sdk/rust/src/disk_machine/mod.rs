@@ -29,6 +29,9 @@ pub(crate) use remote::{Remote, RemoteError};
 /// Memory of the guest in bytes: the agent holds a part of a file at a time, the rest is the kernel's.
 const MEMORY: u64 = 128 << 20;
 
+/// How long a job may take: what a guest has written can be such that another one's kernel never comes to an end with it.
+const JOB_TIME_MS: u64 = 60 * 60 * 1000;
+
 /// A disk, and where the guest has it.
 #[derive(Debug)]
 pub(crate) struct MountedDisk {
@@ -199,7 +202,10 @@ fn config(
         patches: Vec::new(),
         restricted: false,
         init: None,
-        lifetime: Lifetime::default(),
+        lifetime: Lifetime {
+            max_duration_ms: Some(JOB_TIME_MS),
+            ..Lifetime::default()
+        },
         main: None,
         state: None,
         log: None,

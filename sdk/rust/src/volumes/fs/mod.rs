@@ -27,7 +27,8 @@ use crate::disk_machine::{Remote, RemoteError};
 ///
 /// If the volume is a disk, every call starts a machine, mounts the disk there, and ends the machine, after which what it
 /// changed is durable. Meanwhile the disk is in use: no sandbox can have it, and no other call. While a sandbox has it,
-/// calls fail with [`VolumeFsError::Unsupported`]; when the machine cannot do its work, with [`VolumeFsError::Machine`].
+/// calls fail with [`VolumeFsError::Unsupported`]; when the machine cannot do its work, or not within an hour, with
+/// [`VolumeFsError::Machine`].
 #[derive(Debug, Clone)]
 pub struct VolumeFs {
     volume: VolumeHandle,
