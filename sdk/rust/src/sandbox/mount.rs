@@ -49,7 +49,7 @@ pub enum MountKind {
         /// Milliseconds that it may miss such a change, if not as `cache` says.
         #[serde(default)]
         cache_timeout_ms: Option<u64>,
-        /// Most MiB that a folder may take up on the host's disk.
+        /// Most MiB that a folder may take up on the host's disk; `None` and 0 are no limit.
         #[serde(default)]
         quota_mib: Option<u32>,
     },
@@ -63,10 +63,10 @@ pub enum MountKind {
         /// How it keeps its files if it is made.
         #[serde(default)]
         storage: NamedStorage,
-        /// Size of its disk in MiB, if it is one and is made.
+        /// Size of its disk in MiB, if it is one and is made; `None` and 0 are none.
         #[serde(default)]
         size_mib: Option<u32>,
-        /// Most MiB that its files may take up, if it is a directory and is made.
+        /// Most MiB that its files may take up, if it is a directory and is made; `None` and 0 are no limit.
         #[serde(default)]
         quota_mib: Option<u32>,
         /// Whether the guest looks for changes of others, if it is a directory.
@@ -78,7 +78,7 @@ pub enum MountKind {
     },
     /// Guest memory.
     Tmpfs {
-        /// Limit in MiB; `None` is half of the guest's memory.
+        /// Limit in MiB; `None` and 0 are half of the guest's memory.
         #[serde(default)]
         size_mib: Option<u32>,
         /// Permission bits of its root directory; `None` is 1777, as `/tmp` has them.
@@ -115,6 +115,11 @@ pub enum NamedMode {
     Create,
     /// It is made if it does not exist, and must be as described if it does.
     EnsureExists,
+}
+
+/// A size in MiB, if it was given: programs that have no other word for "none" say 0.
+pub(super) fn given(mib: Option<u32>) -> Option<u32> {
+    mib.filter(|&mib| mib > 0)
 }
 
 /// How a named volume keeps its files.
@@ -165,7 +170,8 @@ impl MountConfig {
         kind.into()
     }
 
-    /// A named volume, which must exist unless [`create`](Self::create) or [`ensure_exists`](Self::ensure_exists) follows.
+    /// A named volume, which must exist unless [`create`](Self::create) or [`ensure_exists`](Self::ensure_exists) follows. One
+    /// that must exist is taken as it is: to say of it how it is made is a mistake.
     pub fn named(name: impl Into<String>) -> MountConfig {
         let kind = MountKind::Named {
             name: name.into(),
@@ -261,7 +267,7 @@ impl MountConfig {
         self
     }
 
-    /// Most MiB that a folder, or a named volume that is a directory and is made, may take up on the host's disk.
+    /// Most MiB that a folder, or a named volume that is a directory and is made, may take up on the host's disk; 0 is no limit.
     #[must_use]
     pub fn quota_mib(mut self, mib: u32) -> MountConfig {
         if let MountKind::Bind { quota_mib, .. } | MountKind::Named { quota_mib, .. } =
@@ -272,7 +278,7 @@ impl MountConfig {
         self
     }
 
-    /// Limit of guest memory in MiB.
+    /// Limit of guest memory in MiB; with 0 it is half of the guest's memory, as without a limit.
     #[must_use]
     pub fn size_mib(mut self, mib: u32) -> MountConfig {
         if let MountKind::Tmpfs { size_mib, .. } = &mut self.kind {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 
+use super::mount::given;
 use super::{
-    InitConfig, MountConfig, MountKind, RootAccessConfig, SandboxConfig, image_name, patch,
-    snapshot,
+    InitConfig, MountConfig, MountKind, NamedMode, NamedStorage, RootAccessConfig, SandboxConfig,
+    image_name, patch, snapshot,
 };
 use crate::error::MicrosandboxError;
 use crate::names::{Name, check_hostname};
@@ -210,8 +211,32 @@ fn check_mounts(volumes: &BTreeMap<String, MountConfig>) -> Result<(), Microsand
                 format!("{mode:o} are no permission bits"),
             ));
         }
+        check_named(&mount.kind)?;
     }
     Ok(())
+}
+
+/// What is said of a volume that is not made would be ignored.
+fn check_named(kind: &MountKind) -> Result<(), MicrosandboxError> {
+    match kind {
+        MountKind::Named {
+            name,
+            mode: NamedMode::Existing,
+            storage,
+            size_mib,
+            quota_mib,
+            ..
+        } if *storage != NamedStorage::Dir
+            || given(*size_mib).is_some()
+            || given(*quota_mib).is_some() =>
+        {
+            let reason = format!(
+                "the volume {name:?} must exist, and is taken as it is: a kind, a size and a quota are those of a new volume"
+            );
+            Err(invalid("volumes", reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where `..` leads depends on symbolic links in the guest.
@@ -315,6 +340,26 @@ mod tests {
         for (expected, change) in mistakes {
             assert_eq!(field(change).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn an_existing_volume_is_taken_as_it_is() {
+        let mount = |mount: MountConfig| {
+            field(|config| {
+                config.volumes.insert("/x".to_owned(), mount);
+            })
+        };
+        let named = || MountConfig::named("data");
+        for wanted in [
+            named().on_disk(16),
+            named().on_disk(0),
+            named().quota_mib(1),
+        ] {
+            assert_eq!(mount(wanted.clone()).as_deref(), Some("volumes"));
+            assert_eq!(mount(wanted.clone().create()), None);
+            assert_eq!(mount(wanted.ensure_exists()), None);
+        }
+        assert_eq!(mount(named().quota_mib(0)), None);
     }
 
     #[test]

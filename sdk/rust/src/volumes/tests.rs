@@ -182,6 +182,31 @@ fn what_contradicts_itself_is_not_made() {
 }
 
 #[test]
+fn sizes_of_zero_are_none() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let zeros = VolumeConfig {
+        size_mib: Some(0),
+        ..quota(0)
+    };
+    let directory = volumes.create(&name("dir"), &zeros).unwrap();
+    assert_eq!(directory.kind(), VolumeKind::Dir);
+    assert_eq!(
+        (directory.quota_mib(), directory.capacity_bytes()),
+        (None, None)
+    );
+    assert!(directory.path().is_dir());
+    let zero_quota = VolumeConfig {
+        quota_mib: Some(0),
+        ..disk(16)
+    };
+    let disk = volumes.create(&name("disk"), &zero_quota).unwrap();
+    assert_eq!(
+        (disk.quota_mib(), disk.capacity_bytes()),
+        (None, Some(16 << 20))
+    );
+}
+
+#[test]
 fn a_disk_that_cannot_be_made_leaves_nothing() {
     let Fixture {
         home,

@@ -9,6 +9,7 @@ use super::{Circumstances, format, unusable};
 use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::launch::{DiskImage, HostPath, Mount, MountSource, Quota, SharedCache, Sharing};
+use crate::sandbox::mount::given;
 use crate::sandbox::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage, SandboxConfig};
 use crate::volumes::{
     NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeName, VolumeUse, Volumes,
@@ -77,7 +78,7 @@ fn unnamed(kind: &MountKind) -> Result<Option<MountSource>, MicrosandboxError> {
             quota_mib,
         } => bind(path, sharing(*cache, *cache_timeout_ms), *quota_mib)?,
         &MountKind::Tmpfs { size_mib, mode } => MountSource::Tmpfs {
-            size: size_mib.map(|mib| u64::from(mib) << 20),
+            size: bytes(size_mib),
             mode: mode.unwrap_or(TMPFS_MODE),
         },
         MountKind::Disk {
@@ -96,6 +97,11 @@ fn unnamed(kind: &MountKind) -> Result<Option<MountSource>, MicrosandboxError> {
     }))
 }
 
+/// Bytes of a size that was given.
+fn bytes(mib: Option<u32>) -> Option<u64> {
+    given(mib).map(|mib| u64::from(mib) << 20)
+}
+
 fn volume_name(name: &str) -> Result<VolumeName, MicrosandboxError> {
     name.parse()
         .map_err(|error| MicrosandboxError::invalid("volumes", error))
@@ -107,10 +113,11 @@ fn bind(
     quota_mib: Option<u32>,
 ) -> Result<MountSource, MicrosandboxError> {
     let kind = fs::metadata(path).map_err(|error| unusable("volumes", path, &error))?;
+    let limit = bytes(quota_mib);
     let shared = HostPath(path.to_owned());
     if kind.is_dir() {
-        let quota = quota_mib.map(|mib| Quota {
-            limit: u64::from(mib) << 20,
+        let quota = limit.map(|limit| Quota {
+            limit,
             ledger: None,
         });
         let sharing = Sharing { quota, ..sharing };
@@ -119,7 +126,7 @@ fn bind(
             sharing,
         });
     }
-    if quota_mib.is_some() {
+    if limit.is_some() {
         return Err(MicrosandboxError::invalid(
             "volumes",
             format!("{} is no folder, and has no quota", path.display()),
@@ -178,8 +185,8 @@ fn volume_source(
     sharing: Sharing,
 ) -> Result<MountSource, MicrosandboxError> {
     let Some(image) = volume.disk_image() else {
-        let quota = volume.quota_mib().map(|mib| Quota {
-            limit: u64::from(mib) << 20,
+        let quota = bytes(volume.quota_mib()).map(|limit| Quota {
+            limit,
             ledger: volume.usage_ledger().map(HostPath),
         });
         return Ok(MountSource::Folder {
@@ -206,5 +213,31 @@ fn sharing(cache: BindCache, cache_timeout_ms: Option<u64>) -> Sharing {
         },
         cache_timeout_ms,
         quota: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_zero_is_none() {
+        let source = |mount: MountConfig| unnamed(&mount.kind).unwrap().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let memory = |mib| match source(MountConfig::tmpfs().size_mib(mib)) {
+            MountSource::Tmpfs { size, .. } => size,
+            source => panic!("{source:?}"),
+        };
+        assert_eq!((memory(0), memory(3)), (None, Some(3 << 20)));
+        let limit = |mib| match source(MountConfig::bind(folder.path()).quota_mib(mib)) {
+            MountSource::Folder { sharing, .. } => sharing.quota.map(|quota| quota.limit),
+            source => panic!("{source:?}"),
+        };
+        assert_eq!((limit(0), limit(3)), (None, Some(3 << 20)));
+        let single = |mib| unnamed(&MountConfig::bind(&file).quota_mib(mib).kind);
+        assert!(matches!(single(0), Ok(Some(MountSource::File { .. }))));
+        assert!(single(3).is_err());
     }
 }
