@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -40,6 +40,9 @@ pub enum LaunchError {
     /// Pipes could not be made.
     #[error("Failed to make a pipe")]
     Pipe(#[source] io::Error),
+    /// It cannot be given what it is to hold.
+    #[error("Failed to duplicate a descriptor")]
+    Duplicate(#[source] io::Error),
     /// The program could not be started.
     #[error("Failed to start the machine's process")]
     Spawn(#[source] io::Error),
@@ -57,6 +60,8 @@ pub struct MachineProcess {
     reports: ReportReader,
     name: Name,
     directory: RunDirectory,
+    /// Until the guest is up: volumes that were made for a start which fails go after the process.
+    starting: Vec<VolumeUse>,
 }
 
 impl MachineProcess {
@@ -108,10 +113,7 @@ impl MachineProcess {
             control: claim.control,
             reports: File::from(reports_writer),
             commands: File::from(commands_reader),
-            volumes: volumes
-                .into_iter()
-                .map(VolumeUse::into_descriptor)
-                .collect(),
+            volumes: inherit(&volumes)?,
             console,
         };
         let contents = handover.write()?;
@@ -139,6 +141,7 @@ impl MachineProcess {
             reports,
             name,
             directory,
+            starting: volumes,
         })
     }
 
@@ -152,7 +155,11 @@ impl MachineProcess {
     /// # Errors
     /// When the process reports something unknown.
     pub fn next_report(&mut self) -> Result<Option<Report>, ReportError> {
-        self.reports.next_report()
+        let report = self.reports.next_report()?;
+        if let Some(Report::Ready(_)) = report {
+            self.starting.drain(..).for_each(VolumeUse::keep);
+        }
+        Ok(report)
     }
 
     /// Whether no more reports will come, because the process is gone or about to be.
@@ -207,6 +214,14 @@ impl Drop for MachineProcess {
         // The process removes it itself, unless it was killed. The next command tries again.
         let _ = self.directory.remove_if_left_over();
     }
+}
+
+/// The descriptors by which a process goes on using `volumes`.
+fn inherit(volumes: &[VolumeUse]) -> Result<Vec<OwnedFd>, LaunchError> {
+    let uses = volumes.iter().map(|volume| volume.as_fd());
+    uses.map(|volume_use| volume_use.try_clone_to_owned())
+        .collect::<io::Result<_>>()
+        .map_err(LaunchError::Duplicate)
 }
 
 /// Runs in the child before exec.

@@ -1,9 +1,9 @@
 //! A volume, as one finds it.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use super::directory::VolumeDirectory;
 use super::error::failed;
 use super::fs::VolumeFs;
 use super::record::{Id, Record};
-use super::{VolumeError, VolumeKind, VolumeName, disk_image};
+use super::{VolumeError, VolumeKind, VolumeName, Volumes, disk_image};
 use crate::home::Home;
 
 /// A volume, as it was when it was looked up. What it says about used room is of the moment of the call.
@@ -129,6 +129,19 @@ impl VolumeHandle {
         VolumeFs::new(self.clone())
     }
 
+    /// Whether it holds nothing that somebody could miss: no file of a directory. A disk is written by one who uses it alone.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub(super) fn is_untouched(&self) -> Result<bool, VolumeError> {
+        if self.kind() == VolumeKind::Disk {
+            return Ok(true);
+        }
+        let path = self.path();
+        let mut entries = fs::read_dir(&path).map_err(failed("read", &path))?;
+        Ok(entries.next().is_none())
+    }
+
     /// The error that its directory is gone.
     pub(super) fn missing(&self) -> VolumeError {
         VolumeError::DirectoryMissing {
@@ -141,14 +154,27 @@ impl VolumeHandle {
 /// A volume in use. It cannot be removed, and if it is a disk that this use may write, nobody else can use it, until the last
 /// descriptor of this use is closed: dropping this value closes one, and a process that inherited another, as that of the
 /// machine should, goes on using the volume.
+///
+/// A volume that was made for this use is removed when the value is dropped without having been [kept](Self::keep), unless
+/// somebody else uses it or has put files there.
 #[derive(Debug)]
 pub struct VolumeUse {
-    pub(super) volume: VolumeHandle,
-    pub(super) created: bool,
-    pub(super) lock: OwnedFd,
+    volume: VolumeHandle,
+    lock: File,
+    created: bool,
+    kept: bool,
 }
 
 impl VolumeUse {
+    pub(super) fn new(volume: VolumeHandle, lock: File, created: bool) -> VolumeUse {
+        VolumeUse {
+            volume,
+            lock,
+            created,
+            kept: !created,
+        }
+    }
+
     /// The volume.
     pub fn volume(&self) -> &VolumeHandle {
         &self.volume
@@ -159,14 +185,25 @@ impl VolumeUse {
         self.created
     }
 
-    /// The descriptor that stands for this use, for the process that goes on using the volume.
-    pub fn into_descriptor(self) -> OwnedFd {
-        self.lock
+    /// Leaves the volume there, as one that has been in use by a sandbox that has started.
+    pub fn keep(mut self) {
+        self.kept = true;
     }
 }
 
 impl AsFd for VolumeUse {
+    /// The descriptor that stands for this use, for the process that goes on using the volume.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
+    }
+}
+
+impl Drop for VolumeUse {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed stays, a volume as any.
+            let _ = Volumes::open(self.volume.home())
+                .and_then(|volumes| volumes.unmake(&self.volume, &self.lock));
+        }
     }
 }

@@ -21,8 +21,8 @@ mod record;
 mod tests;
 mod uses;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub use config::{NamedVolume, UnknownKind, VolumeConfig, VolumeKind, VolumeMode};
@@ -76,6 +76,16 @@ impl Volumes {
         name: &VolumeName,
         config: &VolumeConfig,
     ) -> Result<VolumeHandle, VolumeError> {
+        Ok(self.make(name, config, |_, _| Ok(()))?.0)
+    }
+
+    /// Makes a volume, and does `first` with its directory before others see it.
+    fn make<T>(
+        &self,
+        name: &VolumeName,
+        config: &VolumeConfig,
+        first: impl FnOnce(&VolumeDirectory, &Changes) -> Result<T, VolumeError>,
+    ) -> Result<(VolumeHandle, T), VolumeError> {
         config.check()?;
         if config.kind == VolumeKind::Disk && config.size().is_none() {
             return Err(VolumeError::SizeMissing {
@@ -90,12 +100,30 @@ impl Volumes {
             self.directory.begin(&id, &changes)?
         };
         let record = Record::new(id, name, config);
-        if let Err(error) = self.fill_and_install(&mut new, &record) {
-            // What cannot be removed, the next command removes.
-            let _ = new.remove();
-            return Err(error);
+        match self.fill_and_install(&mut new, &record, first) {
+            Ok(result) => Ok((self.handle(record), result)),
+            Err(error) => {
+                // What cannot be removed, the next command removes.
+                let _ = new.remove();
+                Err(error)
+            }
         }
-        Ok(self.handle(record))
+    }
+
+    /// Makes a volume for `sandbox`, which uses it before anybody else can.
+    fn make_for(
+        &self,
+        wanted: &NamedVolume,
+        config: &VolumeConfig,
+        sandbox: &Name,
+    ) -> Result<VolumeUse, VolumeError> {
+        let first = Use {
+            sandbox: sandbox.to_string(),
+            writes: !wanted.read_only,
+        };
+        let begin = |directory: &_, changes: &_| uses::begin(directory, &first, changes);
+        let (volume, lock) = self.make(&wanted.name, config, begin)?;
+        Ok(VolumeUse::new(volume, lock, true))
     }
 
     /// The volume of this name.
@@ -127,6 +155,27 @@ impl Volumes {
     /// [`VolumeError::FilesRemain`] if the volume is removed, but not all of its files can be.
     pub fn remove(&self, name: &VolumeName) -> Result<(), VolumeError> {
         let changes = self.enter()?;
+        self.remove_unused(name, changes)
+    }
+
+    /// Ends the use that `lock` stands for, of a volume that was made for it, and removes the volume if nobody else uses it and
+    /// nothing can be lost: others may have used a directory meanwhile, a disk they could not write.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove). Then it stays, a volume as any.
+    fn unmake(&self, volume: &VolumeHandle, lock: &File) -> Result<(), VolumeError> {
+        let changes = self.enter()?;
+        // Not only closed: a process that another thread is just starting may have the descriptor, too.
+        lock.unlock()
+            .map_err(failed("unlock", &self.directory.of(volume.name()).uses()))?;
+        let found = self.find(volume.name())?;
+        if found.id() == volume.id() && found.is_untouched()? {
+            self.remove_unused(volume.name(), changes)?;
+        }
+        Ok(())
+    }
+
+    fn remove_unused(&self, name: &VolumeName, changes: Changes) -> Result<(), VolumeError> {
         let volume = self.find(name)?;
         let directory = self.directory.of(name);
         let users = uses::current(&directory, &changes)?;
@@ -153,7 +202,8 @@ impl Volumes {
 
     /// Takes a volume into use for `sandbox`, and makes it before if that is asked for. To be called before the sandbox
     /// starts; the machine's process inherits the descriptor of the [`VolumeUse`], so that the volume is in use until the
-    /// last of the processes has ended, however that happens.
+    /// last of the processes has ended, however that happens. One that was made is in use from its first moment on, and
+    /// goes again unless [`VolumeUse::keep`] says that the sandbox has started.
     ///
     /// # Errors
     /// [`VolumeError::VolumeNotFound`], [`VolumeError::VolumeAlreadyExists`], [`VolumeError::Incompatible`] as the mode
@@ -162,14 +212,7 @@ impl Volumes {
     pub fn acquire(&self, wanted: &NamedVolume, sandbox: &Name) -> Result<VolumeUse, VolumeError> {
         match &wanted.mode {
             VolumeMode::Existing => self.begin_use(wanted, sandbox, None),
-            VolumeMode::Create(config) => {
-                self.create(&wanted.name, config)?;
-                let volume_use = self.begin_use(wanted, sandbox, None)?;
-                Ok(VolumeUse {
-                    created: true,
-                    ..volume_use
-                })
-            }
+            VolumeMode::Create(config) => self.make_for(wanted, config, sandbox),
             VolumeMode::EnsureExists(config) => self.ensure_exists(wanted, config, sandbox),
         }
     }
@@ -181,22 +224,15 @@ impl Volumes {
         sandbox: &Name,
     ) -> Result<VolumeUse, VolumeError> {
         config.check()?;
-        let mut created = false;
         for _ in 0..MAX_ATTEMPTS {
             match self.begin_use(wanted, sandbox, Some(config)) {
                 Err(VolumeError::VolumeNotFound { .. }) => {}
-                result => {
-                    return result.map(|volume_use| VolumeUse {
-                        created,
-                        ..volume_use
-                    });
-                }
+                result => return result,
             }
-            created = match self.create(&wanted.name, config) {
-                Ok(_) => true,
-                Err(VolumeError::VolumeAlreadyExists { .. }) => false,
-                Err(error) => return Err(error),
-            };
+            match self.make_for(wanted, config, sandbox) {
+                Err(VolumeError::VolumeAlreadyExists { .. }) => {}
+                result => return result,
+            }
         }
         Err(not_found(&wanted.name))
     }
@@ -225,11 +261,7 @@ impl Volumes {
         }
         let sandbox = sandbox.to_string();
         let lock = uses::begin(&directory, &Use { sandbox, writes }, &changes)?;
-        Ok(VolumeUse {
-            volume,
-            created: false,
-            lock: OwnedFd::from(lock),
-        })
+        Ok(VolumeUse::new(volume, lock, false))
     }
 
     fn handle(&self, record: Record) -> VolumeHandle {
@@ -259,17 +291,28 @@ impl Volumes {
         Ok(())
     }
 
-    fn fill_and_install(&self, new: &mut Kept, record: &Record) -> Result<(), VolumeError> {
+    fn fill_and_install<T>(
+        &self,
+        new: &mut Kept,
+        record: &Record,
+        first: impl FnOnce(&VolumeDirectory, &Changes) -> Result<T, VolumeError>,
+    ) -> Result<T, VolumeError> {
         fill(&new.directory(), record)?;
         new.sync().map_err(failed("write", new.path()))?;
         self.directory.sync().map_err(failed("write", new.path()))?;
-        self.install(new, record)
+        self.install(new, record, first)
     }
 
-    fn install(&self, new: &mut Kept, record: &Record) -> Result<(), VolumeError> {
+    fn install<T>(
+        &self,
+        new: &mut Kept,
+        record: &Record,
+        first: impl FnOnce(&VolumeDirectory, &Changes) -> Result<T, VolumeError>,
+    ) -> Result<T, VolumeError> {
         let name = &record.name;
         let changes = self.enter()?;
         self.check_absent(name)?;
+        let result = first(&new.directory(), &changes)?;
         let inserted = self
             .database
             .change(|transaction| record.insert(transaction))?;
@@ -281,7 +324,7 @@ impl Volumes {
                 .change(|transaction| record::delete(transaction, &record.id))?;
             return Err(failed("create", self.directory.of(name).path())(error));
         }
-        Ok(())
+        Ok(result)
     }
 
     /// Waits until nobody else changes what there is, and makes every record agree with a directory.

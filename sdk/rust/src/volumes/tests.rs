@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Barrier;
 
@@ -304,8 +305,8 @@ fn a_volume_in_use_is_not_removed() {
         "The volume \"data\" is used by the sandboxes \"first\", \"second\""
     );
     // A process of the machine goes on with the descriptor that it got.
-    let machine = second.into_descriptor().try_clone().unwrap();
-    drop(first);
+    let machine = second.as_fd().try_clone_to_owned().unwrap();
+    drop((first, second));
     let error = volumes.remove(&name("data")).unwrap_err();
     assert!(matches!(error, VolumeError::VolumeInUse { sandboxes, .. } if sandboxes == ["second"]));
     drop(machine);
@@ -328,7 +329,7 @@ fn a_disk_has_one_writer_or_any_number_of_readers() {
     assert!(one.created());
     assert!(in_use(volumes.acquire(&writer, &sandbox("two"))));
     assert!(in_use(volumes.acquire(&reader, &sandbox("two"))));
-    drop(one);
+    one.keep();
     let two = volumes.acquire(&reader, &sandbox("two")).unwrap();
     assert!(!two.created());
     let three = volumes.acquire(&reader, &sandbox("three")).unwrap();
@@ -356,6 +357,85 @@ fn modes_decide_what_is_made() {
     );
     acquire(VolumeMode::Existing).unwrap();
     assert_eq!(volumes.get(&name("data")).unwrap().quota_mib(), Some(10));
+}
+
+#[test]
+fn what_was_made_for_a_start_that_failed_goes_again() {
+    let Fixture {
+        home,
+        volumes,
+        _root,
+    } = fixture();
+    for (volume, mode) in [
+        ("one", VolumeMode::Create(quota(10))),
+        ("two", VolumeMode::EnsureExists(quota(10))),
+        ("three", VolumeMode::Create(disk(16))),
+    ] {
+        let acquire = |mode| {
+            let acquired = volumes.acquire(&wanted(volume, mode), &sandbox("web"));
+            acquired.unwrap()
+        };
+        let before = entries(&home);
+        drop(acquire(mode.clone()));
+        assert_eq!(entries(&home), before);
+        assert!(volumes.get(&name(volume)).is_err());
+        acquire(mode).keep();
+        volumes.get(&name(volume)).unwrap();
+    }
+    // It was there before the start that failed.
+    let existing = wanted("one", VolumeMode::EnsureExists(quota(10)));
+    drop(volumes.acquire(&existing, &sandbox("web")).unwrap());
+    volumes.get(&name("one")).unwrap();
+}
+
+#[test]
+fn a_start_that_failed_takes_nothing_from_others() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let acquire = |volume, mode, by| {
+        let acquired = volumes.acquire(&wanted(volume, mode), &sandbox(by));
+        acquired.unwrap()
+    };
+    let failing = acquire("used", VolumeMode::Create(quota(10)), "one");
+    let _other = acquire("used", VolumeMode::Existing, "two");
+    drop(failing);
+    let error = volumes.remove(&name("used")).unwrap_err();
+    assert!(matches!(error, VolumeError::VolumeInUse { sandboxes, .. } if sandboxes == ["two"]));
+    // Nor what another has left there.
+    let failing = acquire("filled", VolumeMode::Create(quota(10)), "one");
+    let other = acquire("filled", VolumeMode::Existing, "two");
+    fs::write(other.volume().path().join("file"), "precious").unwrap();
+    drop((other, failing));
+    let volume = volumes.get(&name("filled")).unwrap();
+    assert_eq!(fs::read(volume.path().join("file")).unwrap(), b"precious");
+}
+
+#[test]
+fn nobody_is_between_the_making_and_the_use() {
+    let Fixture { volumes, _root, .. } = fixture();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(ordering) {
+                match volumes.remove(&name("data")) {
+                    Ok(())
+                    | Err(VolumeError::VolumeNotFound { .. } | VolumeError::VolumeInUse { .. }) => {
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let acquired: Result<Vec<_>, _> = (0..30)
+            .map(|_| {
+                let mode = VolumeMode::Create(VolumeConfig::default());
+                volumes
+                    .acquire(&wanted("data", mode), &sandbox("web"))
+                    .map(drop)
+            })
+            .collect();
+        done.store(true, ordering);
+        acquired.unwrap();
+    });
 }
 
 #[test]

@@ -10,6 +10,7 @@ use microsandbox::home::Home;
 use microsandbox::launch::StartStage;
 use microsandbox::protocol::Stage;
 use microsandbox::sandbox::{MountConfig, RootAccessConfig, SandboxStatus, StopReason};
+use microsandbox::volumes::{VolumeConfig, Volumes};
 use microsandbox::{ErrorKind, Microsandbox, MicrosandboxError, sdk_version};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -36,7 +37,15 @@ pub(super) const TESTS: &[Test] = &[
 fn fails() {
     let fixture = Fixture::new();
     block_on(async {
-        let mut config = fixture.builder("web").config().clone();
+        // A volume that was made for it goes as well; one that was there stays.
+        let volumes = Volumes::open(fixture.home()).unwrap();
+        let old = "old".parse().unwrap();
+        volumes.create(&old, &VolumeConfig::default()).unwrap();
+        let builder = fixture
+            .builder("web")
+            .volume("/new", MountConfig::named("new").create())
+            .volume("/old", MountConfig::named("old").ensure_exists());
+        let mut config = builder.config().clone();
         config.kernel_cmdline = Some(FAILS.to_owned());
         let error = fixture.microsandbox.create(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BootFailed);
@@ -47,6 +56,9 @@ fn fails() {
         assert_eq!(failure.errno, libc::EIO);
         assert_eq!(failure.causes, ["bad luck"]);
         assert!(fixture.microsandbox.list().await.unwrap().is_empty());
+        let left = volumes.list().unwrap();
+        assert_eq!(left.len(), 1, "{left:?}");
+        volumes.remove(&old).unwrap();
     });
     assert_eq!(fixture.directories(), (vec![], vec![]));
 }
@@ -69,8 +81,12 @@ fn cancelled() {
         }
         assert!(fixture.microsandbox.list().await.unwrap().is_empty());
         // The name is free.
-        let sandbox = fixture.builder("web").create().await.unwrap();
+        let mount = MountConfig::named("new").create();
+        let sandbox = fixture.builder("web").volume("/new", mount);
+        let sandbox = sandbox.create().await.unwrap();
         sandbox.close().await.unwrap();
+        let volumes = Volumes::open(fixture.home()).unwrap();
+        volumes.get(&"new".parse().unwrap()).unwrap();
     });
     let (sandboxes, run) = fixture.directories();
     assert_eq!((sandboxes.len(), run.len()), (1, 0));
