@@ -37,7 +37,8 @@ const TERMINAL: TerminalSize = TerminalSize {
 const IMAGES: &str = "an image is the name of one that is here, ./FOLDER with a Linux system in it, a disk image whose name \
                       ends with .raw, .img, .qcow2 or .vmdk, or ./FILE with its format given";
 
-/// Makes the paths of the host in `config` those that they are from here: absolute, and without symbolic links.
+/// Makes the paths of the host in `config` those that they are from here: absolute, and without symbolic links. What the
+/// name of a disk image tells is its caller's: where a link leads may be up to somebody else.
 ///
 /// # Errors
 /// [`MicrosandboxError::InvalidConfig`] when one leads nowhere.
@@ -54,6 +55,9 @@ pub(super) fn make_absolute(config: &mut SandboxConfig) -> Result<(), Microsandb
         Ok::<_, MicrosandboxError>(())
     };
     if image_name(&config.image).is_none() {
+        if !config.image.is_dir() {
+            name_format("image", &config.image, &mut config.image_format)?;
+        }
         find("image", &mut config.image)?;
     }
     for path in &mut config.allow {
@@ -67,6 +71,9 @@ pub(super) fn make_absolute(config: &mut SandboxConfig) -> Result<(), Microsandb
         find("patches", source)?;
     }
     for mount in config.volumes.values_mut() {
+        if let MountKind::Disk { path, format, .. } = &mut mount.kind {
+            name_format("volumes", path, format)?;
+        }
         if let MountKind::Bind { path, .. } | MountKind::Disk { path, .. } = &mut mount.kind {
             find("volumes", path)?;
         }
@@ -199,6 +206,17 @@ fn image(
     Ok(image.transpose()?)
 }
 
+/// Says which format the image at `path` has, if that was left to its name.
+fn name_format(
+    field: &str,
+    path: &Path,
+    given: &mut Option<String>,
+) -> Result<(), MicrosandboxError> {
+    let format = format(field, path, given.as_deref())?;
+    given.get_or_insert_with(|| format.to_string());
+    Ok(())
+}
+
 /// The format of an image: as given, else as its name tells. Contents can be written by a guest, and tell nothing.
 fn format(
     field: &str,
@@ -301,5 +319,65 @@ impl From<DiskCache> for disk::Cache {
             DiskCache::Writeback => disk::Cache::Writeback,
             DiskCache::Writethrough => disk::Cache::Writethrough,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sandbox::MountConfig;
+
+    #[test]
+    fn the_name_that_was_given_tells_the_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        for name in ["disk.raw", "disk.qcow2", "plain"] {
+            fs::write(place(name), "").unwrap();
+        }
+        for (link, target) in [
+            ("link.raw", "disk.qcow2"),
+            ("link.vmdk", "plain"),
+            ("bare", "disk.qcow2"),
+        ] {
+            symlink(place(target), place(link)).unwrap();
+        }
+        let formats = |name: &str, given: Option<&str>| {
+            let mut config = SandboxConfig::new("web", place(name));
+            config.image_format = given.map(str::to_owned);
+            let mut mount = MountConfig::disk(place(name));
+            if let Some(given) = given {
+                mount = mount.format(given);
+            }
+            let mut other = SandboxConfig::new("web", "/");
+            other.volumes.insert("/x".to_owned(), mount);
+            let root = make_absolute(&mut config).map(|()| config.image_format);
+            let mounted = make_absolute(&mut other).map(|()| other.volumes.remove("/x"));
+            match (root, mounted.map(|mount| mount.unwrap().kind)) {
+                (Ok(root), Ok(MountKind::Disk { format, path, .. })) => {
+                    assert_eq!(root, format);
+                    assert_eq!(path, fs::canonicalize(place(name)).unwrap());
+                    Ok(root.unwrap())
+                }
+                (Err(one), Err(_)) => Err(one.to_string()),
+                different => panic!("{different:?}"),
+            }
+        };
+        for (name, given, expected) in [
+            ("disk.qcow2", None, "qcow2"),
+            ("link.raw", None, "raw"),
+            ("link.vmdk", None, "vmdk"),
+            ("link.raw", Some("qcow2"), "qcow2"),
+            ("bare", Some("raw"), "raw"),
+        ] {
+            assert_eq!(formats(name, given).as_deref(), Ok(expected), "{name}");
+        }
+        let error = formats("bare", None).unwrap_err();
+        assert!(error.contains("tells no format"), "{error}");
+        // A folder has none.
+        let mut config = SandboxConfig::new("web", folder.path());
+        make_absolute(&mut config).unwrap();
+        assert_eq!(config.image_format, None);
     }
 }
