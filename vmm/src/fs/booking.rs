@@ -11,6 +11,7 @@ use nix::unistd::{Whence, ftruncate, lseek64};
 
 use super::attributes::{space_of, status_beneath, status_of};
 use super::files::OpenFile;
+use super::holds::Turn;
 use super::inode::{FileIdentity, Inode};
 use super::nodes::Place;
 use super::quota::{BLOCK, Booking, Meter, UnlinkedBytes};
@@ -22,7 +23,7 @@ impl SharedFolder {
     /// Runs `change` of the file behind `descriptor`, which may take `needed` bytes of the disk.
     ///
     /// # Errors
-    /// `ENOSPC` if they are not left; as `change`.
+    /// `ENOSPC` if they are not left; `ESTALE` if its bytes are not counted any more; as `change`.
     pub(super) fn change_file<T>(
         &self,
         descriptor: BorrowedFd<'_>,
@@ -36,6 +37,7 @@ impl SharedFolder {
         let mut booking = meter.begin()?;
         booking.require(needed)?;
         let before = status_of(descriptor)?;
+        booking.check_counted(&before, unlinked)?;
         let result = change();
         booking.file_changed(&before, &status_of(descriptor)?, unlinked);
         result
@@ -97,11 +99,21 @@ impl SharedFolder {
         known = lost
             .as_ref()
             .and_then(|lost| self.inodes.pinned(FileIdentity::of(lost)));
+        let turn = match &lost {
+            Some(_) => booking.turn()?,
+            None => None,
+        };
         let result = change();
         booking.changed(before, sum_of(parents)?);
         if let (Ok(()), Some(lost)) = (&result, &lost) {
-            let unlinked = known.as_ref().map(Inode::unlinked);
-            booking.unlinked(bytes_of(lost), unlinked);
+            // If that cannot be told, it counts too much rather than too little.
+            let held = |turn: &Turn<'_>| turn.is_held_elsewhere(FileIdentity::of(lost));
+            if turn.as_ref().is_some_and(|turn| held(turn).unwrap_or(true)) {
+                booking.orphaned(bytes_of(lost));
+            } else {
+                let unlinked = known.as_ref().map(Inode::unlinked);
+                booking.unlinked(bytes_of(lost), unlinked);
+            }
         }
         result
     }

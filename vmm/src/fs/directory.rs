@@ -160,7 +160,7 @@ impl SharedFolder {
             descriptor,
             stream: Mutex::default(),
             _permit: Some(permit),
-            _opened: Some(inode.opened()),
+            _opened: Some(inode.opened(self.meter.as_ref())?),
         };
         let handle = self.directories.insert(inode.id(), directory)?;
         let options = if self.options.cache.is_always() {

@@ -106,7 +106,7 @@ impl SharedFolder {
             descriptor,
             writable: is_writable(flags),
             _permit: Some(permit),
-            opened: Some(inode.opened()),
+            opened: Some(inode.opened(self.meter.as_ref())?),
         };
         self.files.insert(inode.id(), file)
     }

@@ -13,7 +13,7 @@ use super::errno;
 use super::files::OpenFile;
 use super::freshness::LastOpen;
 use super::parking::{Folder, Parked};
-use super::quota::UnlinkedBytes;
+use super::quota::{Hold, Meter, UnlinkedBytes};
 
 /// A file on the host that the guest knows, held as long as this value lives.
 #[derive(Clone)]
@@ -103,10 +103,22 @@ impl Inode {
     }
 
     /// Notes that the guest has it open, for as long as the result lives. It is not parked meanwhile: it may lose its
-    /// last name.
-    pub(super) fn opened(&self) -> Opened {
+    /// last name. Other machines that share the quota of `meter` know it as well.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has lost its last name before, and nobody counts its bytes any more; as fcntl(2).
+    pub(super) fn opened(&self, meter: Option<&Meter>) -> io::Result<Opened> {
+        let (identity, unlinked) = (self.record.identity, &self.record.unlinked);
+        let hold = match meter {
+            Some(meter) => meter.hold(identity, self.as_fd(), unlinked)?,
+            None => None,
+        };
         self.record.open.fetch_add(1, Ordering::Relaxed);
-        Opened(Arc::clone(&self.record))
+        Ok(Opened {
+            record: Arc::clone(&self.record),
+            pin: Arc::clone(&self.pin),
+            hold,
+        })
     }
 }
 
@@ -118,18 +130,25 @@ impl AsFd for Inode {
 }
 
 /// The guest has an inode open.
-pub(super) struct Opened(Arc<Record>);
+pub(super) struct Opened {
+    record: Arc<Record>,
+    pin: Arc<Pin>,
+    hold: Option<Hold>,
+}
 
 impl Opened {
     /// As [`Inode::unlinked`].
     pub(super) fn unlinked(&self) -> &UnlinkedBytes {
-        &self.0.unlinked
+        &self.record.unlinked
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(hold) = self.hold.take() {
+            hold.end(self.pin.descriptor.as_fd(), &self.record.unlinked);
+        }
+        self.record.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -169,6 +188,13 @@ impl FileIdentity {
             device: status.st_dev,
             number: status.st_ino,
         }
+    }
+
+    /// One number of both; of neighbours on a device they are neighbours.
+    pub(super) fn mixed(self) -> u64 {
+        // Fibonacci hashing spreads devices, whose numbers are small.
+        const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+        self.device.wrapping_mul(SPREAD).wrapping_add(self.number)
     }
 }
 

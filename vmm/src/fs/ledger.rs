@@ -8,12 +8,14 @@
 //! | 8..16 | bytes that the folder uses: 512 times the blocks (`st_blocks`) of everything in it, as du(1) counts |
 //! | 16..24 | how often a name was moved, or added to a file that has one |
 //! | 24..32 | by how many bytes files have grown in all |
-//! | 32..512 | 60 slots, one for each machine at most: how many of these bytes belong to files that have no name any more but are still known to a guest of that machine |
+//! | 32..40 | how many of these bytes are orphaned: they belong to files that one machine took the last name from while a guest of another had them open |
+//! | 40..512 | 59 slots, one for each machine at most: how many of these bytes belong to other files that have no name any more but are still known to a guest of that machine |
 //!
 //! Locks on open file descriptions, see fcntl(2), say who is there: byte 0 is locked for reading by everyone who has
 //! the file open, and for writing by one who is alone; byte 1 is locked by whoever changes the folder, so that
-//! looking, changing and counting are one step; byte 2 + n is locked by the owner of slot n. A machine that dies
-//! leaves no lock, so its slot counts no more, and the bytes that it used are wrong by what one request changed.
+//! looking, changing and counting are one step; byte 2 + n is locked by the owner of slot n; the bytes behind those are
+//! the business of the module `holds`. A machine that dies leaves no lock, so its slot counts no more, and the bytes that
+//! it used are wrong by what one request changed. What it had orphaned counts until nobody has a file open.
 
 use std::fs::File;
 use std::io;
@@ -26,15 +28,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::holds::Holds;
+
 const MAGIC: [u8; 8] = *b"msbquota";
 
 /// Most machines that share a folder with a quota at a time.
-const SLOTS: usize = 60;
+const SLOTS: usize = 59;
 
 /// Bytes that are locked.
 const PRESENCE: i64 = 0;
 const CHANGE: i64 = 1;
 const FIRST_SLOT: i64 = 2;
+/// The first byte behind them.
+pub(super) const BEHIND_SLOTS: i64 = FIRST_SLOT + SLOTS as i64;
 
 #[repr(C)]
 struct Counts {
@@ -42,6 +48,7 @@ struct Counts {
     used: AtomicU64,
     moves: AtomicU64,
     grown: AtomicU64,
+    orphaned: AtomicU64,
     unlinked: [AtomicU64; SLOTS],
 }
 
@@ -50,6 +57,8 @@ pub(super) struct Ledger {
     counts: NonNull<Counts>,
     /// None for a count that is shared with nobody.
     file: Option<File>,
+    /// None as well then.
+    holds: Option<Holds>,
     slot: usize,
 }
 
@@ -67,6 +76,7 @@ impl Ledger {
         Ok(Ledger {
             counts: map(None)?,
             file: None,
+            holds: None,
             slot: 0,
         })
     }
@@ -75,7 +85,7 @@ impl Ledger {
     /// folder uses, before anyone else gets at the file.
     ///
     /// # Errors
-    /// As open(2), mmap(2) and `count`; `InvalidData` if the file is no ledger; `ENOLCK` if 60 machines have it open.
+    /// As open(2), mmap(2) and `count`; `InvalidData` if the file is no ledger; `ENOLCK` if 59 machines have it open.
     pub(super) fn open(path: &Path, count: impl FnOnce() -> io::Result<u64>) -> io::Result<Ledger> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options()
@@ -104,6 +114,7 @@ impl Ledger {
         let slot = claim_slot(&file)?;
         let ledger = Ledger {
             counts: map(Some(&file))?,
+            holds: Some(Holds::new(file.try_clone()?)),
             file: Some(file),
             slot,
         };
@@ -111,6 +122,7 @@ impl Ledger {
             slot.store(0, Ordering::Relaxed);
         }
         if alone {
+            ledger.counts().orphaned.store(0, Ordering::Relaxed);
             ledger.set_used(count()?)?;
             if let Some(file) = &ledger.file {
                 lock(file, libc::F_RDLCK, PRESENCE)?;
@@ -138,7 +150,7 @@ impl Ledger {
     /// # Errors
     /// As fcntl(2).
     pub(super) fn set_used(&self, named: u64) -> io::Result<()> {
-        let mut used = named;
+        let mut used = named.saturating_add(self.orphaned());
         for (slot, unlinked) in self.counts().unlinked.iter().enumerate() {
             let bytes = unlinked.load(Ordering::Relaxed);
             if bytes == 0 {
@@ -199,6 +211,21 @@ impl Ledger {
         if let Some(slot) = self.own_slot() {
             change(slot, before, after);
         }
+    }
+
+    /// What guests of this machine have open; `None` for a count that is shared with nobody.
+    pub(super) fn holds(&self) -> Option<&Holds> {
+        self.holds.as_ref()
+    }
+
+    /// Bytes that are orphaned.
+    pub(super) fn orphaned(&self) -> u64 {
+        self.counts().orphaned.load(Ordering::Relaxed)
+    }
+
+    /// Counts a change of what is orphaned.
+    pub(super) fn change_orphaned(&self, before: u64, after: u64) {
+        change(&self.counts().orphaned, before, after);
     }
 
     /// Keeps the others from changing the folder until the result is dropped. This machine's threads keep each other
@@ -264,7 +291,8 @@ fn claim_slot(file: &File) -> io::Result<usize> {
     Err(io::Error::from_raw_os_error(libc::ENOLCK))
 }
 
-fn flock(kind: libc::c_int, byte: i64) -> libc::flock {
+/// A lock of `byte` of a kind of fcntl(2).
+pub(super) fn flock(kind: libc::c_int, byte: i64) -> libc::flock {
     libc::flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
@@ -275,7 +303,7 @@ fn flock(kind: libc::c_int, byte: i64) -> libc::flock {
 }
 
 /// Locks `byte` for writing, unless someone else has it locked.
-fn try_lock(file: &File, byte: i64) -> io::Result<bool> {
+pub(super) fn try_lock(file: &File, byte: i64) -> io::Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&flock(libc::F_WRLCK, byte))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -284,7 +312,7 @@ fn try_lock(file: &File, byte: i64) -> io::Result<bool> {
 }
 
 /// Locks or unlocks `byte`, and waits for it.
-fn lock(file: &File, kind: libc::c_int, byte: i64) -> io::Result<()> {
+pub(super) fn lock(file: &File, kind: libc::c_int, byte: i64) -> io::Result<()> {
     loop {
         match fcntl(file, FcntlArg::F_OFD_SETLKW(&flock(kind, byte))) {
             Ok(_) => return Ok(()),

@@ -37,6 +37,7 @@ mod files;
 mod filesystem;
 mod freshness;
 mod handles;
+mod holds;
 mod identity;
 mod inode;
 mod inodes;

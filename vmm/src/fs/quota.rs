@@ -5,15 +5,18 @@
 //! changes is noticed by a walk through the folder, which comes before `ENOSPC`, and before statistics after a while.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::stat64;
 
+use super::attributes::status_of;
 use super::beneath::DescriptorDirectory;
 use super::errno;
+use super::holds::{Holds, Turn};
+use super::inode::FileIdentity;
 use super::ledger::{Change, Ledger, Standing};
 use super::usage::{Walk, bytes_of};
 
@@ -138,6 +141,34 @@ impl Meter {
         self.slice = slice;
     }
 
+    /// Notes that the guest opens `file`, which `descriptor` refers to, where other machines want to know; `unlinked` is
+    /// its.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has lost its last name before, and nobody counts its bytes any more; as fcntl(2).
+    pub(super) fn hold(
+        &self,
+        file: FileIdentity,
+        descriptor: BorrowedFd<'_>,
+        unlinked: &UnlinkedBytes,
+    ) -> io::Result<Option<Hold>> {
+        let Some(holds) = self.ledger.holds() else {
+            return Ok(None);
+        };
+        let mut turn = holds.turn()?;
+        let is_first = turn.hold(file)?;
+        let lost = || Ok::<_, io::Error>(status_of(descriptor)?.st_nlink == 0);
+        if is_first && !unlinked.is_counted() && lost().unwrap_or(true) {
+            turn.let_go(file);
+            return Err(errno(libc::ESTALE));
+        }
+        Ok(Some(Hold {
+            file,
+            ledger: Arc::clone(&self.ledger),
+            farewells: Arc::clone(&self.farewells),
+        }))
+    }
+
     /// Notes that a name moves.
     pub(super) fn note_move(&self) {
         self.ledger.note_move();
@@ -230,6 +261,7 @@ impl Booking<'_> {
         if let Ok((mut walk, standing)) = walk {
             match walk.go_on(begun.checked_add(self.meter.slice)) {
                 Ok(Some(named)) => {
+                    forget_orphans_of_the_dead(ledger);
                     let growth = ledger.growth_since(&standing).unwrap_or_default();
                     let counted = ledger.set_used(named.saturating_add(growth));
                     tracing::debug!(named, growth, ?counted, "walked a folder with a quota");
@@ -248,12 +280,47 @@ impl Booking<'_> {
         self.meter.ledger.change_used(before, after);
     }
 
-    /// Counts a change of a file. One without a name is not found by a walk: `unlinked` keeps count of it.
+    /// Counts a change of a file. One without a name is not found by a walk: `unlinked` keeps count of it, unless it is
+    /// orphaned.
     pub(super) fn file_changed(&self, before: &stat64, after: &stat64, unlinked: &UnlinkedBytes) {
-        self.changed(bytes_of(before), bytes_of(after));
-        if after.st_nlink == 0 {
-            unlinked.set(self.meter, bytes_of(after));
+        let (before, bytes) = (bytes_of(before), bytes_of(after));
+        self.changed(before, bytes);
+        if after.st_nlink > 0 {
+            return;
         }
+        let ledger = &self.meter.ledger;
+        if ledger.holds().is_none() || unlinked.is_counted() {
+            unlinked.set(ledger, &self.meter.farewells, bytes);
+        } else {
+            ledger.change_orphaned(before, bytes);
+        }
+    }
+
+    /// Refuses to change a file with `status` whose bytes were given back because nobody had it open when it lost its
+    /// last name: what changes from then on would be counted as of another.
+    ///
+    /// # Errors
+    /// `ESTALE`; as fcntl(2).
+    pub(super) fn check_counted(
+        &self,
+        status: &stat64,
+        unlinked: &UnlinkedBytes,
+    ) -> io::Result<()> {
+        if status.st_nlink > 0 || unlinked.is_counted() {
+            return Ok(());
+        }
+        match self.turn()? {
+            Some(turn) if !turn.is_held(FileIdentity::of(status)) => Err(errno(libc::ESTALE)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps others from opening and closing files while a last name goes, if any others share the folder.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub(super) fn turn(&self) -> io::Result<Option<Turn<'_>>> {
+        self.meter.ledger.holds().map(Holds::turn).transpose()
     }
 
     /// Counts that a file of `bytes` lost its last name. If the guest still knows it, `unlinked` is its; then the host
@@ -261,10 +328,59 @@ impl Booking<'_> {
     pub(super) fn unlinked(&self, bytes: u64, unlinked: Option<&UnlinkedBytes>) {
         match unlinked {
             Some(unlinked) => {
-                unlinked.set(self.meter, bytes);
+                unlinked.set(&self.meter.ledger, &self.meter.farewells, bytes);
                 self.meter.farewells.begin();
             }
             None => self.changed(bytes, 0),
+        }
+    }
+
+    /// Counts that a file of `bytes` lost its last name which a guest of another machine has open.
+    pub(super) fn orphaned(&self, bytes: u64) {
+        self.meter.ledger.change_orphaned(0, bytes);
+    }
+}
+
+/// Machines that died have closed nothing. When nobody has a file open, none is orphaned.
+fn forget_orphans_of_the_dead(ledger: &Ledger) {
+    if ledger.orphaned() == 0 {
+        return;
+    }
+    let turn = ledger.holds().map(Holds::turn);
+    if let Some(Ok(turn)) = turn
+        && turn.is_any_held().is_ok_and(|held| !held)
+    {
+        ledger.change_orphaned(ledger.orphaned(), 0);
+    }
+}
+
+/// The guest has a file open in a folder that other machines share.
+pub(super) struct Hold {
+    file: FileIdentity,
+    ledger: Arc<Ledger>,
+    farewells: Arc<Farewells>,
+}
+
+impl Hold {
+    /// The guest closes the file, which `descriptor` refers to. If it is orphaned and nobody else has it open, `unlinked`
+    /// counts it from now on, until this guest forgets it.
+    pub(super) fn end(self, descriptor: BorrowedFd<'_>, unlinked: &UnlinkedBytes) {
+        let Some(Ok(mut turn)) = self.ledger.holds().map(Holds::turn) else {
+            return;
+        };
+        let is_last = turn.let_go(self.file)
+            && !unlinked.is_counted()
+            && self.ledger.orphaned() > 0
+            && turn.is_held_elsewhere(self.file).is_ok_and(|held| !held);
+        let status = is_last.then(|| status_of(descriptor));
+        if let Some(Ok(status)) = status
+            && status.st_nlink == 0
+        {
+            // If the host took its name it was never orphaned.
+            let bytes = bytes_of(&status).min(self.ledger.orphaned());
+            self.ledger.change_orphaned(bytes, 0);
+            unlinked.set(&self.ledger, &self.farewells, bytes);
+            self.farewells.begin();
         }
     }
 }
@@ -316,15 +432,23 @@ struct Unlinked {
 }
 
 impl UnlinkedBytes {
-    fn set(&self, meter: &Meter, bytes: u64) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn set(&self, ledger: &Arc<Ledger>, farewells: &Arc<Farewells>, bytes: u64) {
+        let mut counted = self.lock();
         let before = counted.as_ref().map_or(0, |counted| counted.bytes);
-        meter.ledger.change_unlinked(before, bytes);
+        ledger.change_unlinked(before, bytes);
         *counted = Some(Unlinked {
             bytes,
-            ledger: Arc::clone(&meter.ledger),
-            farewells: Arc::clone(&meter.farewells),
+            ledger: Arc::clone(ledger),
+            farewells: Arc::clone(farewells),
         });
+    }
+
+    fn is_counted(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Unlinked>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -263,4 +263,7 @@ mod reading_tests;
 #[cfg(test)]
 mod refusal_tests;
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod shared_quota_tests;
+#[cfg(test)]
 mod writing_tests;

@@ -16,11 +16,11 @@ use vm_memory::ByteValued;
 use super::driver::{Driver, ROOT, decode};
 use crate::fs::{FolderOptions, Quota, QuotaError, SharedFolder};
 
-const BLOCK: u64 = 4096;
-const CREATE: i32 = libc::O_RDWR | libc::O_CREAT;
+pub(super) const BLOCK: u64 = 4096;
+pub(super) const CREATE: i32 = libc::O_RDWR | libc::O_CREAT;
 
 /// What du(1) says of `path`, counted apart from the code under test; no file has two names.
-fn used(path: &Path) -> u64 {
+pub(super) fn used(path: &Path) -> u64 {
     let status = fs::symlink_metadata(path).unwrap();
     let beneath: u64 = if status.is_dir() {
         let entries = fs::read_dir(path).unwrap();
@@ -88,7 +88,7 @@ impl Limited {
     }
 }
 
-fn open(path: &Path, limit: u64, ledger: Option<&Path>) -> Driver {
+pub(super) fn open(path: &Path, limit: u64, ledger: Option<&Path>) -> Driver {
     let quota = Quota {
         limit,
         ledger: ledger.map(Path::to_owned),
@@ -97,13 +97,18 @@ fn open(path: &Path, limit: u64, ledger: Option<&Path>) -> Driver {
     Driver::initialised(folder.with_quota(&quota).unwrap())
 }
 
-fn free(driver: &mut Driver) -> u64 {
+pub(super) fn free(driver: &mut Driver) -> u64 {
     let reply = driver.call(Opcode::Statfs, ROOT, &[], 256).unwrap();
     let space: StatfsOut = decode(&reply);
     space.st.bfree * u64::from(space.st.frsize)
 }
 
-fn write(driver: &mut Driver, file: (u64, u64), offset: u64, data: &[u8]) -> Result<usize, i32> {
+pub(super) fn write(
+    driver: &mut Driver,
+    file: (u64, u64),
+    offset: u64,
+    data: &[u8],
+) -> Result<usize, i32> {
     let fields = WriteIn {
         fh: file.1,
         offset,
@@ -112,7 +117,7 @@ fn write(driver: &mut Driver, file: (u64, u64), offset: u64, data: &[u8]) -> Res
     driver.write(file.0, fields, data)
 }
 
-fn set_size(driver: &mut Driver, node: u64, size: u64) {
+pub(super) fn set_size(driver: &mut Driver, node: u64, size: u64) {
     let fields = SetattrIn {
         valid: SetattrValid::SIZE.bits(),
         size,
@@ -447,7 +452,7 @@ fn threads_at_the_limit_do_not_overshoot() {
 }
 
 /// Writes until nothing is left, and returns how many bytes that took.
-fn fill(driver: &mut Driver, file: (u64, u64)) -> u64 {
+pub(super) fn fill(driver: &mut Driver, file: (u64, u64)) -> u64 {
     let mut offset = 0;
     loop {
         match write(driver, file, offset, &[1; 5000]) {
