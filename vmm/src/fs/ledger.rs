@@ -15,7 +15,8 @@
 //! the file open, and for writing by one who is alone; byte 1 is locked by whoever changes the folder, so that
 //! looking, changing and counting are one step; byte 2 + n is locked by the owner of slot n; the bytes behind those are
 //! the business of the module `holds`. A machine that dies leaves no lock, so its slot counts no more, and the bytes that
-//! it used are wrong by what one request changed. What it had orphaned counts until nobody has a file open.
+//! it used are wrong by what one request changed. What it had orphaned counts until nobody has a file open. The SDK keeps
+//! this account, too, when the host changes files (`sdk/rust/src/volumes/fs/account.rs`).
 
 use std::fs::File;
 use std::io;
@@ -122,6 +123,8 @@ impl Ledger {
             slot.store(0, Ordering::Relaxed);
         }
         if alone {
+            // The host may change the folder, too.
+            let _change = ledger.begin_change()?;
             ledger.counts().orphaned.store(0, Ordering::Relaxed);
             ledger.set_used(count()?)?;
             if let Some(file) = &ledger.file {

@@ -143,3 +143,49 @@ fn source(volume: &VolumeHandle, wanted: &NamedArgument) -> anyhow::Result<Mount
         })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use vmm::fs::{FolderOptions, SharedFolder};
+
+    use super::*;
+
+    #[test]
+    fn what_the_host_writes_is_in_the_account_of_the_machines() {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(&Home::at(root.path().join("home"))).unwrap();
+        let config = VolumeConfig {
+            quota_mib: Some(1),
+            ..VolumeConfig::default()
+        };
+        let volume = volumes.create(&"data".parse().unwrap(), &config).unwrap();
+        let ledger = volume.usage_ledger().unwrap();
+        volume.fs().write("before", vec![1; 100 << 10]).unwrap();
+        let quota = vmm::fs::Quota {
+            limit: 1 << 20,
+            ledger: Some(ledger.clone()),
+        };
+        let folder = SharedFolder::open(&volume.path(), FolderOptions::DEFAULT).unwrap();
+        let _machine = folder.with_quota(&quota).unwrap();
+        let counted = || {
+            let bytes = fs::read(&ledger).unwrap();
+            u64::from_ne_bytes(bytes[8..16].try_into().unwrap())
+        };
+        let used = || volume.used_bytes().unwrap();
+        assert_eq!(counted(), used());
+        volume.fs().write("file", vec![1; 300 << 10]).unwrap();
+        volume.fs().mkdir("a/b").unwrap();
+        volume.fs().copy("file", "copy").unwrap();
+        // A block for each name, which its directory may not have needed.
+        let names = 4 * fs::metadata(volume.path()).unwrap().blksize();
+        assert!(
+            (used()..=used() + names).contains(&counted()),
+            "{} {}",
+            used(),
+            counted()
+        );
+    }
+}

@@ -4,6 +4,7 @@
 //! nowhere else. Those of a disk are reached through a small machine, which mounts it as long as one call lasts: the host's
 //! kernel should not mount what a guest has written. There the guest's agent works with the same crate.
 
+mod account;
 mod error;
 mod machine;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use files::{Files, FilesError, Room, used_bytes};
 
+use account::Change;
 pub use error::VolumeFsError;
 pub use files::{EntryKind as FsEntryKind, FileEntry as FsEntry};
 pub use machine::VolumeMachineError;
@@ -70,8 +72,7 @@ impl VolumeFs {
 
     /// Writes a file, which is created with mode 0644 or truncated. Its directory must exist.
     ///
-    /// Machines that use a volume with a quota keep an account of their own, in which this shows when the first of them
-    /// starts after the last has ended.
+    /// In a volume with a quota no machine changes a file meanwhile, nor does another call of this kind.
     ///
     /// # Errors
     /// [`VolumeFsError::NotFound`], [`VolumeFsError::NotRegular`]; [`VolumeFsError::QuotaExceeded`], for which
@@ -82,10 +83,8 @@ impl VolumeFs {
         contents: impl AsRef<[u8]>,
     ) -> Result<(), VolumeFsError> {
         let (path, contents) = (path.as_ref(), contents.as_ref());
-        if let Some(quota) = self.quota() {
-            let room = Files::open(&self.root)?.room_of_write(path, contents.len() as u64)?;
-            self.check_quota(quota, path, room)?;
-        }
+        let room = |files: &Files| files.room_of_write(path, contents.len() as u64);
+        let _change = self.begin_change(path, room)?;
         self.reach(
             |files| files.write(path, contents),
             |remote| remote.write(path, contents),
@@ -107,10 +106,7 @@ impl VolumeFs {
     /// `EEXIST` or `ENOTDIR` if something else is in the way; [`VolumeFsError::QuotaExceeded`].
     pub fn mkdir(&self, path: impl AsRef<Path>) -> Result<(), VolumeFsError> {
         let path = path.as_ref();
-        if let Some(quota) = self.quota() {
-            let room = Files::open(&self.root)?.room_of_mkdir(path)?;
-            self.check_quota(quota, path, room)?;
-        }
+        let _change = self.begin_change(path, |files| files.room_of_mkdir(path))?;
         self.reach(|files| files.mkdir(path), |remote| remote.mkdir(path))
     }
 
@@ -183,10 +179,7 @@ impl VolumeFs {
     /// [`VolumeFsError::QuotaExceeded`]. What was copied until then stays.
     pub fn copy(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), VolumeFsError> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        if let Some(quota) = self.quota() {
-            let room = Files::open(&self.root)?.room_of_copy(from, to)?;
-            self.check_quota(quota, from, room)?;
-        }
+        let _change = self.begin_change(from, |files| files.room_of_copy(from, to))?;
         self.reach(|files| files.copy(from, to), |remote| remote.copy(from, to))
     }
 
@@ -223,14 +216,45 @@ impl VolumeFs {
         self.volume.quota_mib().map(|quota| u64::from(quota) << 20)
     }
 
+    /// Makes sure that the volume has the room that a change at `path` takes, and counts it. Until the result is dropped
+    /// no machine and nobody else on the host changes the files. Without a quota nothing of that is done.
+    fn begin_change(
+        &self,
+        path: &Path,
+        room: impl FnOnce(&Files) -> Result<Room, FilesError>,
+    ) -> Result<Option<Change>, VolumeFsError> {
+        let (Some(quota), Some(account)) = (self.quota(), self.volume.usage_ledger()) else {
+            return Ok(None);
+        };
+        let files = Files::open(&self.root)?;
+        let failed = |source| VolumeFsError::Io {
+            action: "count",
+            path: path.to_owned(),
+            source,
+        };
+        let change = Change::begin(&account).map_err(failed)?;
+        let room = room(&files)?;
+        self.check_quota(quota, path, room, &change)?;
+        let grown = room.needed.saturating_sub(room.given_up);
+        change.add(grown).map_err(failed)?;
+        Ok(Some(change))
+    }
+
     /// Whether the volume has this room. What needs none is fine, even beyond the quota.
-    fn check_quota(&self, quota: u64, path: &Path, room: Room) -> Result<(), VolumeFsError> {
+    fn check_quota(
+        &self,
+        quota: u64,
+        path: &Path,
+        room: Room,
+        change: &Change,
+    ) -> Result<(), VolumeFsError> {
         let Room { needed, given_up } = room;
         if needed == 0 {
             return Ok(());
         }
         let used = File::open(&self.root)
             .and_then(|directory| used_bytes(directory.into()))
+            .and_then(|named| Ok(named.saturating_add(change.nameless()?)))
             .map_err(|source| VolumeFsError::Io {
                 action: "count",
                 path: path.to_owned(),

@@ -98,6 +98,110 @@ fn the_quota_holds() {
     fs.write("second", vec![1; 700 << 10]).unwrap();
 }
 
+#[test]
+fn many_writers_keep_within_the_quota() {
+    let fixture = Fixture::new(&VolumeConfig {
+        quota_mib: Some(1),
+        ..VolumeConfig::default()
+    });
+    let barrier = std::sync::Barrier::new(4);
+    for round in 0..20 {
+        let written = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4)
+                .map(|number| {
+                    let (fs, barrier) = (&fixture.fs, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        fs.write(number.to_string(), vec![1; 400 << 10]).is_ok()
+                    })
+                })
+                .collect();
+            let written = writers.into_iter().map(|writer| writer.join().unwrap());
+            written.filter(|&written| written).count()
+        });
+        assert_eq!(written, 2, "{round}");
+        for number in 0..4 {
+            fixture.fs.remove_all(number.to_string()).unwrap();
+        }
+    }
+}
+
+/// Locks a byte of an account, as a machine does.
+fn lock(account: &fs::File, kind: i32, byte: i64) {
+    let lock = libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(account, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+}
+
+#[test]
+fn a_machine_that_changes_the_files_is_waited_for() {
+    let fixture = Fixture::new(&VolumeConfig {
+        quota_mib: Some(1),
+        ..VolumeConfig::default()
+    });
+    fixture.fs.write("file", vec![1; 100 << 10]).unwrap();
+    let path = fixture.fs.volume.usage_ledger().unwrap();
+    let machine = fs::File::options().write(true).open(path).unwrap();
+    lock(&machine, libc::F_WRLCK, 1);
+    type Growing = fn(&VolumeFs) -> Result<(), VolumeFsError>;
+    let operations: [Growing; 3] = [
+        |fs| fs.write("other", vec![1; 100 << 10]),
+        |fs| fs.mkdir("directory"),
+        |fs| fs.copy("file", "copy"),
+    ];
+    std::thread::scope(|scope| {
+        let (done, results) = std::sync::mpsc::channel();
+        for operation in operations {
+            let (done, fs) = (done.clone(), fixture.fs.clone());
+            scope.spawn(move || done.send(operation(&fs)));
+        }
+        let early = results.recv_timeout(std::time::Duration::from_millis(100));
+        assert!(early.is_err(), "{early:?}");
+        // Now nothing fits any more.
+        fs::write(fixture.host("guest"), vec![1; 1 << 20]).unwrap();
+        lock(&machine, libc::F_UNLCK, 1);
+        for result in results.iter().take(operations.len()) {
+            let exceeded = matches!(result, Err(VolumeFsError::QuotaExceeded { .. }));
+            assert!(exceeded, "{result:?}");
+        }
+    });
+}
+
+#[test]
+fn files_without_a_name_count_while_their_machine_lives() {
+    let fixture = Fixture::new(&VolumeConfig {
+        quota_mib: Some(1),
+        ..VolumeConfig::default()
+    });
+    let path = fixture.fs.volume.usage_ledger().unwrap();
+    let mut account = [0; 512];
+    account[..8].copy_from_slice(b"msbquota");
+    // 400 KiB that are orphaned, 400 KiB of the first machine.
+    for number in [32, 40] {
+        account[number..number + 8].copy_from_slice(&(400_u64 << 10).to_ne_bytes());
+    }
+    fs::write(&path, account).unwrap();
+    let fits = |kib: usize| match fixture.fs.write("file", vec![1; kib << 10]) {
+        Ok(()) => true,
+        Err(VolumeFsError::QuotaExceeded { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    assert!(fits(900), "there is no machine");
+    let machine = fs::File::options().write(true).open(&path).unwrap();
+    let lock = |kind, byte| lock(&machine, kind, byte);
+    lock(libc::F_WRLCK, 0);
+    assert!(!fits(700));
+    assert!(fits(500));
+    lock(libc::F_WRLCK, 2);
+    assert!(!fits(500));
+    assert!(fits(150));
+}
+
 /// Every operation, with one of its paths from outside.
 type Operation = fn(&VolumeFs, &str) -> Result<(), VolumeFsError>;
 
