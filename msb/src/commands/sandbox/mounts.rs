@@ -22,7 +22,8 @@ const MAX_MOUNTS: usize = 64;
 pub(in crate::commands) struct MountArguments {
     /// Folder or file of the host, which begins with /, ./ or ../, or else a named volume, which is made if it does not
     /// exist. OPTIONS of all mounts: ro, rw, noexec, nosuid, nodev; of folders and files also cache=none|auto|always
-    /// and timeout=DURATION, how long the guest may miss changes of others; of folders also quota=SIZE
+    /// and timeout=DURATION, how long the guest may miss changes of others; of folders also quota=SIZE, what they may hold
+    /// as this mount counts: mounts of one folder do not count together
     #[arg(short, long, value_name = "SRC:DST[:OPTIONS]", value_parser = os_value(MountArgument::volume))]
     volume: Vec<MountArgument>,
 

@@ -49,7 +49,8 @@ pub enum MountKind {
         /// Milliseconds that it may miss such a change, if not as `cache` says.
         #[serde(default)]
         cache_timeout_ms: Option<u64>,
-        /// Most MiB that a folder may take up on the host's disk; `None` and 0 are no limit.
+        /// Most MiB that a folder may take up on the host's disk; `None` and 0 are no limit. Each mount of a folder counts for
+        /// itself.
         #[serde(default)]
         quota_mib: Option<u32>,
     },
@@ -268,6 +269,8 @@ impl MountConfig {
     }
 
     /// Most MiB that a folder, or a named volume that is a directory and is made, may take up on the host's disk; 0 is no limit.
+    /// A named volume has one count for all who mount it. Each mount of a folder counts for itself, so that several together
+    /// may put more there: what others add, it finds when it is about to refuse something.
     #[must_use]
     pub fn quota_mib(mut self, mib: u32) -> MountConfig {
         if let MountKind::Bind { quota_mib, .. } | MountKind::Named { quota_mib, .. } =
