@@ -1,8 +1,11 @@
 //! Mounts: `SOURCE:TARGET[:OPTIONS]`.
 
+mod caching;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use disk::{Cache, Format};
 use microsandbox::launch::{Quota, SharedCache, Sharing};
@@ -12,6 +15,8 @@ use microsandbox::volumes::{VolumeConfig, VolumeKind, VolumeMode, VolumeName, Vo
 use super::guest_path::{GuestPath, GuestPathError};
 use super::mount_options::{OptionError, OptionList};
 use super::size::{SizeError, parse_size, parse_whole_mebibytes};
+
+pub(crate) use caching::{NamedCaching, WrongKind};
 
 /// Where everybody may write.
 const SHARED_BY_USERS: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -56,10 +61,8 @@ pub(crate) struct NamedArgument {
     pub(crate) name: VolumeName,
     /// What if it exists, and what if not; `None` takes it as it is, or makes a directory.
     pub(crate) mode: Option<VolumeMode>,
-    /// How its directory is shared.
-    pub(crate) sharing: Sharing,
-    /// When a write to its disk is durable.
-    pub(crate) cache: Cache,
+    /// How it is cached.
+    pub(crate) caching: NamedCaching,
 }
 
 /// A disk image that was asked for.
@@ -142,6 +145,9 @@ pub(crate) enum MountError {
     /// The name of a volume is none.
     #[error(transparent)]
     Name(#[from] VolumeNameError),
+    /// Options of the other kind of volume.
+    #[error(transparent)]
+    WrongKind(#[from] WrongKind),
 }
 
 impl MountArgument {
@@ -299,12 +305,7 @@ fn named(parts: Parts<'_>) -> Result<MountArgument, MountError> {
     };
     let is_plain = kind.is_none() && config == VolumeConfig::default();
     let mode = options.take_word("mode", &MODES)?;
-    let (sharing, cache) = if kind == Some(VolumeKind::Disk) {
-        let cache = options.take_word("cache", &DISK_CACHES)?;
-        (Sharing::default(), cache.unwrap_or(Cache::Writeback))
-    } else {
-        (take_caching(&mut options)?, Cache::Writeback)
-    };
+    let caching = take_named_caching(&mut options)?;
     options.end()?;
     let mode = match mode {
         None if is_plain => None,
@@ -319,21 +320,53 @@ fn named(parts: Parts<'_>) -> Result<MountArgument, MountError> {
             .into());
         }
     };
+    if let Some(VolumeMode::EnsureExists(config) | VolumeMode::Create(config)) = &mode {
+        caching.of(config.kind)?;
+    }
     Ok(MountArgument {
         source: MountSourceArgument::Named(NamedArgument {
             name,
             mode,
-            sharing,
-            cache,
+            caching,
         }),
         target: parts.target,
         options: common,
     })
 }
 
+/// How a volume is cached, of which it may not be known yet whether it is a directory or a disk.
+fn take_named_caching(options: &mut OptionList<'_>) -> Result<NamedCaching, OptionError> {
+    let shared = SHARED_CACHES.map(|(word, cache)| (word, Word::Shared(cache)));
+    let disk = DISK_CACHES.map(|(word, cache)| (word, Word::Disk(cache)));
+    let word = options.take_word("cache", &[&shared[..], &disk[..]].concat())?;
+    let timeout = options.take_duration("timeout")?;
+    match (word, timeout) {
+        (None, None) => Ok(NamedCaching::Usual),
+        (Some(Word::Disk(cache)), None) => Ok(NamedCaching::Disk(cache)),
+        (Some(Word::Disk(_)), Some(_)) => Err(OptionError::Contradiction {
+            one: "cache=writeback or cache=writethrough",
+            other: "timeout",
+        }),
+        (Some(Word::Shared(cache)), timeout) => {
+            sharing(Some(cache), timeout).map(NamedCaching::Directory)
+        }
+        (None, timeout) => sharing(None, timeout).map(NamedCaching::Directory),
+    }
+}
+
+/// A word behind `cache=`.
+#[derive(Clone, Copy)]
+enum Word {
+    Shared(SharedCache),
+    Disk(Cache),
+}
+
 fn take_caching(options: &mut OptionList<'_>) -> Result<Sharing, OptionError> {
     let cache = options.take_word("cache", &SHARED_CACHES)?;
-    let timeout = options.take_duration("timeout")?;
+    sharing(cache, options.take_duration("timeout")?)
+}
+
+fn sharing(cache: Option<SharedCache>, timeout: Option<Duration>) -> Result<Sharing, OptionError> {
     if cache == Some(SharedCache::None) && timeout.is_some() {
         return Err(OptionError::Contradiction {
             one: "cache=none",

@@ -137,16 +137,8 @@ fn named(mount: NamedMount) -> anyhow::Result<MountConfig> {
     let NamedMount {
         volume, options, ..
     } = mount;
-    if volume.cache == disk::Cache::Writethrough {
-        return Err(with_hint(
-            anyhow!("cache=writethrough of a volume is not recorded"),
-            "leave it out: what the guest flushes is durable",
-        ));
-    }
-    let mode = match volume.mode {
-        Some(mode) => mode,
-        None => named_volumes::usual_mode(&volume)?,
-    };
+    let (mode, kind) = named_volumes::mode_and_kind(&volume)?;
+    let (sharing, cache) = named_volumes::caching(&volume, kind)?;
     let (mode, made) = match mode {
         VolumeMode::Existing => (NamedMode::Existing, VolumeConfig::default()),
         VolumeMode::Create(made) => (NamedMode::Create, made),
@@ -161,8 +153,9 @@ fn named(mount: NamedMount) -> anyhow::Result<MountConfig> {
         },
         size_mib: made.size_mib,
         quota_mib: made.quota_mib,
-        cache: bind_cache(&volume.sharing),
-        cache_timeout_ms: volume.sharing.cache_timeout_ms,
+        cache: bind_cache(&sharing),
+        cache_timeout_ms: sharing.cache_timeout_ms,
+        disk_cache: disk_cache(cache),
     };
     Ok(with_options(kind, options))
 }
@@ -268,4 +261,28 @@ fn not_text(what: &str) -> anyhow::Error {
         anyhow!("{what} is no text in UTF-8, and what a sandbox is like is recorded as text"),
         "a command of `msb exec`, and `msb run` without --name and --detach, take any bytes",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{MountArgument, MountSourceArgument};
+
+    #[test]
+    fn it_is_recorded_when_a_write_to_the_disk_of_a_volume_is_durable() {
+        let text = "db:/db:kind=disk,size=16M,cache=writethrough";
+        let argument = MountArgument::volume(text.as_ref()).unwrap();
+        let MountSourceArgument::Named(volume) = argument.source else {
+            panic!("{argument:?}")
+        };
+        let mount = named(NamedMount {
+            volume,
+            target: argument.target.to_bytes(),
+            options: argument.options,
+        });
+        match mount.unwrap().kind {
+            MountKind::Named { disk_cache, .. } => assert_eq!(disk_cache, DiskCache::Writethrough),
+            kind => panic!("{kind:?}"),
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub(in crate::commands) struct MountArguments {
     mount_file: Vec<MountArgument>,
 
     /// Named volume. OPTIONS also: kind=dir|disk, size=SIZE of a disk, quota=SIZE of a directory,
-    /// mode=existing|create|ensure-exists
+    /// mode=existing|create|ensure-exists; of a disk, cache=writeback|writethrough
     #[arg(long, value_name = "NAME:DST[:OPTIONS]", value_parser = os_value(MountArgument::named))]
     mount_named: Vec<MountArgument>,
 

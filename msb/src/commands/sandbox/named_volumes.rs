@@ -7,7 +7,8 @@ use microsandbox::home::Home;
 use microsandbox::launch::{DiskImage, HostPath, Mount, MountSource, Quota, Sharing};
 use microsandbox::names::Name;
 use microsandbox::volumes::{
-    NamedVolume, VolumeConfig, VolumeError, VolumeHandle, VolumeMode, VolumeUse, Volumes,
+    NamedVolume, VolumeConfig, VolumeError, VolumeHandle, VolumeKind, VolumeMode, VolumeUse,
+    Volumes,
 };
 
 use super::mounts::NamedMount;
@@ -36,11 +37,12 @@ pub(in crate::commands) fn acquire(
         options,
     } in wanted
     {
-        let volume_use = begin(&volumes, &volume, options.read_only, sandbox)
-            .with_context(|| format!("cannot mount the volume {:?}", volume.name.as_str()))?;
+        let cannot = || format!("cannot mount the volume {:?}", volume.name.as_str());
+        let volume_use =
+            begin(&volumes, &volume, options.read_only, sandbox).with_context(cannot)?;
         mounts.push(Mount {
             target,
-            source: source(volume_use.volume(), &volume)?,
+            source: source(volume_use.volume(), &volume).with_context(cannot)?,
             options,
         });
         uses.push(volume_use);
@@ -78,20 +80,40 @@ fn begin(
     })
 }
 
-/// What if the volume exists, and what if not, where that was not said: it is taken as it is, or made as a directory.
+/// What if the volume exists, and what if not, and of which kind it is. Where nothing was said it is taken as it is, or made
+/// as a directory.
 ///
 /// # Errors
-/// When the volumes cannot be looked up, or the name is probably meant to be a path.
-pub(super) fn usual_mode(wanted: &NamedArgument) -> anyhow::Result<VolumeMode> {
+/// When the volumes cannot be looked up, it must exist and does not, or its name is probably meant to be a path.
+pub(super) fn mode_and_kind(wanted: &NamedArgument) -> anyhow::Result<(VolumeMode, VolumeKind)> {
+    if let Some(mode @ (VolumeMode::Create(config) | VolumeMode::EnsureExists(config))) =
+        &wanted.mode
+    {
+        return Ok((mode.clone(), config.kind));
+    }
     let home = Home::from_environment().hint("set MSB_HOME to a directory of yours")?;
     match Volumes::open(&home).and_then(|volumes| volumes.get(&wanted.name)) {
-        Ok(_) => Ok(VolumeMode::Existing),
-        Err(VolumeError::VolumeNotFound { .. }) => {
+        Ok(volume) => Ok((VolumeMode::Existing, volume.kind())),
+        Err(VolumeError::VolumeNotFound { .. }) if wanted.mode.is_none() => {
             check_path(wanted)?;
-            Ok(VolumeMode::EnsureExists(VolumeConfig::default()))
+            let made = VolumeConfig::default();
+            let kind = made.kind;
+            Ok((VolumeMode::EnsureExists(made), kind))
         }
         Err(error) => Err(advise(error)),
     }
+}
+
+/// How a volume of this kind is cached.
+///
+/// # Errors
+/// If what was said is for the other kind.
+pub(super) fn caching(
+    wanted: &NamedArgument,
+    kind: VolumeKind,
+) -> anyhow::Result<(Sharing, disk::Cache)> {
+    let caching = wanted.caching.of(kind);
+    caching.hint("`msb volume inspect` tells which it is")
 }
 
 /// A name that is a path here was probably meant to be one: nothing is made instead.
@@ -123,6 +145,7 @@ fn hint(error: &VolumeError) -> Option<&'static str> {
 }
 
 fn source(volume: &VolumeHandle, wanted: &NamedArgument) -> anyhow::Result<MountSource> {
+    let (sharing, cache) = caching(wanted, volume.kind())?;
     match volume.disk_image() {
         None => Ok(MountSource::Folder {
             path: HostPath(volume.path()),
@@ -131,13 +154,13 @@ fn source(volume: &VolumeHandle, wanted: &NamedArgument) -> anyhow::Result<Mount
                     limit: u64::from(quota) << 20,
                     ledger: volume.usage_ledger().map(HostPath),
                 }),
-                ..wanted.sharing.clone()
+                ..sharing
             },
         }),
         Some(image) => Ok(MountSource::Disk(DiskImage {
             path: HostPath(image),
             format: volume.disk_format().unwrap_or("raw").parse()?,
-            cache: wanted.cache,
+            cache,
             partition: None,
             fstype: volume.disk_fstype().map(str::to_owned),
         })),
@@ -152,6 +175,54 @@ mod tests {
     use vmm::fs::{FolderOptions, SharedFolder};
 
     use super::*;
+    use crate::options::{MountArgument, MountSourceArgument};
+
+    fn wanted(text: &str) -> NamedMount {
+        let MountArgument {
+            source: MountSourceArgument::Named(volume),
+            target,
+            options,
+        } = MountArgument::volume(text.as_ref()).unwrap()
+        else {
+            panic!("{text}")
+        };
+        let target = target.to_bytes();
+        NamedMount {
+            volume,
+            target,
+            options,
+        }
+    }
+
+    #[test]
+    fn a_volume_is_cached_as_its_kind_permits() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        let volumes = Volumes::open(&home).unwrap();
+        let disk = VolumeConfig {
+            kind: VolumeKind::Disk,
+            size_mib: Some(16),
+            ..VolumeConfig::default()
+        };
+        for (name, config) in [("dir", VolumeConfig::default()), ("disk", disk)] {
+            volumes.create(&name.parse().unwrap(), &config).unwrap();
+        }
+        let mount = |text: &str| {
+            let acquired = acquire(vec![wanted(text)], &"web".parse().unwrap(), &home);
+            acquired.map(|(mut mounts, _)| mounts.remove(0).source)
+        };
+        let refusal = |text: &str| format!("{:#}", mount(text).unwrap_err());
+        match mount("disk:/x:cache=writethrough").unwrap() {
+            MountSource::Disk(image) => assert_eq!(image.cache, disk::Cache::Writethrough),
+            source => panic!("{source:?}"),
+        }
+        mount("dir:/x:cache=none").unwrap();
+        assert!(refusal("disk:/x:cache=none").contains("this one is a disk"));
+        assert!(refusal("disk:/x:timeout=1s").contains("this one is a disk"));
+        assert!(refusal("dir:/x:cache=writethrough").contains("this one is a dir"));
+        assert!(refusal("new:/x:cache=writethrough").contains("this one is a dir"));
+        assert_eq!(volumes.list().unwrap().len(), 2);
+    }
 
     #[test]
     fn what_the_host_writes_is_in_the_account_of_the_machines() {

@@ -93,8 +93,43 @@ fn volumes_are_made_as_they_are_asked_for() {
     let named = MountArgument::named;
     assert!(error(named, "x:/x:quota=1K").contains("whole number of MiB"));
     assert!(error(named, "x:/x:mode=existing,quota=1M").contains("exclude"));
-    assert!(error(named, "x:/x:kind=disk,cache=always").contains("writeback"));
+    assert!(error(named, "x:/x:kind=disk,cache=always").contains("this one is a disk"));
+    assert!(error(named, "x:/x:kind=dir,cache=writeback").contains("this one is a dir"));
+    assert!(error(named, "x:/x:cache=writethrough,timeout=1s").contains("exclude"));
+    assert!(error(named, "x:/x:cache=x").contains("always, writeback"));
     assert!(error(named, "x:/x:kind=tape").contains("dir, disk"));
+}
+
+#[test]
+fn how_a_volume_is_cached_is_judged_by_its_kind() {
+    let of = |text: &str, kind| {
+        let mount = volume(text).unwrap();
+        let MountSourceArgument::Named(volume) = mount.source else {
+            panic!("{mount:?}")
+        };
+        volume.caching.of(kind).ok()
+    };
+    use VolumeKind::{Dir, Disk};
+    let usual = Some((Sharing::default(), Cache::Writeback));
+    assert_eq!(
+        [Dir, Disk].map(|kind| of("x:/x", kind)),
+        [usual.clone(), usual]
+    );
+    let through = Some((Sharing::default(), Cache::Writethrough));
+    let text = "x:/x:cache=writethrough";
+    assert_eq!([Dir, Disk].map(|kind| of(text, kind)), [None, through]);
+    for text in [
+        "x:/x:cache=none",
+        "x:/x:cache=auto",
+        "x:/x:timeout=5s",
+        "x:/x:mode=existing,cache=none",
+    ] {
+        assert_eq!(
+            [Dir, Disk].map(|kind| of(text, kind).is_some()),
+            [true, false],
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub enum MountKind {
         /// Milliseconds that it may miss such a change, if not as `cache` says.
         #[serde(default)]
         cache_timeout_ms: Option<u64>,
+        /// When a write of the guest is durable, if it is a disk.
+        #[serde(default)]
+        disk_cache: DiskCache,
     },
     /// Guest memory.
     Tmpfs {
@@ -182,6 +185,7 @@ impl MountConfig {
             quota_mib: None,
             cache: BindCache::default(),
             cache_timeout_ms: None,
+            disk_cache: DiskCache::default(),
         };
         kind.into()
     }
@@ -294,6 +298,19 @@ impl MountConfig {
     #[must_use]
     pub fn cache(mut self, wanted: BindCache) -> MountConfig {
         if let MountKind::Bind { cache, .. } | MountKind::Named { cache, .. } = &mut self.kind {
+            *cache = wanted;
+        }
+        self
+    }
+
+    /// When a write of the guest to a disk image, or to a named volume that is a disk, is durable.
+    #[must_use]
+    pub fn disk_cache(mut self, wanted: DiskCache) -> MountConfig {
+        if let MountKind::Disk { cache, .. }
+        | MountKind::Named {
+            disk_cache: cache, ..
+        } = &mut self.kind
+        {
             *cache = wanted;
         }
         self

@@ -10,7 +10,9 @@ use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::launch::{DiskImage, HostPath, Mount, MountSource, Quota, SharedCache, Sharing};
 use crate::sandbox::mount::given;
-use crate::sandbox::{BindCache, MountConfig, MountKind, NamedMode, NamedStorage, SandboxConfig};
+use crate::sandbox::{
+    BindCache, DiskCache, MountConfig, MountKind, NamedMode, NamedStorage, SandboxConfig,
+};
 use crate::volumes::{
     NamedVolume, VolumeConfig, VolumeHandle, VolumeKind, VolumeMode, VolumeName, VolumeUse, Volumes,
 };
@@ -150,6 +152,7 @@ fn take_volume(
         quota_mib,
         cache,
         cache_timeout_ms,
+        disk_cache,
     } = &mount.kind
     else {
         return Err(MicrosandboxError::invalid(
@@ -176,13 +179,15 @@ fn take_volume(
         read_only: mount.readonly,
     };
     let volume_use = Volumes::open(of.home)?.acquire(&wanted, of.name)?;
-    let source = volume_source(volume_use.volume(), sharing(*cache, *cache_timeout_ms))?;
+    let sharing = sharing(*cache, *cache_timeout_ms);
+    let source = volume_source(volume_use.volume(), sharing, *disk_cache)?;
     Ok((source, volume_use))
 }
 
 fn volume_source(
     volume: &VolumeHandle,
     sharing: Sharing,
+    disk_cache: DiskCache,
 ) -> Result<MountSource, MicrosandboxError> {
     let Some(image) = volume.disk_image() else {
         let quota = bytes(volume.quota_mib()).map(|limit| Quota {
@@ -198,7 +203,7 @@ fn volume_source(
     Ok(MountSource::Disk(DiskImage {
         format: self::format("volumes", &image, format)?,
         path: HostPath(image),
-        cache: disk::Cache::Writeback,
+        cache: disk_cache.into(),
         partition: None,
         fstype: volume.disk_fstype().map(str::to_owned),
     }))
@@ -219,6 +224,31 @@ fn sharing(cache: BindCache, cache_timeout_ms: Option<u64>) -> Sharing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_disk_of_a_volume_is_cached_as_it_is_recorded() {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(&Home::at(root.path().join("home"))).unwrap();
+        let config = VolumeConfig {
+            kind: VolumeKind::Disk,
+            size_mib: Some(16),
+            ..VolumeConfig::default()
+        };
+        let volume = volumes.create(&"db".parse().unwrap(), &config).unwrap();
+        for cache in [DiskCache::Writeback, DiskCache::Writethrough] {
+            let mount = MountConfig::named("db").disk_cache(cache);
+            let text = serde_json::to_string(&mount).unwrap();
+            let MountKind::Named { disk_cache, .. } =
+                serde_json::from_str::<MountConfig>(&text).unwrap().kind
+            else {
+                panic!("{text}")
+            };
+            match volume_source(&volume, Sharing::default(), disk_cache).unwrap() {
+                MountSource::Disk(image) => assert_eq!(image.cache, cache.into()),
+                source => panic!("{source:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_size_of_zero_is_none() {
