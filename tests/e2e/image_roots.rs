@@ -107,6 +107,26 @@ fn a_read_only_root_has_the_files_of_containers_and_nothing_is_written_to_it() {
 }
 
 #[test]
+fn changes_have_as_much_room_as_was_asked_for_also_if_nothing_of_them_stays() {
+    let home = Home::new();
+    load_demo(&home);
+    for (option, mib) in [
+        ("--root-upper=64M", 64),
+        ("--root-upper=1G", 1024),
+        ("--pull=never", 4096),
+    ] {
+        let created = home.msb(["create", "--rm", "--name=room", "-m128M", option, "demo"]);
+        assert_eq!(created.code(), 0, "{}", created.errors());
+        let room = home.exec_shell("room", "df -m / | tail -n1 | awk '{ print $2 }'");
+        let room: u64 = room.text().trim().parse().unwrap();
+        // A file system takes some for itself.
+        assert!((mib * 8 / 10..mib).contains(&room), "{room} of {mib} MiB");
+        assert_eq!(home.msb(["stop", "room"]).code(), 0);
+    }
+    assert_eq!(home.left_over(), [""; 0]);
+}
+
+#[test]
 fn what_runs_is_stopped_with_the_signal_that_the_image_or_the_user_names() {
     let home = Home::new();
     let script =

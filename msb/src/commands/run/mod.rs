@@ -28,8 +28,8 @@ use timings::{Timings, TimingsFormat};
 ///
 /// The command's standard streams, its signals and its exit status become those of msb; then the sandbox is stopped, and
 /// without a name also removed. One with a name stays: `msb start` starts it again with the files that it had. Changes of a
-/// folder go to a private layer, unless --root-rw is given: in the guest's memory, or on a disk of the sandbox if it stays.
-/// A disk image takes them itself, unless --root-ro or --root-upper is given.
+/// folder go to a private layer, unless --root-rw is given: on a disk of the sandbox if it has a name or runs by itself, else in
+/// the guest's memory. A disk image takes them itself, unless --root-ro or --root-upper is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   that of the command; 128+N when signal N ended it; 124 when --timeout ended it;

@@ -48,8 +48,8 @@ pub(in crate::commands) struct RootArguments {
     root_ro: bool,
 
     /// Keeps changes in a layer of the sandbox: on a disk of SIZE, where the next start finds them, or in guest memory, at
-    /// most SIZE of them. An image and a folder do that without being told: on a disk of 4 GiB if the sandbox is one to stay, else
-    /// in memory
+    /// most SIZE of them. An image and a folder do that without being told: on a disk of 4 GiB if the sandbox has a name or a label, or
+    /// runs by itself, else in memory
     #[arg(long, visible_alias = "root-overlay", value_name = "SIZE|tmpfs[:SIZE]", group = "root_access", value_parser = parse_layer)]
     root_upper: Option<RootAccessConfig>,
 

@@ -59,8 +59,8 @@ pub struct SandboxConfig {
     /// Files and folders that disk images may refer to outside their own folders.
     #[serde(default)]
     pub allow: Vec<PathBuf>,
-    /// What becomes of changes to the root. `None`: an image and a folder get a private layer, on disk if the sandbox persists and in
-    /// memory if it is ephemeral; a disk image is written.
+    /// What becomes of changes to the root. `None`: an image and a folder get a private layer on disk; a disk image is
+    /// written.
     #[serde(default)]
     pub root_access: Option<RootAccessConfig>,
     /// Size in MiB, 8 at least, of the layer on disk that keeps the changes to the root of an image. `None` is what `root_access`

@@ -20,7 +20,6 @@ pub(super) fn resolve_root(
     let source = root_source(config, image)?;
     let is_layered = image.is_some() || matches!(source, RootSource::Folder(_));
     let default = match is_layered {
-        true if config.ephemeral => RootAccessConfig::Tmpfs { mib: None },
         true => RootAccessConfig::Upper {
             mib: DEFAULT_UPPER_MIB,
         },
