@@ -4,7 +4,9 @@
 //! Without libtest, because the program takes roles.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +22,8 @@ const ROUNDS: u64 = 40;
 const LAYERS: usize = 3;
 /// Blobs of the image: its layers, its configuration, its manifest.
 const BLOBS: usize = LAYERS + 2;
+/// An ordinary user for tests that root runs: root may write to every file.
+const ORDINARY_USER: u32 = 1000;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
@@ -28,8 +32,9 @@ fn main() {
         [_, role, folder] if role == "prune" => return prune(Path::new(folder)),
         _ => {}
     }
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("a_killed_load_is_completed_by_the_next", killed),
+        ("what_was_left_read_only_is_completed", left_read_only),
         ("loads_and_prunes_at_once_leave_whole_images", at_once),
         ("a_full_disk_leaves_nothing_that_is_broken", full_disk),
     ];
@@ -128,6 +133,32 @@ fn start(role: &str, folder: &Path) -> Child {
         .unwrap()
 }
 
+/// A folder of an ordinary user, and a copy of this program that such a user can run.
+fn ordinary_folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = folder();
+    let program = folder.path().join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    if fs::metadata(&program).unwrap().uid() == 0 {
+        for path in [folder.path(), &program] {
+            chown(path, Some(ORDINARY_USER), Some(ORDINARY_USER)).unwrap();
+        }
+    }
+    (folder, program)
+}
+
+/// Loads the archive of a folder as its owner.
+fn load_as_owner(program: &Path, folder: &Path) -> Child {
+    let owner = fs::metadata(folder).unwrap();
+    Command::new(program)
+        .arg("load")
+        .arg(folder)
+        .uid(owner.uid())
+        .gid(owner.gid())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 fn files(folder: &Path, directory: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder.join("images").join(directory));
     entries
@@ -150,11 +181,11 @@ fn check_names(folder: &Path) {
 }
 
 fn killed() {
-    let folder = folder();
+    let (folder, program) = ordinary_folder();
     let folder = folder.path();
     let mut unfinished = 0;
     for round in 0..ROUNDS {
-        let mut child = start("load", folder);
+        let mut child = load_as_owner(&program, folder);
         // The moment of the kill is the point: no event of the process tells it.
         std::thread::sleep(Duration::from_micros(500 + (round * 7919) % 60_000));
         child.kill().unwrap();
@@ -162,16 +193,51 @@ fn killed() {
         unfinished += files(folder, "partial").len() + files(folder, "staging").len();
         check_names(folder);
         if round % 8 == 7 {
-            assert!(start("load", folder).wait().unwrap().success());
+            assert!(load_as_owner(&program, folder).wait().unwrap().success());
             // The next one took up, or replaced, all that was begun: there is nothing that no image needs.
+            check_nothing_else(folder);
             let store = Store::open(folder.join("images")).unwrap();
-            let manifest = manifest(folder);
-            let pruned = store.exclude().unwrap().prune(&[manifest], true).unwrap();
-            assert_eq!((pruned.blobs, pruned.layers), (0, 0));
             store.exclude().unwrap().prune(&[], true).unwrap();
         }
     }
     assert!(unfinished > 0, "no process was killed while it worked");
+}
+
+/// Nothing is there that the one image does not need.
+fn check_nothing_else(folder: &Path) {
+    let store = Store::open(folder.join("images")).unwrap();
+    let manifest = manifest(folder);
+    let pruned = store.exclude().unwrap().prune(&[manifest], true).unwrap();
+    assert_eq!((pruned.blobs, pruned.layers), (0, 0));
+}
+
+/// All that is not complete is as releases left it that made files read-only before they had their names.
+fn left_read_only() {
+    let (folder, program) = ordinary_folder();
+    let folder = folder.path();
+    assert!(load_as_owner(&program, folder).wait().unwrap().success());
+    for (directory, unfinished) in [("blobs/sha256", "partial"), ("layers/v1", "staging")] {
+        for file in files(folder, directory) {
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o444, "{file:?}");
+            let left = folder.join("images").join(unfinished);
+            let left = left.join(file.file_name().unwrap());
+            fs::rename(&file, &left).unwrap();
+        }
+    }
+    // A configuration is staged as a layer is.
+    for blob in files(folder, "partial") {
+        let staged = folder
+            .join("images/staging")
+            .join(blob.file_name().unwrap());
+        let owner = fs::metadata(&blob).unwrap();
+        fs::copy(&blob, &staged).unwrap();
+        fs::set_permissions(&staged, Permissions::from_mode(0o444)).unwrap();
+        chown(&staged, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    assert!(load_as_owner(&program, folder).wait().unwrap().success());
+    check_names(folder);
+    manifest(folder);
 }
 
 /// The one manifest of the store.

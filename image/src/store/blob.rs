@@ -1,12 +1,11 @@
 //! Blobs that are being added, in one go or with interruptions.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::error::failed;
-use super::{Shared, Store, StoreError, lock, publish};
+use super::{Shared, Store, StoreError, lock, open_unfinished, publish};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::Descriptor;
 
@@ -52,14 +51,7 @@ pub(super) fn begin(shared: &Shared, descriptor: &Descriptor) -> Result<BlobStat
         return Ok(BlobState::Present);
     };
     let path = store.partial().join(digest.hex());
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("create", &path))?;
+    let mut file = open_unfinished(&path)?;
     let (hasher, offset) = hash(&mut file).map_err(failed("read", &path))?;
     let mut writer = BlobWriter {
         digest,

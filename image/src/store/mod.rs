@@ -26,7 +26,7 @@ mod unfinished;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -335,25 +335,41 @@ fn sync_directory(path: &Path) -> Result<(), StoreError> {
 
 /// An empty file for this user alone, in the place of one that somebody left.
 fn create_staged(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed("create", path))
+    let file = open_unfinished(path)?;
+    file.set_len(0).map_err(failed("write", path))?;
+    Ok(file)
+}
+
+/// A file for this user alone that is not complete: a new one, or what somebody left of it.
+fn open_unfinished(path: &Path) -> Result<File, StoreError> {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+    };
+    let opened = match open() {
+        // Left by releases that made files read-only before they had their names.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).and_then(|()| open())
+        }
+        opened => opened,
+    };
+    opened.map_err(failed("create", path))
 }
 
 /// Gives a complete file its name, durably, for reading only. What had the name before had the same content, unless the disk
 /// has changed it.
 fn publish(file: &File, from: &Path, to: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt;
-    let read_only = fs::Permissions::from_mode(0o444);
-    file.set_permissions(read_only)
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", from))?;
+    file.sync_all().map_err(failed("write", from))?;
     fs::rename(from, to).map_err(failed("create", to))?;
+    // Not before: whoever goes on with what is left under the other name must be able to write to it. That a crash
+    // may leave a complete file writable takes nothing from it.
+    file.set_permissions(fs::Permissions::from_mode(0o444))
+        .map_err(failed("write", to))?;
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 

@@ -76,6 +76,23 @@ fn a_blob_appears_when_it_is_complete() {
 }
 
 #[test]
+fn what_does_not_get_its_name_can_be_written_by_whoever_goes_on() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut writer = begin(&shared, &descriptor());
+    writer.write(CONTENT).unwrap();
+    fs::remove_dir(fixture.store.blobs()).unwrap();
+    let error = writer.commit().unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    let part = fixture.store.partial().join(descriptor().digest.hex());
+    let mode = fs::metadata(part).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    fs::create_dir(fixture.store.blobs()).unwrap();
+    begin(&shared, &descriptor()).commit().unwrap();
+    assert!(shared.has_blob(&descriptor().digest));
+}
+
+#[test]
 fn an_interrupted_blob_is_taken_up_where_it_was() {
     let fixture = fixture();
     let shared = fixture.store.share().unwrap();
