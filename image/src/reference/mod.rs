@@ -72,6 +72,11 @@ impl Reference {
         &self.repository
     }
 
+    /// Whether both name something in the same repository.
+    pub fn is_of_repository(&self, other: &Reference) -> bool {
+        self.registry == other.registry && self.repository == other.repository
+    }
+
     /// The tag; none only if there is a digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

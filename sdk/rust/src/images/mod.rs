@@ -14,6 +14,8 @@ mod pull;
 pub(crate) mod record;
 mod resolve;
 mod selector;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -218,7 +220,8 @@ impl Images {
         output::write(path, |output| self.save(images, format, output, progress))
     }
 
-    /// The image of this name, or with this digest. The beginning of a digest is enough, if it has 6 digits.
+    /// The image of this name, or with this digest. The beginning of a digest is enough, if it has 6 digits. `NAME@DIGEST` is
+    /// also an image that has another name of the same repository.
     ///
     /// # Errors
     /// [`ImageError::ImageNotFound`], [`ImageError::Ambiguous`].
@@ -267,20 +270,18 @@ impl Images {
         self.record(&shared, &digest, std::slice::from_ref(reference), &Silent)
     }
 
-    /// Takes a name away from an image, or all names if it is given by its digest. With its last name the image goes,
-    /// and what of it no other image needs.
+    /// Takes a name away from an image; all of a repository if it is given as `NAME@DIGEST`, and all names if it is given by
+    /// its digest alone. With its last name the image goes, and what of it no other image needs.
     ///
     /// # Errors
     /// As [`get`](Self::get); [`ImageError::ImageInUse`] when a sandbox or a snapshot was made of it.
     pub fn remove(&self, image: &str) -> Result<RemovedImages, ImageError> {
         let selector: Selector = image.parse()?;
         let found = self.find(&selector)?;
-        let name = selector
-            .reference
-            .filter(|name| found.references().contains(name));
+        let names = selector.names_of(&found);
         let removal = self
             .database
-            .change(|transaction| record::remove(transaction, found.digest(), name.as_ref()))?;
+            .change(|transaction| record::remove(transaction, found.digest(), &names))?;
         let mut removed = RemovedImages::default();
         match removal {
             Removal::InUse(users) => {
@@ -290,7 +291,7 @@ impl Images {
                     snapshots: users.snapshots,
                 });
             }
-            Removal::Untagged => removed.references.extend(name),
+            Removal::Untagged => removed.references = names,
             Removal::Removed => {
                 removed.references.extend_from_slice(found.references());
                 removed.images.push(*found.digest());
@@ -338,10 +339,14 @@ impl Images {
 
     fn find(&self, selector: &Selector) -> Result<ImageHandle, ImageError> {
         let found = self.database.read(|transaction| {
-            if let Some(reference) = &selector.reference
-                && let Some(record) = record::by_reference(transaction, reference)?
-            {
-                return Ok(vec![record]);
+            if let Some(reference) = &selector.reference {
+                let named = match record::by_reference(transaction, reference)? {
+                    None => record::by_content(transaction, reference)?,
+                    named => named,
+                };
+                if let Some(record) = named {
+                    return Ok(vec![record]);
+                }
             }
             match &selector.digits {
                 Some(digits) => record::by_digest(transaction, digits),

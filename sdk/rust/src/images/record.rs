@@ -94,6 +94,27 @@ pub(super) fn by_reference(
         .transpose()
 }
 
+/// The image with the manifest that this name has the digest of, if one of its own names is of the same repository.
+pub(super) fn by_content(
+    transaction: &Transaction<'_>,
+    name: &Reference,
+) -> rusqlite::Result<Option<Record>> {
+    let Some(digest) = name.digest() else {
+        return Ok(None);
+    };
+    let query = format!("{SELECT} WHERE manifest_digest = ?1");
+    let record = transaction
+        .query_row(&query, [digest.to_string()], read)
+        .optional()?;
+    let record = record
+        .map(|record| with_references(transaction, record))
+        .transpose()?;
+    Ok(record.filter(|record| {
+        let mut names = record.references.iter();
+        names.any(|other| other.is_of_repository(name))
+    }))
+}
+
 /// The images whose manifest or configuration has a digest that begins with these hexadecimal digits; two at most.
 pub(super) fn by_digest(
     transaction: &Transaction<'_>,
@@ -109,23 +130,21 @@ pub(super) fn by_digest(
         .collect()
 }
 
-/// Takes a name away, or all if none is given; and with the last one the image.
+/// Takes names away, and with the last one the image.
 pub(super) fn remove(
     transaction: &Transaction<'_>,
     manifest: &Digest,
-    reference: Option<&Reference>,
+    names: &[Reference],
 ) -> rusqlite::Result<Removal> {
     let digest = manifest.to_string();
-    let others: bool = transaction.query_row(
-        "SELECT EXISTS (SELECT 1 FROM image_references WHERE manifest_digest = ?1 AND reference <> ?2)",
-        params![digest, reference.map(Reference::to_string).unwrap_or_default()],
-        |row| row.get(0),
-    )?;
-    if let (Some(reference), true) = (reference, others) {
-        transaction.execute(
-            "DELETE FROM image_references WHERE reference = ?1 AND manifest_digest = ?2",
-            params![reference.to_string(), digest],
-        )?;
+    let references = references(transaction, &digest)?;
+    if references.iter().any(|name| !names.contains(name)) {
+        for name in names {
+            transaction.execute(
+                "DELETE FROM image_references WHERE reference = ?1 AND manifest_digest = ?2",
+                params![name.to_string(), digest],
+            )?;
+        }
         return Ok(Removal::Untagged);
     }
     let users = users(transaction, manifest)?;
@@ -206,17 +225,22 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
 }
 
 fn with_references(transaction: &Transaction<'_>, record: Record) -> rusqlite::Result<Record> {
+    Ok(Record {
+        references: references(transaction, &record.manifest.to_string())?,
+        ..record
+    })
+}
+
+/// The names of the image with this manifest.
+fn references(transaction: &Transaction<'_>, manifest: &str) -> rusqlite::Result<Vec<Reference>> {
     let mut statement = transaction.prepare(
         "SELECT reference FROM image_references WHERE manifest_digest = ?1 ORDER BY reference",
     )?;
-    let references = statement.query_map([record.manifest.to_string()], |row| {
+    let references = statement.query_map([manifest], |row| {
         let text: String = row.get(0)?;
         text.parse().map_err(|error| invalid(0, error))
     })?;
-    Ok(Record {
-        references: references.collect::<rusqlite::Result<_>>()?,
-        ..record
-    })
+    references.collect()
 }
 
 /// Digests become part of paths: what is in the file is checked as if a user had given it.

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use image::{Digest, Reference, ReferenceError};
 
+use super::ImageHandle;
+
 /// Fewest hexadecimal digits that stand for a digest.
 const MIN_DIGITS: usize = 6;
 
@@ -21,6 +23,18 @@ impl Selector {
     /// As the user wrote it.
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The names of an image that it was found by: the one that was given; if that has a digest, all of its repository; all if
+    /// no name was given.
+    pub(super) fn names_of(&self, found: &ImageHandle) -> Vec<Reference> {
+        let names = found.references();
+        let meant = |name: &&Reference| match &self.reference {
+            Some(given) if names.contains(given) => given == *name,
+            Some(given) if given.digest() == Some(found.digest()) => given.is_of_repository(name),
+            _ => true,
+        };
+        names.iter().filter(meant).cloned().collect()
     }
 
     /// Of a digest that is complete.
