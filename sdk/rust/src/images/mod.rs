@@ -145,7 +145,7 @@ impl Images {
     }
 
     /// Loads the image with this digest from an archive, without the names that it has there. It gets `name`, unless that
-    /// is no name or another image has it.
+    /// is an archive or no name at all, or another image has it.
     ///
     /// # Errors
     /// [`ImageError::Archive`]; [`ImageError::ImageNotFound`] when it is not in the archive.
@@ -163,8 +163,7 @@ impl Images {
                 image: digest.to_string(),
             });
         }
-        let name: Option<Reference> = name.parse().ok();
-        let name = name.filter(|name| {
+        let name = pull::registry_name(name).filter(|name| {
             let taken = self.get(&name.to_string());
             name.digest().is_none() && matches!(taken, Err(ImageError::ImageNotFound { .. }))
         });

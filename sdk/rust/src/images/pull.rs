@@ -159,7 +159,7 @@ pub async fn provide(
 }
 
 /// The name of an image, if a registry may have it.
-fn registry_name(image: &str) -> Option<Reference> {
+pub(super) fn registry_name(image: &str) -> Option<Reference> {
     match is_archive(image) {
         true => None,
         false => image.parse().ok(),

@@ -197,3 +197,26 @@ fn names_of_other_repositories_stay() {
     assert_eq!(names(&removed), ["other:2", "other"]);
     assert_eq!(removed.images, [digest]);
 }
+
+#[test]
+fn where_an_image_was_is_not_its_name() {
+    let (fixture, images, digest) = loaded();
+    for (name, references) in [
+        ("oci:layout", &[][..]),
+        ("docker-archive:one.tar", &[]),
+        ("/a/path", &[]),
+        ("two", &[]),
+        ("three", &["three"]),
+    ] {
+        images.remove(&digest.to_string()).unwrap();
+        let store = images.store().share().unwrap();
+        let archive = fixture.at("both.tar");
+        images
+            .load_exactly(&store, &archive, &digest, name)
+            .unwrap();
+        drop(store);
+        let image = images.get(&digest.to_string()).unwrap();
+        let found: Vec<_> = image.references().iter().map(Reference::familiar).collect();
+        assert_eq!(found, references, "{name}");
+    }
+}
