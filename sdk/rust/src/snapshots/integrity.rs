@@ -117,7 +117,8 @@ pub(super) fn advance(progress: Progress<'_>, done: u64, total: u64) -> io::Resu
     }
 }
 
-fn is_zero(block: &[u8]) -> bool {
+/// Whether all of a block is zero, so that a hole can be in its place.
+pub(super) fn is_zero(block: &[u8]) -> bool {
     // In pieces, which the compiler makes vector instructions of.
     block
         .chunks(256)

@@ -3,12 +3,13 @@
 //! It has exactly the files that [`save`](super::save) writes, in that order; nothing is written under a name that it gives.
 
 use std::cell::Cell;
-use std::fs;
-use std::io::{self, BufReader, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
+use image::layer::Limits;
 use image::store::Shared;
 use tar::{Archive, Entries, Entry, EntryType};
 
@@ -118,7 +119,7 @@ impl Snapshots {
     ) -> Result<Shared, SnapshotError> {
         check(&entry, IMAGE)?;
         let path = staged.path().join(IMAGE);
-        spool(entry, &path, progress)?;
+        copy_image(entry, &path, Limits::default().tar_bytes, progress)?;
         let images = Images::open(&self.home)?;
         let store = images
             .store()
@@ -166,60 +167,69 @@ fn check<R: Read>(entry: &Entry<'_, R>, name: &str) -> Result<(), SnapshotError>
     Err(not_ours(&format!("{name} is not where it has to be")))
 }
 
-/// Writes the layer, without what is zero, and compares it with what was copied once.
+/// Writes the layer, and compares it with what was copied once.
 fn copy_upper<R: Read>(
-    mut entry: Entry<'_, R>,
+    entry: Entry<'_, R>,
     staged: &Staged,
     snapshot: &Snapshot,
     progress: Progress<'_>,
 ) -> Result<(), SnapshotError> {
-    let size = snapshot.descriptor.upper.size_bytes;
-    if entry.size() != size {
+    if entry.size() != snapshot.descriptor.upper.size_bytes {
         return Err(not_ours("its layer has another size than it says"));
     }
     let path = staged.path().join(artifact::UPPER);
-    let file = artifact::create(&path)?;
-    file.set_len(size).map_err(failed("write", &path))?;
     let mut hasher = LayerHasher::default();
-    let mut block = vec![0; integrity::BLOCK];
-    let mut position = 0;
     // Sizes are multiples of 1 MiB, and so of a block.
-    while position < size {
-        entry.read_exact(&mut block).map_err(unreadable)?;
-        if hasher.update(position, &block) {
-            file.write_all_at(&block, position)
-                .map_err(failed("write", &path))?;
-        }
-        position += block.len() as u64;
-        integrity::advance(progress, position, size).map_err(failed("write", &path))?;
-    }
+    let counts = |position, block: &[u8]| hasher.update(position, block);
+    let file = copy_data(entry, &path, counts, progress)?;
     file.sync_all().map_err(failed("write", &path))?;
     artifact::compare(&path, &snapshot.digest, hasher.finish())
 }
 
-/// Copies an entry to a new file.
-fn spool<R: Read>(
-    mut entry: Entry<'_, R>,
+/// Copies an archive of an image to a new file.
+fn copy_image<R: Read>(
+    entry: Entry<'_, R>,
     path: &Path,
+    limit: u64,
     progress: Progress<'_>,
 ) -> Result<(), SnapshotError> {
-    let mut file = artifact::create(path)?;
-    let mut chunk = vec![0; INPUT];
-    let (mut done, total) = (0_u64, entry.size());
-    loop {
-        let count = entry.read(&mut chunk).map_err(unreadable)?;
-        if count == 0 {
-            break;
+    // Of a sparse file that is what it becomes, however little of it is in the archive.
+    if entry.size() > limit {
+        return Err(not_ours(&format!(
+            "its {IMAGE} has {} bytes, of which there can be {limit}",
+            entry.size()
+        )));
+    }
+    let counts = |_, block: &[u8]| !integrity::is_zero(block);
+    copy_data(entry, path, counts, progress).map(drop)
+}
+
+/// Makes a new file of the blocks of an entry that count, and of holes where the others are, which are zero.
+fn copy_data<R: Read>(
+    mut entry: Entry<'_, R>,
+    path: &Path,
+    mut counts: impl FnMut(u64, &[u8]) -> bool,
+    progress: Progress<'_>,
+) -> Result<File, SnapshotError> {
+    let size = entry.size();
+    let file = artifact::create(path)?;
+    file.set_len(size).map_err(failed("write", path))?;
+    let mut buffer = vec![0; integrity::BLOCK];
+    let mut position = 0;
+    while position < size {
+        let left = usize::try_from(size - position).unwrap_or(integrity::BLOCK);
+        let block = buffer
+            .get_mut(..left.min(integrity::BLOCK))
+            .unwrap_or_default();
+        entry.read_exact(block).map_err(unreadable)?;
+        if counts(position, block) {
+            file.write_all_at(block, position)
+                .map_err(failed("write", path))?;
         }
-        done = done.saturating_add(count as u64);
-        file.write_all(chunk.get(..count).unwrap_or_default())
-            .and_then(|()| integrity::advance(progress, done, total))
-            .map_err(failed("write", path))?;
+        position += block.len() as u64;
+        integrity::advance(progress, position, size).map_err(failed("write", path))?;
     }
-    match done == total {
-        true => Ok(()),
-        false => Err(not_ours("it is cut off")),
-    }
+    Ok(file)
 }
 
 /// A reader that yields so many bytes at most.
@@ -249,5 +259,71 @@ fn unreadable(error: io::Error) -> SnapshotError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => not_ours("it is cut off"),
         _ => not_ours(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use tar::{Builder, Header};
+
+    use super::*;
+    use crate::snapshots::silent;
+
+    const LIMIT: u64 = 4 << 20;
+
+    /// Copies what is the only file of an archive; returns it and how many bytes of the disk it takes up.
+    fn copy(archive: &[u8]) -> Result<(Vec<u8>, u64), SnapshotError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(IMAGE);
+        let mut archive = Archive::new(archive);
+        let entry = archive.entries().unwrap().next().unwrap().unwrap();
+        copy_image(entry, &path, LIMIT, &mut silent)?;
+        let used = fs::metadata(&path).unwrap().blocks() * 512;
+        Ok((fs::read(&path).unwrap(), used))
+    }
+
+    fn archive(contents: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        let mut archive = Builder::new(Vec::new());
+        archive.append_data(&mut header, IMAGE, contents).unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn zeros_of_an_image_take_up_nothing() {
+        let mut contents = vec![0; LIMIT as usize - 1];
+        contents[1_000_000] = 1;
+        *contents.last_mut().unwrap() = 2;
+        let (copied, used) = copy(&archive(&contents)).unwrap();
+        assert!(copied == contents);
+        assert!(used <= 4 * integrity::BLOCK as u64, "{used}");
+        assert_eq!(copy(&archive(&[])).unwrap().0, b"");
+    }
+
+    #[test]
+    fn an_image_has_a_limit() {
+        let at_the_limit = archive(&[0; LIMIT as usize]);
+        copy(&at_the_limit).unwrap();
+        let refused = |archive: &[u8]| {
+            let error = copy(archive).unwrap_err().to_string();
+            assert!(error.contains("of which there can be 4194304"), "{error}");
+        };
+        refused(&archive(&[0; LIMIT as usize + 1]));
+        // A file that is one hole of an exabyte is a header alone.
+        let mut header = Header::new_gnu();
+        header.set_path(IMAGE).unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(1 << 60);
+        gnu.sparse[0].set_offset(1 << 60);
+        gnu.sparse[0].set_length(0);
+        header.set_cksum();
+        let mut bomb = header.as_bytes().to_vec();
+        bomb.extend([0; 1024]);
+        refused(&bomb);
     }
 }
