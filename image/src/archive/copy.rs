@@ -30,10 +30,9 @@ pub(super) fn add(
             found: section.size(),
         });
     }
-    let BlobState::Write(mut writer) = store.blob_writer(descriptor)? else {
+    let BlobState::Write(mut writer) = store.whole_blob_writer(descriptor)? else {
         return Ok(());
     };
-    writer.restart()?;
     each_piece(section, |piece| {
         writer.write(piece)?;
         progress.blob(&descriptor.digest, writer.offset(), descriptor.size);

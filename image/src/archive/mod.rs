@@ -44,7 +44,8 @@ pub struct LoadedImage {
 }
 
 /// Adds the images of an archive to the store, or only the one that is called `wanted` there, and makes file systems of
-/// their layers. They stay there as long as `store` lives, or a record spares them.
+/// their layers. They stay there as long as `store` lives, or a record spares them. If this fails, what it added can be told
+/// from [`Shared::added`].
 ///
 /// # Errors
 /// When the archive is none, has no such image, or an image in it cannot be used.

@@ -5,7 +5,9 @@ use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 
 use super::error::failed;
-use super::{Shared, Store, StoreError, lock, open_unfinished, publish};
+use super::{
+    Added, Shared, Staged, Store, StoreError, create_staged, lock, open_unfinished, publish,
+};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::Descriptor;
 
@@ -22,7 +24,7 @@ pub enum BlobState {
 }
 
 /// Takes the bytes of a blob in their order. What it has when it is dropped, or when its process is killed, the next one
-/// takes up. While it lives others who want the same blob wait.
+/// takes up, unless the blob is at hand as a whole. While it lives others who want the same blob wait.
 pub struct BlobWriter {
     digest: Digest,
     size: u64,
@@ -31,6 +33,10 @@ pub struct BlobWriter {
     file: File,
     path: PathBuf,
     target: PathBuf,
+    added: Added,
+    /// Of a blob that is at hand as a whole.
+    _staged: Option<Staged>,
+    // The last one to go: until then nobody else has these files.
     _lock: File,
 }
 
@@ -61,12 +67,39 @@ pub(super) fn begin(shared: &Shared, descriptor: &Descriptor) -> Result<BlobStat
         file,
         path,
         target: store.blob(&digest),
+        added: shared.added(),
+        _staged: None,
         _lock: lock,
     };
     if offset > writer.size {
         writer.restart()?;
     }
     Ok(BlobState::Write(Box::new(writer)))
+}
+
+pub(super) fn begin_whole(
+    shared: &Shared,
+    descriptor: &Descriptor,
+) -> Result<BlobState, StoreError> {
+    let (store, digest) = (&shared.store, descriptor.digest);
+    let Some(lock) = wanted(shared, descriptor)? else {
+        return Ok(BlobState::Present);
+    };
+    let target = store.blob(&digest);
+    let path = store.staged(&target);
+    let file = create_staged(&path)?;
+    Ok(BlobState::Write(Box::new(BlobWriter {
+        digest,
+        size: descriptor.size,
+        offset: 0,
+        hasher: Hasher::new(),
+        file,
+        _staged: Some(Staged(path.clone())),
+        path,
+        target,
+        added: shared.added(),
+        _lock: lock,
+    })))
 }
 
 /// The lock of a blob that is to be made; `None` if it is there.
@@ -184,6 +217,6 @@ impl BlobWriter {
                 found,
             });
         }
-        publish(&self.file, &self.path, &self.target)
+        publish(&self.file, &self.path, &self.target, &self.added)
     }
 }

@@ -14,6 +14,7 @@
 //! Who adds or uses something shares the store's lock until a record spares it, see [`Store::share`]; who removes
 //! what no record spares has it alone, see [`Store::exclude`].
 
+mod added;
 mod blob;
 mod error;
 mod layers;
@@ -30,6 +31,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use added::Added;
 pub use blob::{BlobState, BlobWriter};
 pub use error::StoreError;
 pub use new_layer::NewLayer;
@@ -58,6 +60,7 @@ pub struct Shared {
     store: Store,
     /// What is there is made again.
     renewing: bool,
+    added: Added,
     _lock: File,
 }
 
@@ -93,6 +96,7 @@ impl Store {
         Ok(Shared {
             store: self.clone(),
             renewing: false,
+            added: Added::default(),
             _lock: lock,
         })
     }
@@ -111,6 +115,11 @@ impl Store {
 
     fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// Where a file is made that gets its name when it is complete.
+    fn staged(&self, path: &Path) -> PathBuf {
+        self.staging().join(path.file_name().unwrap_or_default())
     }
 
     fn locks(&self) -> PathBuf {
@@ -148,6 +157,20 @@ impl Shared {
     /// [`StoreError::WrongSize`] when it is there, but of another size.
     pub fn blob_writer(&self, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
         blob::begin(self, descriptor)
+    }
+
+    /// As [`blob_writer`](Self::blob_writer), for a blob that is at hand as a whole: its writer begins anew, and leaves nothing
+    /// if it does not come to the end.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn whole_blob_writer(&self, descriptor: &Descriptor) -> Result<BlobState, StoreError> {
+        blob::begin_whole(self, descriptor)
+    }
+
+    /// What has been added through this value, and through writers that it gave, whenever that is asked for.
+    pub fn added(&self) -> Added {
+        self.added.clone()
     }
 
     /// Adds a blob that is in memory.
@@ -226,19 +249,12 @@ impl Shared {
         fill: impl FnOnce(&File) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         // Whoever was killed while making it has left a part of it.
-        let staged = self
-            .store
-            .staging()
-            .join(path.file_name().unwrap_or_default());
+        let staged = self.store.staged(path);
         let output = create_staged(&staged)?;
-        let filled = fill(&output).and_then(|result| {
-            publish(&output, &staged, path)?;
-            Ok(result)
-        });
-        filled.inspect_err(|_| {
-            // It is reported why, and it is truncated the next time.
-            let _ = fs::remove_file(&staged);
-        })
+        let staged = Staged(staged);
+        let result = fill(&output)?;
+        publish(&output, &staged.0, path, &self.added)?;
+        Ok(result)
     }
 
     /// Bytes of the EROFS image of a layer.
@@ -312,6 +328,17 @@ impl Shared {
     }
 }
 
+/// A file in the making. If it has not got its name when this is dropped, it is removed.
+#[derive(Debug)]
+struct Staged(PathBuf);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // What cannot be removed is truncated by the next one.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// Makes a directory for this user alone, and its name durable.
 fn make_directory(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
@@ -363,9 +390,10 @@ fn open_unfinished(path: &Path) -> Result<File, StoreError> {
 
 /// Gives a complete file its name, durably, for reading only. What had the name before had the same content, unless the disk
 /// has changed it.
-fn publish(file: &File, from: &Path, to: &Path) -> Result<(), StoreError> {
+fn publish(file: &File, from: &Path, to: &Path, added: &Added) -> Result<(), StoreError> {
     file.sync_all().map_err(failed("write", from))?;
     fs::rename(from, to).map_err(failed("create", to))?;
+    added.note(to);
     // Not before: whoever goes on with what is left under the other name must be able to write to it. That a crash
     // may leave a complete file writable takes nothing from it.
     file.set_permissions(fs::Permissions::from_mode(0o444))

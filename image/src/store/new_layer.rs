@@ -101,7 +101,7 @@ impl NewLayer<'_> {
         if !target.exists()
             && let Some(path) = &blob.path
         {
-            publish(&blob.file, path, &target)?;
+            publish(&blob.file, path, &target, &self.store.added)?;
             blob.path = None;
         }
         Ok((layer, self.hasher.finish()))

@@ -1,7 +1,7 @@
 //! Removes what no image needs.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::error::failed;
 use super::root::merged_files;
-use super::{Shared, Store, StoreError, open_lock, sync_directory};
+use super::{Added, Shared, Store, StoreError, open_lock, sync_directory};
 use crate::digest::Digest;
 
 /// The store, which nobody else uses while this lives.
@@ -60,6 +60,7 @@ impl Store {
             store: Shared {
                 store: self.clone(),
                 renewing: false,
+                added: Added::default(),
                 _lock: lock,
             },
         }
@@ -74,28 +75,14 @@ impl Exclusive {
     /// When the manifest or the configuration of one of them cannot be read: what it needs cannot be told then, and
     /// nothing is removed.
     pub fn prune(&self, images: &[Digest], partial: bool) -> Result<Pruned, StoreError> {
-        let mut blobs = HashSet::new();
-        let mut layers = HashSet::new();
-        for image in images {
-            let manifest = self.store.manifest(image)?;
-            let config = self.store.config(&manifest)?;
-            blobs.insert(OsString::from(image.hex()));
-            blobs.insert(manifest.config.digest.hex().into());
-            for layer in &manifest.layers {
-                blobs.insert(layer.descriptor.digest.hex().into());
-            }
-            for diff_id in &config.diff_ids {
-                layers.insert(Store::layer_name(diff_id).into());
-            }
-            layers.extend(merged_files(&config.diff_ids).map(OsString::from));
-        }
+        let needed = Needed::by(self, images)?;
         let store = &self.store.store;
         let mut pruned = Pruned::default();
-        let nothing = HashSet::new();
+        let nothing = Needed::default();
         let mut bytes = 0;
-        pruned.layers += sweep(&store.layers(), &layers, &mut bytes)?;
+        pruned.layers += sweep(&store.layers(), &needed, &mut bytes)?;
         pruned.layers += sweep(&store.staging(), &nothing, &mut bytes)?;
-        pruned.blobs += sweep(&store.blobs(), &blobs, &mut bytes)?;
+        pruned.blobs += sweep(&store.blobs(), &needed, &mut bytes)?;
         if partial {
             pruned.blobs += sweep(&store.partial(), &nothing, &mut bytes)?;
         }
@@ -105,21 +92,63 @@ impl Exclusive {
     }
 }
 
-/// Removes the files of a directory that are not to be kept, and returns how many.
-fn sweep(directory: &Path, keep: &HashSet<OsString>, bytes: &mut u64) -> Result<u64, StoreError> {
+/// Names of the files that images consist of: a blob is called otherwise than a file system.
+#[derive(Debug, Default)]
+pub(super) struct Needed(HashSet<OsString>);
+
+impl Needed {
+    /// What the images with these manifests need.
+    ///
+    /// # Errors
+    /// When the manifest or the configuration of one of them cannot be read.
+    pub(super) fn by(store: &Exclusive, images: &[Digest]) -> Result<Needed, StoreError> {
+        let mut names = HashSet::new();
+        for image in images {
+            let manifest = store.store.manifest(image)?;
+            let config = store.store.config(&manifest)?;
+            names.insert(OsString::from(image.hex()));
+            names.insert(manifest.config.digest.hex().into());
+            for layer in &manifest.layers {
+                names.insert(layer.descriptor.digest.hex().into());
+            }
+            for diff_id in &config.diff_ids {
+                names.insert(Store::layer_name(diff_id).into());
+            }
+            names.extend(merged_files(&config.diff_ids).map(OsString::from));
+        }
+        Ok(Needed(names))
+    }
+
+    pub(super) fn has(&self, name: &OsStr) -> bool {
+        self.0.contains(name)
+    }
+}
+
+/// Removes a file, and returns whether it was there.
+///
+/// # Errors
+/// As unlink(2).
+pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", path)(error)),
+    }
+}
+
+/// Removes the files of a directory that are not needed, and returns how many.
+fn sweep(directory: &Path, needed: &Needed, bytes: &mut u64) -> Result<u64, StoreError> {
     let mut removed = 0;
     let entries = fs::read_dir(directory).map_err(failed("read", directory))?;
     for entry in entries {
         let entry = entry.map_err(failed("read", directory))?;
-        if keep.contains(&entry.file_name()) {
+        if needed.has(&entry.file_name()) {
             continue;
         }
         let path = entry.path();
         let metadata = entry.metadata().map_err(failed("examine", &path))?;
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("remove", &path)(error)),
+        if !remove(&path)? {
+            continue;
         }
         removed += 1;
         *bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));

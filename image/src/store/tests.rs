@@ -93,6 +93,74 @@ fn what_does_not_get_its_name_can_be_written_by_whoever_goes_on() {
 }
 
 #[test]
+fn a_blob_at_hand_is_written_beside_what_was_begun() {
+    let fixture = fixture();
+    let shared = fixture.store.share().unwrap();
+    let mut writer = begin(&shared, &descriptor());
+    writer.write(&CONTENT[..5]).unwrap();
+    drop(writer);
+    let part = format!("partial/{}", descriptor().digest.hex());
+    let begin_whole = || match shared.whole_blob_writer(&descriptor()).unwrap() {
+        BlobState::Write(writer) => *writer,
+        BlobState::Present => panic!("it is there"),
+    };
+    for content in [&CONTENT[..3], b"some CONTENT"] {
+        let mut writer = begin_whole();
+        assert_eq!(writer.offset(), 0);
+        writer.write(content).unwrap();
+        writer.commit().unwrap_err();
+        assert_eq!(fixture.files(), [&*part]);
+    }
+    drop(begin_whole());
+    assert_eq!(fixture.files(), [&*part]);
+    assert_eq!(begin(&shared, &descriptor()).offset(), 5);
+    let mut writer = begin_whole();
+    writer.write(CONTENT).unwrap();
+    writer.commit().unwrap();
+    let name = format!("blobs/sha256/{}", descriptor().digest.hex());
+    assert_eq!(fixture.files(), [&*name, &*part]);
+    // When it is to stay, nobody goes on with the part any more.
+    let renewing = fixture.store.share().unwrap().renewing();
+    let other = begin(&renewing, &descriptor());
+    shared.forget_parts();
+    assert_eq!(fixture.files(), [&*name, &*part]);
+    drop(other);
+    shared.forget_parts();
+    assert_eq!(fixture.files(), [&*name]);
+}
+
+#[test]
+fn what_was_added_in_vain_goes_and_nothing_else() {
+    let fixture = fixture();
+    let before = fixture.store.share().unwrap();
+    before.add(b"before", OCI_LAYER).unwrap();
+    let mut part = begin(&before, &descriptor());
+    part.write(&CONTENT[..5]).unwrap();
+    drop((part, before));
+    let mut files = fixture.files();
+
+    let shared = fixture.store.share().unwrap();
+    let (kept, vain) = (image(&shared, b"kept"), image(&shared, b"before"));
+    let added = shared.added();
+    let mut layer = shared.new_layer(10).unwrap();
+    layer.write(b"vain").unwrap();
+    layer.finish(OCI_LAYER_GZIP).unwrap();
+    let needed = shared.manifest(&kept).unwrap();
+    drop(shared);
+    let store = fixture.store.exclude().unwrap();
+    store.take_back(&added, &[kept]).unwrap();
+    let layer = needed.layers[0].descriptor.digest;
+    files.extend(
+        [kept, needed.config.digest, layer].map(|digest| format!("blobs/sha256/{}", digest.hex())),
+    );
+    files.sort();
+    let mut found = fixture.files();
+    found.sort();
+    assert_eq!(found, files);
+    assert!(!fixture.store.blob(&vain).exists());
+}
+
+#[test]
 fn an_interrupted_blob_is_taken_up_where_it_was() {
     let fixture = fixture();
     let shared = fixture.store.share().unwrap();

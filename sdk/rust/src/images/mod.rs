@@ -5,6 +5,7 @@
 //! shared until then, so that nobody removes it. Removing goes the other way: the record goes first, then what no
 //! record needs. Whoever dies in between leaves what the next [`Images::prune`] removes, and never half of an image.
 
+mod addition;
 mod derive;
 mod error;
 mod handle;
@@ -15,7 +16,7 @@ pub(crate) mod record;
 mod resolve;
 mod selector;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,9 +24,10 @@ use std::time::SystemTime;
 
 use image::archive::{self, Format, Input, SavedImage};
 use image::progress::Silent;
-use image::store::{Pruned, Shared};
+use image::store::{Added, Pruned, Shared};
 use image::{Digest, Manifest, Progress, Reference, Store, StoreError};
 
+pub(crate) use addition::Unrecorded;
 pub(crate) use derive::Derivation;
 pub use distribution;
 pub use error::ImageError;
@@ -94,28 +96,15 @@ impl Images {
         references: &[Reference],
         progress: &dyn Progress,
     ) -> Result<ImageHandle, ImageError> {
-        let document = store.manifest(manifest)?;
-        let config = store.config(&document)?;
-        store.make_layers(&document, &config, progress)?;
-        store.make_root(&config.diff_ids)?;
-        let mut size_bytes: u64 = 0;
-        for diff_id in &config.diff_ids {
-            size_bytes = size_bytes.saturating_add(store.layer_size(diff_id)?);
-        }
-        let record = Record {
-            manifest: *manifest,
-            config: document.config.digest,
-            size_bytes,
-            created_at: SystemTime::now(),
-            references: references.to_vec(),
-        };
+        let record = complete(store, manifest, references, progress)?;
         self.database
             .change(|transaction| record::add(transaction, &record))?;
         self.find(&Selector::of_digest(manifest))
     }
 
     /// Adds the images of a directory or an archive, or only the one that is called `wanted` there. They get the
-    /// names that they have there, and `references`.
+    /// names that they have there, and `references`. If this fails nothing of them remains, as long as nobody else uses the
+    /// store; then the next [`prune`](Self::prune) removes it.
     ///
     /// # Errors
     /// [`ImageError::Archive`].
@@ -133,30 +122,39 @@ impl Images {
         for reference in references {
             check_tag(reference)?;
         }
-        let shared = self.store.share()?;
-        let loaded = archive::load(&shared, input, wanted, progress);
+        let addition = self.adding()?;
+        let loaded = archive::load(&addition.store, input, wanted, progress);
         let loaded = loaded.map_err(archive_failed(path))?;
-        let mut images = Vec::new();
-        for image in loaded {
+        let mut records = Vec::new();
+        for image in &loaded {
             let names = [&image.references[..], references].concat();
-            images.push(self.record(&shared, &image.manifest, &names, progress)?);
+            let record = complete(&addition.store, &image.manifest, &names, progress)?;
+            records.push(record);
         }
-        Ok(images)
+        self.database.change(|transaction| {
+            let mut records = records.iter();
+            records.try_for_each(|record| record::add(transaction, record))
+        })?;
+        let _store = addition.keep();
+        let images = loaded.iter();
+        images
+            .map(|image| self.find(&Selector::of_digest(&image.manifest)))
+            .collect()
     }
 
-    /// Loads the image with this digest from an archive, without the names that it has there. It gets `name`, unless that
-    /// is an archive or no name at all, or another image has it.
+    /// Loads the image with this digest from an archive, without the names that it has there; it remains to be recorded. It
+    /// gets `name` then, unless that is an archive or no name at all, or another image has it.
     ///
     /// # Errors
     /// [`ImageError::Archive`]; [`ImageError::ImageNotFound`] when it is not in the archive.
     pub(crate) fn load_exactly(
         &self,
-        store: &Shared,
         path: &Path,
         digest: &Digest,
         name: &str,
-    ) -> Result<(), ImageError> {
-        let loaded = archive::load(store, Input::Path(path), None, &Silent)
+    ) -> Result<Unrecorded<'_>, ImageError> {
+        let addition = self.adding()?;
+        let loaded = archive::load(&addition.store, Input::Path(path), None, &Silent)
             .map_err(archive_failed(PathBuf::from("The archive of the image")))?;
         if loaded.iter().all(|image| image.manifest != *digest) {
             return Err(ImageError::ImageNotFound {
@@ -167,8 +165,8 @@ impl Images {
             let taken = self.get(&name.to_string());
             name.digest().is_none() && matches!(taken, Err(ImageError::ImageNotFound { .. }))
         });
-        self.record(store, digest, name.as_slice(), &Silent)?;
-        Ok(())
+        let record = complete(&addition.store, digest, name.as_slice(), &Silent)?;
+        Ok(Unrecorded { addition, record })
     }
 
     /// Writes images to a tar archive. Those that are given by name have that name in it.
@@ -336,6 +334,16 @@ impl Images {
         }
     }
 
+    /// Removes what was added in vain, and no image needs; not if others use the store, perhaps that very thing.
+    fn take_back(&self, added: &Added) -> Result<(), ImageError> {
+        if !added.is_empty()
+            && let Some(store) = self.store.try_exclude()?
+        {
+            store.take_back(added, &self.database.read(record::manifests)?)?;
+        }
+        Ok(())
+    }
+
     fn find(&self, selector: &Selector) -> Result<ImageHandle, ImageError> {
         let found = self.database.read(|transaction| {
             if let Some(reference) = &selector.reference {
@@ -363,6 +371,30 @@ impl Images {
             }),
         }
     }
+}
+
+/// Makes the file systems of an image whose blobs are in the store. Returns what is to be recorded.
+fn complete(
+    store: &Shared,
+    manifest: &Digest,
+    references: &[Reference],
+    progress: &dyn Progress,
+) -> Result<Record, ImageError> {
+    let document = store.manifest(manifest)?;
+    let config = store.config(&document)?;
+    store.make_layers(&document, &config, progress)?;
+    store.make_root(&config.diff_ids)?;
+    let mut size_bytes: u64 = 0;
+    for diff_id in &config.diff_ids {
+        size_bytes = size_bytes.saturating_add(store.layer_size(diff_id)?);
+    }
+    Ok(Record {
+        manifest: *manifest,
+        config: document.config.digest,
+        size_bytes,
+        created_at: SystemTime::now(),
+        references: references.to_vec(),
+    })
 }
 
 /// The documents of an image that the database has.

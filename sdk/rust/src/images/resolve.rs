@@ -48,11 +48,12 @@ impl Images {
         progress: &dyn Progress,
     ) -> Result<ResolvedImage, ImageError> {
         // Before it is looked up: from then on nobody removes it.
-        let store = self.store().share()?;
+        let addition = self.adding()?;
         let manifest_digest = match source(image) {
-            Some((path, wanted)) => self.load_one(&store, path, wanted, progress)?,
+            Some((path, wanted)) => self.load_one(&addition.store, path, wanted, progress)?,
             None => *self.get(image)?.digest(),
         };
+        let store = addition.keep();
         let (manifest, config) = read(&store, &manifest_digest)?;
         let root = store
             .make_layers(&manifest, &config, progress)

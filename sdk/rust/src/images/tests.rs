@@ -22,18 +22,23 @@ fn add(archive: &mut Builder<File>, name: &str, contents: &[u8]) {
     archive.append_data(&mut header, name, contents).unwrap();
 }
 
-fn docker_archive(path: &Path, names: &[&str]) {
+/// The layer of the image of this name.
+fn layer(name: &str) -> Vec<u8> {
+    let mut layer = Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_size(name.len() as u64);
+    header.set_mode(0o644);
+    layer
+        .append_data(&mut header, "name", name.as_bytes())
+        .unwrap();
+    layer.into_inner().unwrap()
+}
+
+pub(crate) fn docker_archive(path: &Path, names: &[&str]) {
     let mut archive = Builder::new(File::create(path).unwrap());
     let mut list = Vec::new();
     for name in names {
-        let mut layer = Builder::new(Vec::new());
-        let mut header = Header::new_gnu();
-        header.set_size(name.len() as u64);
-        header.set_mode(0o644);
-        layer
-            .append_data(&mut header, "name", name.as_bytes())
-            .unwrap();
-        let layer = layer.into_inner().unwrap();
+        let layer = layer(name);
         let config = json!({
             "architecture": "amd64", "os": "linux", "config": {"Env": [format!("NAME={name}")]},
             "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer).to_string()]},
@@ -77,6 +82,19 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
+    /// The files of the store, without locks.
+    fn stored(&self) -> Vec<PathBuf> {
+        let store = self.home.images();
+        let directories = ["blobs/sha256", "layers/v1", "partial", "staging"];
+        let mut files = Vec::new();
+        for directory in directories.map(|directory| store.join(directory)) {
+            let entries = fs::read_dir(directory).unwrap();
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        files.sort();
+        files
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
@@ -209,14 +227,91 @@ fn where_an_image_was_is_not_its_name() {
         ("three", &["three"]),
     ] {
         images.remove(&digest.to_string()).unwrap();
-        let store = images.store().share().unwrap();
         let archive = fixture.at("both.tar");
-        images
-            .load_exactly(&store, &archive, &digest, name)
-            .unwrap();
-        drop(store);
+        let loaded = images.load_exactly(&archive, &digest, name).unwrap();
+        let record = |transaction: &rusqlite::Transaction<'_>| loaded.record(transaction);
+        images.database.change(record).unwrap();
+        loaded.keep();
         let image = images.get(&digest.to_string()).unwrap();
         let found: Vec<_> = image.references().iter().map(Reference::familiar).collect();
         assert_eq!(found, references, "{name}");
     }
+}
+
+/// Replaces the first `old` of an archive by as many other bytes.
+fn damage(archive: &Path, old: &[u8], new: &[u8]) {
+    let mut bytes = fs::read(archive).unwrap();
+    let mut places = bytes.windows(old.len());
+    let at = places.position(|place| place == old).unwrap();
+    bytes[at..at + old.len()].copy_from_slice(new);
+    fs::write(archive, bytes).unwrap();
+}
+
+#[test]
+fn a_load_that_fails_leaves_what_was_there() {
+    let fixture = fixture();
+    let images = Images::open(&fixture.home).unwrap();
+    let load = |name: &str| {
+        let archive = fixture.at(name);
+        images.load(Input::Path(&archive), None, &[], &Silent)
+    };
+    load("two.tar").unwrap();
+    // Somebody began to pull an image with a layer of those that follow.
+    let store = images.store().share().unwrap();
+    store.add(b"pulled", "a/type").unwrap();
+    let layer = layer("three");
+    let part = image::Descriptor::of(&layer, "a/type");
+    let image::store::BlobState::Write(mut writer) = store.blob_writer(&part).unwrap() else {
+        panic!("it is there");
+    };
+    writer.write(&layer[..600]).unwrap();
+    drop((writer, store));
+    let before = fixture.stored();
+    let begun = format!("partial/{}", part.digest.hex());
+    let begun = fixture.home.images().join(begun);
+    let check = |what: &str| {
+        assert_eq!(fixture.stored(), before, "{what}");
+        assert_eq!(fs::metadata(&begun).unwrap().len(), 600, "{what}");
+        assert_eq!(images.list().unwrap().len(), 1, "{what}");
+    };
+
+    let three = fixture.at("three.tar");
+    let names = ["one", "two", "three"];
+    let damages: [(&str, &[u8], &[u8]); 3] = [
+        ("a layer", b"three\0", b"THREE\0"),
+        ("a configuration", b"NAME=three", b"NAME=\"hree"),
+        ("a name", b"three:latest", b"three/LATEST"),
+    ];
+    for (what, old, new) in damages {
+        docker_archive(&three, &names);
+        damage(&three, old, new);
+        load("three.tar").unwrap_err();
+        check(what);
+    }
+    docker_archive(&three, &names);
+    for (prefix, behind) in [(DOCKER_ARCHIVE, ""), (DOCKER_ARCHIVE, ":four")] {
+        fixture.resolve(prefix, "three.tar", behind).unwrap_err();
+        check(behind);
+    }
+    let change = |statement: &'static str| {
+        let change = |transaction: &rusqlite::Transaction<'_>| transaction.execute(statement, []);
+        images.database.change(change).unwrap();
+    };
+    change(
+        "CREATE TRIGGER refuse BEFORE INSERT ON image_references WHEN NEW.reference LIKE '%three%'
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    load("three.tar").unwrap_err();
+    check("the last record");
+    change("DROP TRIGGER refuse");
+    // What others use they may have recorded before long.
+    let other = images.store().share().unwrap();
+    fixture
+        .resolve(DOCKER_ARCHIVE, "three.tar", "")
+        .unwrap_err();
+    assert!(fixture.stored().len() > before.len());
+    drop(other);
+    images.sweep().unwrap();
+    assert_eq!(load("three.tar").unwrap().len(), 3);
+    assert!(!begun.exists());
 }

@@ -35,7 +35,7 @@ impl Snapshots {
         let stopped = StoppedSandbox::hold(&self.home, sandbox)?;
         let staged = self.stage()?;
         let snapshot = fill(&staged, Some(name), &stopped, options, progress)?;
-        Ok(self.record(staged, snapshot, name, options.replace)?)
+        Ok(self.record(staged, snapshot, name, options.replace, None)?)
     }
 
     /// As [`create`](Self::create), as the directory `path` and without a name. Its image can be removed.

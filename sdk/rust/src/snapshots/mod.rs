@@ -39,6 +39,7 @@ pub use name::{SnapshotName, SnapshotNameError};
 use crate::database::Database;
 use crate::home::Home;
 use crate::identity::Id;
+use crate::images::Unrecorded;
 use crate::private_directory::make_private_directory;
 use descriptor::Snapshot;
 use error::failed;
@@ -178,13 +179,14 @@ impl Snapshots {
         Staged::new(&self.directory)
     }
 
-    /// Records a snapshot whose files are complete: from here on it exists.
+    /// Records a snapshot whose files are complete, and the image that came with it: from here on they exist.
     fn record(
         &self,
         staged: Staged,
         snapshot: Snapshot,
         name: &SnapshotName,
         replace: bool,
+        image: Option<Unrecorded<'_>>,
     ) -> Result<SnapshotHandle, SnapshotError> {
         enum Outcome {
             Added { replaced: Option<PathBuf> },
@@ -192,23 +194,24 @@ impl Snapshots {
             ImageMissing,
         }
         let outcome = self.database.change(|transaction| {
+            let replaced = record::by_name(transaction, name)?;
+            if replaced.is_some() && !replace {
+                return Ok(Outcome::NameTaken);
+            }
+            if let Some(image) = &image {
+                image.record(transaction)?;
+            }
             if let Some((_, image)) = &snapshot.image
                 && !record::has_image(transaction, image)?
             {
                 return Ok(Outcome::ImageMissing);
             }
-            let replaced = match replace {
-                true => record::by_name(transaction, name)?,
-                false => None,
-            };
             if let Some(replaced) = &replaced {
                 record::delete(transaction, &replaced.id)?;
             }
-            Ok(match record::insert(transaction, &snapshot, name)? {
-                true => Outcome::Added {
-                    replaced: replaced.map(|replaced| self.path(&replaced)),
-                },
-                false => Outcome::NameTaken,
+            record::insert(transaction, &snapshot, name)?;
+            Ok(Outcome::Added {
+                replaced: replaced.map(|replaced| self.path(&replaced)),
             })
         })?;
         let replaced = match outcome {
@@ -220,6 +223,9 @@ impl Snapshots {
             }
         };
         staged.finish();
+        if let Some(image) = image {
+            image.keep();
+        }
         if let Some(replaced) = replaced {
             // What cannot be removed, the next one to make a snapshot removes.
             let _ = staged::remove_left_over(&replaced);

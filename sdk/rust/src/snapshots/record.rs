@@ -8,15 +8,14 @@ use super::SnapshotName;
 use super::descriptor::Snapshot;
 use crate::identity::Id;
 
-/// Adds a snapshot that has a name; returns false if there is one of that name. Fails if its image is gone.
+/// Adds a snapshot that has a name. Fails if there is one of that name, or its image is gone.
 pub(super) fn insert(
     transaction: &Transaction<'_>,
     snapshot: &Snapshot,
     name: &SnapshotName,
-) -> rusqlite::Result<bool> {
-    let inserted = transaction.execute(
-        "INSERT INTO snapshots (id, name, descriptor, created_at) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (name) DO NOTHING",
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO snapshots (id, name, descriptor, created_at) VALUES (?1, ?2, ?3, ?4)",
         params![
             snapshot.id.as_str(),
             name.as_str(),
@@ -24,16 +23,13 @@ pub(super) fn insert(
             i64::try_from(snapshot.descriptor.created_at).unwrap_or(i64::MAX),
         ],
     )?;
-    if inserted == 0 {
-        return Ok(false);
-    }
     if let Some((_, image)) = &snapshot.image {
         transaction.execute(
             "INSERT INTO snapshot_images (snapshot_id, manifest_digest) VALUES (?1, ?2)",
             params![snapshot.id.as_str(), image.to_string()],
         )?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether an image is recorded.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Barrier;
 
 use image::Digest;
+use image::progress::Silent;
 use tar::{Builder, EntryType, Header};
 
 use super::archive::frames::FrameWriter;
@@ -13,6 +14,8 @@ use super::descriptor::tests::sample;
 use super::*;
 use crate::control::StopReason;
 use crate::error::{ErrorKind, MicrosandboxError};
+use crate::images::Images;
+use crate::images::tests::docker_archive;
 use crate::names::Name;
 use crate::registry::{Record, Registry};
 use crate::run_directory::{Claim, RunDirectory};
@@ -53,13 +56,14 @@ impl Fixture {
     fn add_image(&self) {
         self.change(
             "INSERT INTO images (manifest_digest, config_digest, size_bytes, created_at) VALUES (?1, ?1, 0, 0)",
-            &manifest().to_string(),
+            Some(&manifest().to_string()),
         );
     }
 
-    fn change(&self, statement: &str, parameter: &str) {
-        let change =
-            |transaction: &rusqlite::Transaction<'_>| transaction.execute(statement, [parameter]);
+    fn change(&self, statement: &str, parameter: Option<&str>) {
+        let change = |transaction: &rusqlite::Transaction<'_>| {
+            transaction.execute(statement, rusqlite::params_from_iter(parameter))
+        };
         self.snapshots.database.change(change).unwrap();
     }
 
@@ -593,6 +597,60 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     }
     fixture.assert_nothing_left_of_archives(0);
     fixture.load(&good).unwrap();
+}
+
+#[test]
+fn an_image_stays_only_with_the_snapshot_that_it_came_with() {
+    let fixture = fixture();
+    // What an image needs that is not there cannot be told.
+    fixture.change("DELETE FROM images", None);
+    let images = Images::open(&fixture.home).unwrap();
+    let path = fixture.home.path().join("one.tar");
+    docker_archive(&path, &["one"]);
+    let tar = contents(&path);
+    // Its digest is that by any way.
+    let loaded = images.load(image::archive::Input::Path(&path), None, &[], &Silent);
+    let digest = *loaded.unwrap()[0].digest();
+    images.remove("one").unwrap();
+    let stored = || {
+        let blobs = fs::read_dir(fixture.home.images().join("blobs/sha256"));
+        let layers = fs::read_dir(fixture.home.images().join("layers/v1"));
+        blobs.unwrap().count() + layers.unwrap().count()
+    };
+    assert_eq!((stored(), images.list().unwrap().len()), (0, 0));
+
+    let mut descriptor = sample();
+    descriptor.root = SnapshotRoot::Image {
+        reference: "uno".to_owned(),
+        manifest_digest: digest.to_string(),
+    };
+    let json = serde_json::to_vec(&descriptor).unwrap();
+    let (file, upper) = (EntryType::Regular, vec![0; 8 << 20]);
+    let mut entries: Vec<TestEntry<'_>> = vec![
+        ("snapshot.json", file, &json),
+        ("upper.img", file, &upper),
+        ("image.tar", file, &tar),
+        ("more", file, b""),
+    ];
+    fixture.load(&archive(&entries)).unwrap_err();
+    assert_eq!((stored(), images.list().unwrap().len()), (0, 0));
+    fixture.assert_nothing_left_of_archives(0);
+    entries.pop();
+    let whole = archive(&entries);
+    fixture.change(
+        "CREATE TRIGGER refuse BEFORE INSERT ON snapshots BEGIN SELECT RAISE(ABORT, 'no'); END",
+        None,
+    );
+    fixture.load(&whole).unwrap_err();
+    assert_eq!((stored(), images.list().unwrap().len()), (0, 0));
+    fixture.assert_nothing_left_of_archives(0);
+    fixture.change("DROP TRIGGER refuse", None);
+    fixture.load(&whole).unwrap();
+    assert_eq!(*images.get("uno").unwrap().digest(), digest);
+    // The second time the name is taken, and the image stays.
+    fixture.load(&whole).unwrap_err();
+    assert_eq!(*images.get("uno").unwrap().digest(), digest);
+    assert_eq!((stored(), images.list().unwrap().len()), (4, 1));
 }
 
 /// Headers that never end use no more memory than headers may.

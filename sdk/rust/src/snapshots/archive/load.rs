@@ -10,12 +10,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use image::layer::Limits;
-use image::store::Shared;
 use tar::{Archive, Entries, Entry, EntryType};
 
 use super::IMAGE;
 use super::frames::FrameReader;
-use crate::images::Images;
+use crate::images::{Images, Unrecorded};
 use crate::snapshots::descriptor::{MAX_BYTES, Snapshot};
 use crate::snapshots::error::failed;
 use crate::snapshots::integrity::{self, LayerHasher};
@@ -65,11 +64,11 @@ impl Snapshots {
         let (mut snapshot, name) = self.descriptor(&mut files, options)?;
         let upper = files.expect(artifact::UPPER)?;
         copy_upper(upper, &staged, &snapshot, &mut *progress)?;
-        let image = files.next()?;
-        // As long as the store is shared, nobody removes what is added to it and not recorded yet.
-        let _store = image
-            .map(|entry| self.load_image(entry, &staged, &snapshot, &mut *progress))
-            .transpose()?;
+        let images = Images::open(&self.home)?;
+        let image = match files.next()? {
+            Some(entry) => load_image(&images, entry, &staged, &snapshot, &mut *progress)?,
+            None => None,
+        };
         if files.next()?.is_some() {
             return Err(not_ours("it has more files than a snapshot"));
         }
@@ -78,7 +77,7 @@ impl Snapshots {
         let snapshot = Snapshot::check(snapshot.descriptor).map_err(|reason| not_ours(&reason))?;
         artifact::write(staged.path(), &snapshot)?;
         staged.sync()?;
-        self.record(staged, snapshot, &name, options.replace)
+        self.record(staged, snapshot, &name, options.replace, image)
     }
 
     /// What the snapshot says of itself, and what it is to be called.
@@ -108,29 +107,25 @@ impl Snapshots {
         }
         Ok((snapshot, name))
     }
+}
 
-    /// Adds the image of an archive to those that are here.
-    fn load_image<R: Read>(
-        &self,
-        entry: Entry<'_, R>,
-        staged: &Staged,
-        snapshot: &Snapshot,
-        progress: Progress<'_>,
-    ) -> Result<Shared, SnapshotError> {
-        check(&entry, IMAGE)?;
-        let path = staged.path().join(IMAGE);
-        copy_image(entry, &path, Limits::default().tar_bytes, progress)?;
-        let images = Images::open(&self.home)?;
-        let store = images
-            .store()
-            .share()
-            .map_err(crate::images::ImageError::from)?;
-        if let Some((name, digest)) = &snapshot.image {
-            images.load_exactly(&store, &path, digest, name)?;
-        }
-        fs::remove_file(&path).map_err(failed("remove", &path))?;
-        Ok(store)
-    }
+/// Loads the image of an archive, to be recorded with the snapshot.
+fn load_image<'i, R: Read>(
+    images: &'i Images,
+    entry: Entry<'_, R>,
+    staged: &Staged,
+    snapshot: &Snapshot,
+    progress: Progress<'_>,
+) -> Result<Option<Unrecorded<'i>>, SnapshotError> {
+    check(&entry, IMAGE)?;
+    let path = staged.path().join(IMAGE);
+    copy_image(entry, &path, Limits::default().tar_bytes, progress)?;
+    let image = match &snapshot.image {
+        Some((name, digest)) => Some(images.load_exactly(&path, digest, name)?),
+        None => None,
+    };
+    fs::remove_file(&path).map_err(failed("remove", &path))?;
+    Ok(image)
 }
 
 /// The files of an archive, one after another.
