@@ -4,6 +4,7 @@
 //! and each sandbox gets a copy of what is not a hole in it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::home::Home;
 use crate::identity::Id;
 use crate::sparse;
 use crate::volumes::make_disk_image;
+
+/// What the names of images in the making begin with.
+const NEW: &str = ".new-";
 
 /// Makes the image at `path`, where nothing is yet, with a file system of `mib` MiB. Its contents are durable.
 ///
@@ -51,15 +55,87 @@ fn template(home: &Home, mib: u32) -> Result<PathBuf, MicrosandboxError> {
         .mode(0o700)
         .create(&directory)
         .map_err(failed("create", &directory))?;
+    // Whoever has it is alone in making one, so that what others were making is left over.
+    let lock = File::open(&directory).map_err(failed("open", &directory))?;
+    lock.lock().map_err(failed("lock", &directory))?;
+    // Who waited may find it made.
+    if path.exists() {
+        return Ok(path);
+    }
+    remove_left_overs(&directory).map_err(failed("read", &directory))?;
     let id = Id::generate().map_err(failed("read", "/dev/urandom".as_ref()))?;
-    let new = directory.join(format!(".new-{}", id.as_str()));
+    let new = directory.join(format!("{NEW}{}", id.as_str()));
     let made = make_disk_image(&new, mib)
         .map_err(MicrosandboxError::from)
-        // Of several that make one, the last remains, and the others are as good.
         .and_then(|()| fs::rename(&new, &path).map_err(failed("rename", &new)));
     if made.is_err() {
-        // In nobody's way.
+        // The next one to make any image tries again.
         let _ = fs::remove_file(&new);
     }
     made.map(|()| path)
+}
+
+/// Removes the images that were being made by processes that were killed.
+fn remove_left_overs(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(NEW.as_bytes()) {
+            // In nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    fn entries(home: &Home) -> Vec<String> {
+        let entries = fs::read_dir(home.cache()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_killed_maker_left_goes_with_the_next_image() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        make(&home, &root.path().join("first"), 8).unwrap();
+        fs::write(home.cache().join(".new-0123456789abcdef"), "left").unwrap();
+        // Nothing is made for this one.
+        make(&home, &root.path().join("second"), 8).unwrap();
+        assert_eq!(entries(&home), [".new-0123456789abcdef", "upper-8.img"]);
+        make(&home, &root.path().join("third"), 9).unwrap();
+        assert_eq!(entries(&home), ["upper-8.img", "upper-9.img"]);
+    }
+
+    #[test]
+    fn nobody_takes_what_others_are_making_for_left_over() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        let sizes = [8, 9, 10, 11, 8, 9];
+        let barrier = Barrier::new(sizes.len());
+        thread::scope(|scope| {
+            for (number, mib) in sizes.into_iter().enumerate() {
+                let path = root.path().join(number.to_string());
+                let (home, barrier) = (&home, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    make(home, &path, mib).unwrap();
+                    assert_eq!(fs::metadata(path).unwrap().len(), u64::from(mib) << 20);
+                });
+            }
+        });
+        assert_eq!(
+            entries(&home),
+            ["upper-10.img", "upper-11.img", "upper-8.img", "upper-9.img"]
+        );
+    }
 }
