@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use protocol::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::error::MicrosandboxError;
 use crate::launch::{HostPath, Patch, Root, RootAccess, RootSource};
@@ -25,8 +27,15 @@ const PERMISSIONS: u32 = 0o7777;
 ///
 /// Creating the sandbox fails if something is at the path already, unless `replace` is set; `mkdir`, `append` and `remove` want
 /// it to be as they leave it.
+///
+/// As data, `mkdir` may have `replace`, and `symlink` and `copy_dir` may have `mode`, which mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "kind",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum PatchConfig {
     /// Writes a text file.
     Text {
@@ -94,6 +103,25 @@ pub enum PatchConfig {
         #[serde(default)]
         replace: bool,
     },
+}
+
+impl Serialize for PatchConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        PatchConfig::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PatchConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PatchConfig, D::Error> {
+        let mut fields = Map::deserialize(deserializer)?;
+        let meaningless = match fields.get("kind").and_then(Value::as_str) {
+            Some("mkdir") => "replace",
+            Some("symlink" | "copy_dir") => "mode",
+            _ => "",
+        };
+        fields.remove(meaningless);
+        PatchConfig::deserialize(Value::Object(fields)).map_err(D::Error::custom)
+    }
 }
 
 impl PatchConfig {
@@ -275,6 +303,8 @@ fn copy(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -327,12 +357,82 @@ mod tests {
 
     #[test]
     fn they_are_plain_data() {
-        let json = r#"[{"kind":"mkdir","path":"/app","mode":493},{"kind":"copy_file","src":"a","dst":"/a"}]"#;
-        let patches: Vec<PatchConfig> = serde_json::from_str(json).unwrap();
-        assert_eq!(patches[0].mode(), Some(0o755));
-        assert!(
-            serde_json::from_str::<Vec<PatchConfig>>(r#"[{"kind":"mkdir","path":"/a","size":1}]"#)
-                .is_err()
+        let all = json!([
+            {"kind": "text", "path": "/a", "content": "x", "mode": 0o600, "replace": true},
+            {"kind": "append", "path": "/a", "content": "x"},
+            {"kind": "mkdir", "path": "/a", "mode": 0o755},
+            {"kind": "remove", "path": "/a"},
+            {"kind": "symlink", "target": "x", "link": "/a", "replace": true},
+            {"kind": "copy_file", "src": "x", "dst": "/a", "mode": 0o600, "replace": true},
+            {"kind": "copy_dir", "src": "x", "dst": "/a", "replace": true},
+        ]);
+        let patches: Vec<PatchConfig> = serde_json::from_value(all.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&patches).unwrap(), all);
+        assert!(patches.iter().all(|patch| patch.path() == "/a"));
+        let parse = |text: &str| serde_json::from_str::<PatchConfig>(text);
+        let plain = PatchConfig::CopyFile {
+            src: "x".into(),
+            dst: "/a".into(),
+            mode: None,
+            replace: false,
+        };
+        assert_eq!(
+            parse(r#"{"dst": "/a", "src": "x", "kind": "copy_file"}"#).unwrap(),
+            plain
         );
+        for text in [r#"{"kind": "chmod", "path": "/a"}"#, r#"{"path": "/a"}"#] {
+            parse(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_option_that_means_nothing_is_ignored_and_others_are_refused() {
+        let (nothing, refused) = (Some(true), Some(false));
+        // `mode`, and `replace`; `None` are those that count.
+        for (patch, mode, replace) in [
+            (
+                json!({"kind": "text", "path": "/a", "content": ""}),
+                None,
+                None,
+            ),
+            (
+                json!({"kind": "append", "path": "/a", "content": ""}),
+                refused,
+                refused,
+            ),
+            (json!({"kind": "mkdir", "path": "/a"}), None, nothing),
+            (json!({"kind": "remove", "path": "/a"}), refused, refused),
+            (
+                json!({"kind": "symlink", "target": "x", "link": "/a"}),
+                nothing,
+                None,
+            ),
+            (
+                json!({"kind": "copy_file", "src": "x", "dst": "/a"}),
+                None,
+                None,
+            ),
+            (
+                json!({"kind": "copy_dir", "src": "x", "dst": "/a"}),
+                nothing,
+                None,
+            ),
+        ] {
+            let parse = |value: &Value| serde_json::from_value::<PatchConfig>(value.clone()).ok();
+            let plain = parse(&patch).unwrap();
+            for (key, value, meaning) in [
+                ("mode", json!(0o700), mode),
+                ("replace", json!(true), replace),
+                ("size", json!(1), refused),
+            ] {
+                let mut with = patch.clone();
+                with[key] = value;
+                match meaning {
+                    None => assert!(parse(&with).unwrap() != plain, "{with}"),
+                    Some(true) => assert_eq!(parse(&with), Some(plain.clone()), "{with}"),
+                    Some(false) => assert_eq!(parse(&with), None, "{with}"),
+                }
+            }
+        }
     }
 }
