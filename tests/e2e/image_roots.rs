@@ -21,6 +21,7 @@ fn load_demo(home: &Home) {
         "WorkingDir": "/srv/app",
         "User": "nobody",
         "Volumes": { "/data": {} },
+        "Labels": { "tier": "demo", "sandbox.tier": "demo" },
     });
     let image = DockerImage::new("demo", config)
         .layer(|layer| {
@@ -182,6 +183,8 @@ fn changes_are_the_sandboxs_own() {
         let created = home.msb(["create", "--name", name, "--user=root", "-m128M", "demo"]);
         assert_eq!(created.code(), 0, "{}", created.errors());
     }
+    let labelled = home.msb(["ls", "-q", "--label=tier=demo"]);
+    assert_eq!(labelled.lines().len(), 2, "{}", labelled.text());
     home.exec_shell(
         "one",
         "echo changed >/a; rm /c; mkdir /new; mkdir -p /tmp/kept",

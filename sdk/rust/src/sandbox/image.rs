@@ -8,6 +8,7 @@ use image::manifest::ContainerConfig;
 use image::progress::Silent;
 use image::store::RootDisk;
 
+use super::validate::check_label;
 use super::{SandboxConfig, StopSignal};
 use crate::error::MicrosandboxError;
 use crate::home::Home;
@@ -69,9 +70,15 @@ pub(super) fn take_image(
     Ok(Some(found))
 }
 
-/// Takes over what an image says of the sandboxes that are made of it: the environment, the user, the working directory, the
-/// entry point and the signal that stops it, each unless `config` has its own.
+/// Takes over what an image says of the sandboxes that are made of it: the environment, the labels, the user, the working
+/// directory, the entry point and the signal that stops it, each unless `config` has its own.
 fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
+    // A label that sandboxes cannot have is no reason not to run the image.
+    for (key, value) in &image.labels {
+        if check_label(key).is_ok() && !config.labels.contains_key(key) {
+            config.labels.insert(key.clone(), value.clone());
+        }
+    }
     for (key, value) in image_environment(image) {
         if !config.env.contains_key(key) {
             config.env.insert(key.to_owned(), value.to_owned());
@@ -242,6 +249,9 @@ mod tests {
         let image = ContainerConfig {
             user: "daemon".into(),
             env: vec!["A=image".into(), "B=image=x".into(), "broken".into()],
+            labels: ["a", "b", "", "sandbox.a", "microsandbox.a", "service.a"]
+                .map(|key| (key.to_owned(), "image".to_owned()))
+                .into(),
             entrypoint: vec!["/entry".into()],
             working_dir: "srv".into(),
             stop_signal: Some("SIGQUIT".into()),
@@ -249,8 +259,12 @@ mod tests {
         };
         let mut config = SandboxConfig::new("box", "alpine");
         config.env.insert("A".into(), "user".into());
+        config.labels.insert("a".into(), "user".into());
         config.user = Some("root".into());
         apply(&mut config, &image);
+        let labels = [("a", "user"), ("b", "image")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(config.labels, labels.into());
         assert_eq!(config.env["A"], "user");
         assert_eq!(config.env["B"], "image=x");
         assert_eq!(config.env.len(), 2);

@@ -106,21 +106,25 @@ fn check_upper(config: &SandboxConfig) -> Result<(), MicrosandboxError> {
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), MicrosandboxError> {
-    for key in labels.keys() {
-        if key.is_empty() {
-            return Err(invalid("labels", "the key of a label is empty"));
-        }
-        if let Some(prefix) = RESERVED_PREFIXES
-            .iter()
-            .find(|prefix| key.starts_with(*prefix))
-        {
-            return Err(invalid(
-                "labels",
-                format!("the key {key:?} begins with {prefix:?}, which is reserved"),
-            ));
-        }
+    let mut keys = labels.keys();
+    keys.try_for_each(|key| check_label(key).map_err(|reason| invalid("labels", reason)))
+}
+
+/// Whether a label may have this key.
+///
+/// # Errors
+/// Why it may not.
+pub(super) fn check_label(key: &str) -> Result<(), String> {
+    if key.is_empty() {
+        return Err("the key of a label is empty".to_owned());
     }
-    Ok(())
+    let mut prefixes = RESERVED_PREFIXES.iter();
+    match prefixes.find(|prefix| key.starts_with(*prefix)) {
+        Some(prefix) => Err(format!(
+            "the key {key:?} begins with {prefix:?}, which is reserved"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_env(field: &str, env: &BTreeMap<String, String>) -> Result<(), MicrosandboxError> {
