@@ -278,6 +278,19 @@ fn who_is_logged_in_is_listed_without_what_is_secret() {
     );
 }
 
+#[test]
+fn what_is_here_under_the_name_of_an_image_is_told_of() {
+    let user = User::new();
+    fs::create_dir(user.path().join("debian")).unwrap();
+    let mut run = user.msb(&["run", "--kernel=/dev/null", "debian", "true"]);
+    let output = run.current_dir(user.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let errors = text(&output.stderr);
+    for hint in ["./debian", "`msb pull debian`", "--pull always"] {
+        assert!(errors.contains(hint), "{errors}");
+    }
+}
+
 /// The kernel is none, so no machine starts: what is shown is what comes before.
 #[test]
 fn a_sandbox_pulls_what_is_missing_if_it_may() {

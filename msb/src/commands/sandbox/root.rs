@@ -184,7 +184,9 @@ impl RootArguments {
         }
         let found = found.with_context(cannot);
         let image = match Path::new(name).exists() {
-            true => found.hint(format!("a path begins with ./ as in ./{name}"))?,
+            true => found.hint(format!(
+                "there is a {name} in this directory, which is used as ./{name}; `msb pull {name}` gets the image, as does --pull always"
+            ))?,
             false => found.hint("`msb image ls` lists the images that are here; `msb image load` and `msb pull` get others")?,
         };
         if self.root_rw {
