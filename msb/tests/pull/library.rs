@@ -5,11 +5,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use microsandbox::Microsandbox;
 use microsandbox::images::distribution::Secret;
 use microsandbox::images::image::Digest;
 use microsandbox::images::{Images, PullPolicy, RegistryAuth};
 use microsandbox::sandbox::{RootAccessConfig, SandboxBuilder};
+use microsandbox::{ErrorKind, Microsandbox};
 
 use crate::User;
 use crate::registry::{PASSWORD, Registry, USER};
@@ -81,6 +81,23 @@ fn a_policy_says_when_a_registry_is_asked_what_a_tag_is() {
     // Its layers are those of the other, and are here.
     assert_eq!(registry.blobs_sent() - sent, 1);
     assert_eq!(image(PullPolicy::IfMissing), Some(second));
+}
+
+#[test]
+fn an_image_is_pulled_if_it_is_missing_unless_that_is_never_to_be() {
+    let registry = Registry::start();
+    let user = User::new();
+    let microsandbox = sandboxes(&user, &registry);
+    let builder = || builder(&microsandbox, &registry, PASSWORD);
+    let never = builder().pull_policy(PullPolicy::Never);
+    let error = block_on(never.create()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ImageNotFound, "{error}");
+    assert_eq!(registry.blobs_sent(), 0);
+    // What a builder says by itself.
+    let first = registry.digest();
+    assert_eq!(image_of(builder(), &user, &registry), Some(first));
+    registry.move_tag();
+    assert_eq!(image_of(builder(), &user, &registry), Some(first));
 }
 
 #[test]

@@ -347,6 +347,24 @@ fn a_certificate_must_be_vouched_for() {
 }
 
 #[test]
+fn elsewhere_nobody_is_spoken_to_without_tls_unless_that_is_asked_for() {
+    let registry = Registry::start_open();
+    let user = User::new();
+    let pull = |options: &[&str]| {
+        let mut pull = user.msb(&["pull", "-q"]);
+        pull.args(options).arg(registry.image_elsewhere());
+        pull.output().unwrap()
+    };
+    let refused = pull(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(registry.blobs_sent(), 0);
+    let pulled = pull(&["--insecure"]);
+    assert!(pulled.status.success(), "{pulled:?}");
+    assert_eq!(text(&pulled.stdout), format!("{}\n", registry.digest()));
+    assert_eq!(registry.blobs_sent(), 5);
+}
+
+#[test]
 fn no_password_is_shown_or_given_as_an_argument() {
     let registry = Registry::start();
     let user = User::new();
@@ -474,6 +492,38 @@ fn registries_are_asked_through_the_proxy_and_this_machine_is_not() {
         assert!(errors.contains("connection refused"), "{errors}");
     }
     assert!(proxy.accept().is_err(), "the proxy was asked");
+}
+
+/// The proxy and the registry are one here, and how it is spoken to tells what it is taken for.
+#[test]
+fn no_proxy_names_registries_that_are_asked_directly() {
+    let user = User::new();
+    let asked = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = asked.local_addr().unwrap();
+    let first_byte = |image: &str, variable: &str, excepted: &str| {
+        let mut pull = user.msb(&["pull", image]);
+        for variable in ["no_proxy", "NO_PROXY"] {
+            pull.env_remove(variable);
+        }
+        pull.env("HTTPS_PROXY", format!("http://{address}"))
+            .env(variable, excepted);
+        let _pull = Killed(pull.stderr(Stdio::null()).spawn().unwrap());
+        let (mut connection, _) = asked.accept().unwrap();
+        let mut byte = [0];
+        connection.read_exact(&mut byte).unwrap();
+        byte[0]
+    };
+    // Linux takes a connection to 0.0.0.0 for one to itself.
+    let image = format!("0.0.0.0:{}/box", address.port());
+    // CONNECT, or a record with a handshake (RFC 8446, section 5.1).
+    let (through, directly) = (b'C', 22);
+    for variable in ["no_proxy", "NO_PROXY"] {
+        let excepted = "example.org,0.0.0.0";
+        assert_eq!(first_byte(&image, variable, excepted), directly);
+        assert_eq!(first_byte(&image, variable, "example.org"), through);
+        let other = "registry.example.org.example.com/box";
+        assert_eq!(first_byte(other, variable, "example.org"), through);
+    }
 }
 
 /// Ends it when the test does.

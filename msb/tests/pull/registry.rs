@@ -26,18 +26,32 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts one with the image `box` in it.
+    /// Starts one with the image `box` in it, for who has the password.
     pub(crate) fn start() -> Registry {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         certificates(at);
         fs::write(at.join("htpasswd"), PASSWORD_LINE).unwrap();
+        let registry = Registry::serve(directory, PRIVATE);
+        registry.put("latest");
+        registry
+    }
+
+    /// Starts one with the image `box` in it, for everybody, without TLS.
+    pub(crate) fn start_open() -> Registry {
+        let registry = Registry::serve(tempfile::tempdir().unwrap(), "");
+        registry.put("latest");
+        registry
+    }
+
+    fn serve(directory: tempfile::TempDir, privacy: &str) -> Registry {
+        let at = directory.path();
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
-        fs::write(at.join("registry.yml"), configuration(at, port)).unwrap();
+        fs::write(at.join("registry.yml"), configuration(port, privacy)).unwrap();
         let mut process = Command::new("docker-registry")
             .args(["serve", "registry.yml"])
             .current_dir(at)
@@ -58,13 +72,17 @@ impl Registry {
         );
         // It must not wait for somebody who reads what it says.
         std::thread::spawn(move || lines.for_each(drop));
-        registry.fill();
         registry
     }
 
     /// Host and port.
     pub(crate) fn name(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The image where it is not seen that this machine has it: Linux takes a connection to 0.0.0.0 for one to itself.
+    pub(crate) fn image_elsewhere(&self) -> String {
+        format!("0.0.0.0:{}/box:latest", self.port)
     }
 
     pub(crate) fn image(&self) -> String {
@@ -94,11 +112,6 @@ impl Registry {
         digest("moved")
     }
 
-    /// Puts the image there.
-    fn fill(&self) {
-        self.put("latest");
-    }
-
     /// Gives the image's name to what is `tag` in the layout.
     fn put(&self, tag: &str) {
         let target = format!("docker://{}", self.image());
@@ -109,6 +122,8 @@ impl Registry {
             "copy",
             "--dest-cert-dir",
             ".",
+            // It is on this machine, where one without TLS is found.
+            "--dest-tls-verify=false",
             "--dest-creds",
         ];
         let arguments = [&arguments[..], &[&credentials, &source, &target]].concat();
@@ -186,24 +201,27 @@ impl Drop for Registry {
     }
 }
 
-fn configuration(at: &Path, port: u16) -> String {
-    let at = at.display();
+/// How the configuration of a registry goes on that is not open to everybody, after what is in `http`.
+const PRIVATE: &str = "  tls:
+    certificate: server.pem
+    key: server-key.pem
+auth:
+  htpasswd:
+    realm: test
+    path: htpasswd
+";
+
+/// Of one that runs in the directory where its files are.
+fn configuration(port: u16, privacy: &str) -> String {
     format!(
         "version: 0.1
 storage:
   filesystem:
-    rootdirectory: {at}/storage
-auth:
-  htpasswd:
-    realm: test
-    path: {at}/htpasswd
+    rootdirectory: storage
 http:
   addr: 127.0.0.1:{port}
   secret: secret
-  tls:
-    certificate: {at}/server.pem
-    key: {at}/server-key.pem
-"
+{privacy}"
     )
 }
 

@@ -173,7 +173,111 @@ fn healthcheck(check: &Healthcheck) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use microsandbox::home::Home;
+    use microsandbox::images::image::Descriptor;
+    use microsandbox::images::image::archive::Input;
+    use microsandbox::images::image::manifest::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+    use microsandbox::images::image::progress::Silent;
+    use serde_json::json;
+
     use super::*;
+
+    /// A layout with an image that has one empty layer and this configuration.
+    fn layout(folder: &Path, config: &serde_json::Value) {
+        let blobs = folder.join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let blob = |content: &[u8], media_type: &str| {
+            let described = Descriptor::of(content, media_type);
+            fs::write(blobs.join(described.digest.hex()), content).unwrap();
+            described
+        };
+        let layer = blob(&[0; 1024], OCI_LAYER);
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": config, "author": "somebody",
+            "created": "2024-01-02T03:04:05Z",
+            "rootfs": {"type": "layers", "diff_ids": [layer.digest.to_string()]},
+        });
+        let config = blob(config.to_string().as_bytes(), OCI_CONFIG);
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+        let manifest = blob(manifest.to_string().as_bytes(), OCI_MANIFEST);
+        let mut entry = serde_json::to_value(manifest).unwrap();
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": "x:1"});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]});
+        fs::write(folder.join("index.json"), index.to_string()).unwrap();
+        fs::write(
+            folder.join("oci-layout"),
+            r#"{"imageLayoutVersion":"1.0.0"}"#,
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn there_is_a_line_for_each_thing_that_an_image_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layout");
+        layout(
+            &path,
+            &json!({
+                "User": "daemon:adm", "WorkingDir": "/srv", "Env": ["A=b", "C=d"],
+                "Entrypoint": ["/entry"], "Cmd": ["a b", "c"], "StopSignal": "SIGQUIT",
+                "Volumes": {"/data": {}, "/more": {}}, "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
+                "Healthcheck": {"Test": ["CMD", "true"], "Retries": 2}, "Labels": {"k": "v\u{1b}"},
+            }),
+        );
+        let images = Images::open(&Home::at(folder.path().join("home"))).unwrap();
+        images.load(Input::Path(&path), None, &[], &Silent).unwrap();
+        let text = describe(&details(images.inspect("x:1").unwrap()));
+        let said = text.lines().filter(|line| {
+            let when_or_what = [
+                "digest: ",
+                "here since: ",
+                "size: ",
+                "download: ",
+                "layers: ",
+            ];
+            !when_or_what.iter().any(|title| line.starts_with(title))
+        });
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            [
+                "name: x:1",
+                "platform: linux/amd64",
+                "made: 2024-01-02T03:04:05Z",
+                "author: somebody",
+                "entrypoint: [\"/entry\"]",
+                "cmd: [\"a b\",\"c\"]",
+                "user: daemon:adm",
+                "workdir: /srv",
+                "env: A=b",
+                "env: C=d",
+                "volumes: /data",
+                "volumes: /more",
+                "ports: 53/udp",
+                "ports: 80/tcp",
+                "stop signal: SIGQUIT",
+                "healthcheck: [\"CMD\",\"true\"], retries 2",
+                "labels: k=v ",
+            ],
+            "{text}"
+        );
+        // What is not said has no line.
+        layout(&path, &json!({}));
+        images.load(Input::Path(&path), None, &[], &Silent).unwrap();
+        let text = describe(&details(images.inspect("x:1").unwrap()));
+        for title in [
+            "user",
+            "workdir",
+            "volumes",
+            "ports",
+            "stop signal",
+            "healthcheck",
+        ] {
+            assert!(!text.contains(&format!("{title}:")), "{text}");
+        }
+    }
 
     #[test]
     fn a_healthcheck_is_one_line_with_all_that_is_said() {
