@@ -233,6 +233,43 @@ fn refusals_are_told_apart_and_only_passing_ones_repeated() {
     }
 }
 
+/// What is refused, and by whom: a server of tokens, or a registry that has given the manifest already.
+#[test]
+fn tokens_and_blobs_are_refused_as_manifests_are() {
+    for (status, requests) in [(403, 1), (404, 1), (429, 5), (500, 5)] {
+        let refusal = move || Answer {
+            status,
+            ..Answer::ok(r#"{"errors":[{"code":"SOME_CODE","message":"m"}]}"#)
+        };
+        let tokens = Server::start(move |request| {
+            if request.target.starts_with("/token") {
+                return refusal();
+            }
+            let host = request.header("host").unwrap();
+            let challenge = format!(r#"Bearer realm="http://{host}/token",service="here""#);
+            Answer::status(401).with("www-authenticate", challenge)
+        });
+        let image = Image::new(1);
+        let blobs = faulty_layer(&image, move |_, _, _| Some(refusal()));
+        let layer = Digest::of(&image.layers[0]).to_string();
+        for (server, refused) in [(&tokens, "/token"), (&blobs, &*layer)] {
+            let puller = Puller::new();
+            let error = registry_error(puller.pull(&reference(server)));
+            let fits = match status {
+                403 => matches!(error, RegistryError::Denied { .. }),
+                404 => matches!(error, RegistryError::NotFound { .. }),
+                429 => matches!(error, RegistryError::TooManyRequests { .. }),
+                _ => error
+                    .to_string()
+                    .ends_with(&format!("status {status} (SOME_CODE)")),
+            };
+            assert!(fits, "{refused} {status}: {error}");
+            assert_eq!(server.count(refused), requests, "{refused} {status}");
+            assert!(!puller.has(&image));
+        }
+    }
+}
+
 #[test]
 fn a_registry_says_when_to_come_back() {
     let image = Image::new(1);
