@@ -5,17 +5,22 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs::{self, File, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use image::archive::{self, Input};
 use image::progress::Silent;
 use image::{Digest, Store};
 use serde_json::json;
 
+/// Roles in which the program loads an archive: as a file, as a compressed one, and through a pipe.
+const LOADS: [&str; 3] = ["load", "load-compressed", "load-piped"];
 /// How often processes are killed.
 const ROUNDS: u64 = 40;
 /// Layers of the image.
@@ -28,7 +33,7 @@ const ORDINARY_USER: u32 = 1000;
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
     match &arguments[..] {
-        [_, role, folder] if role == "load" => return load(Path::new(folder)),
+        [_, role, folder] if LOADS.contains(&&**role) => return load(role, Path::new(folder)),
         [_, role, folder] if role == "prune" => return prune(Path::new(folder)),
         _ => {}
     }
@@ -46,11 +51,17 @@ fn main() {
 }
 
 /// Loads the archive of a folder into its store.
-fn load(folder: &Path) {
+fn load(role: &str, folder: &Path) {
     let store = Store::open(folder.join("images")).unwrap();
     let shared = store.share().unwrap();
     let archive = folder.join("archive.tar");
-    let loaded = match archive::load(&shared, Input::Path(&archive), None, &Silent) {
+    let compressed = folder.join("archive.tar.gz");
+    let input = match role {
+        "load-compressed" => Input::Path(&compressed),
+        "load-piped" => Input::Open(piped(&archive)),
+        _ => Input::Path(&archive),
+    };
+    let loaded = match archive::load(&shared, input, None, &Silent) {
         Ok(loaded) => loaded,
         Err(error) => {
             let mut text = error.to_string();
@@ -64,6 +75,15 @@ fn load(folder: &Path) {
         }
     };
     check_image(&shared, &loaded[0].manifest);
+}
+
+/// A file as a pipe.
+fn piped(path: &Path) -> File {
+    let mut file = File::open(path).unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // Whoever reads may not want all of it.
+    std::thread::spawn(move || std::io::copy(&mut file, &mut writer));
+    File::from(OwnedFd::from(reader))
 }
 
 /// All of an image is there while the store is shared.
@@ -105,6 +125,11 @@ fn folder() -> tempfile::TempDir {
     let list = json!([{"Config": "config.json", "RepoTags": ["x:1"], "Layers": names}]);
     append(&mut archive, "manifest.json", list.to_string().as_bytes());
     archive.finish().unwrap();
+    let mut archive = File::open(folder.path().join("archive.tar")).unwrap();
+    let compressed = File::create(folder.path().join("archive.tar.gz")).unwrap();
+    let mut encoder = GzEncoder::new(compressed, Compression::fast());
+    std::io::copy(&mut archive, &mut encoder).unwrap();
+    encoder.finish().unwrap();
     folder
 }
 
@@ -270,39 +295,44 @@ fn at_once() {
     }
 }
 
-/// The disk is full at each stage: when the store is made, in a blob, in a layer; until there is room enough.
+/// The disk is full at each stage: when the store is made, in a copy of the archive, in a blob, in a layer; until there is
+/// room enough.
 fn full_disk() {
-    let folder = folder();
-    let folder = folder.path();
-    let images = folder.join("images");
-    fs::create_dir(&images).unwrap();
-    for (failures, kilobytes) in (0..40).map(|step| 16 + step * 512).enumerate() {
-        let script = format!(
-            "mount -t tmpfs -o size={kilobytes}k none '{0}'
-            status=0; \"$1\" load '{1}' || status=$?
-            mkdir '{1}/left'; cp -r '{0}/.' '{1}/left/images'
-            exit $status",
-            images.display(),
-            folder.display(),
-        );
-        let output = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        let left = folder.join("left");
-        check_names(&left);
-        assert_eq!(files(&left, "staging").len(), 0, "{kilobytes}");
-        fs::remove_dir_all(&left).unwrap();
-        if output.status.success() {
-            assert!(failures > 4, "the disk was never full");
-            return;
-        }
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            error.contains("No space left on device"),
-            "{kilobytes}: {error}"
-        );
+    for role in LOADS {
+        let folder = folder();
+        let folder = folder.path();
+        fs::create_dir(folder.join("images")).unwrap();
+        let steps = (0..60).map(|step| 16 + step * 512);
+        let failures = steps
+            .take_while(|kilobytes| is_too_small(role, folder, *kilobytes))
+            .count();
+        assert!(failures > 4, "{role}: the disk was never full");
+        assert!(failures < 60, "{role}: there was never room enough");
     }
-    panic!("there was never room enough");
+}
+
+/// Whether an archive cannot be loaded with so much room for the store, of which nothing broken is left then.
+fn is_too_small(role: &str, folder: &Path, kilobytes: u32) -> bool {
+    let script = format!(
+        "mount -t tmpfs -o size={kilobytes}k none '{0}/images'
+        status=0; \"$1\" {role} '{0}' || status=$?
+        mkdir '{0}/left'; cp -r '{0}/images/.' '{0}/left/images'
+        exit $status",
+        folder.display(),
+    );
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let left = folder.join("left");
+    check_names(&left);
+    assert_eq!(files(&left, "staging").len(), 0, "{role} {kilobytes}");
+    fs::remove_dir_all(&left).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() || error.contains("No space left on device"),
+        "{role} {kilobytes}: {error}"
+    );
+    !output.status.success()
 }

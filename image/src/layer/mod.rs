@@ -71,9 +71,10 @@ pub fn convert(
 pub(crate) fn decompress<E: From<LayerError>>(
     file: impl Read + Send,
     compression: Compression,
+    limits: &Limits,
     mut take: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (source, stream) = stream::stream(&Limits::default());
+    let (source, stream) = stream::stream(limits);
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("decompress".to_owned())
