@@ -23,6 +23,10 @@ const BLOCK_BYTES: usize = BLOCK as usize;
 /// What is shared is named by its number; an inode has room for so many.
 const SHARED_MAX: usize = 255;
 
+/// Bytes behind the last inode: fsck.erofs of erofs-utils 1.5 reads what would be the header of extended attributes also where
+/// there are none, and fails at the end of the image.
+const BEHIND_INODES: u64 = SLOT;
+
 /// Slots of the device table that are enough for every image, and far from what its 16 bits can count.
 const DEVICES_MAX: usize = 1000;
 
@@ -182,7 +186,8 @@ impl Plan {
 
     /// The block behind everything, if it begins with this one.
     fn end(&self, first: u32) -> Result<u32, ErofsError> {
-        let blocks = self.content_blocks + self.shared_blocks() + self.inode_bytes.div_ceil(BLOCK);
+        let inodes = (self.inode_bytes + BEHIND_INODES).div_ceil(BLOCK);
+        let blocks = self.content_blocks + self.shared_blocks() + inodes;
         u32::try_from(u64::from(first) + blocks).map_err(|_| ErofsError::TooLarge)
     }
 
@@ -230,6 +235,8 @@ impl Plan {
                 blocks.append(&content)?;
             }
         }
+        let end = start + self.inode_bytes + BEHIND_INODES;
+        blocks.append_zeros(end - blocks.position())?;
         blocks.next_block()?;
         Ok(())
     }
