@@ -10,7 +10,7 @@ from statistics import median
 
 import oci_images
 import peers
-from sandboxes import NOTHING, Program, milliseconds, programs
+from sandboxes import NOTHING, Program, milliseconds, programs, shuffled
 from tables import table
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
@@ -56,7 +56,7 @@ def _starts(kinds: dict[str, Program]) -> None:
     for program in kinds.values():
         oci_images.run(program, *NOTHING)
     for _ in range(ROUNDS):
-        for name, program in kinds.items():
+        for name, program in shuffled(kinds):
             times[name].append(oci_images.run(program, *NOTHING))
     ours = median(times[f"{peers.MSB}, folder"])
     rows = [(name, [*milliseconds(taken), f"{median(taken) / ours:.2f}"]) for name, taken in times.items()]
@@ -66,7 +66,7 @@ def _starts(kinds: dict[str, Program]) -> None:
 def _first_reads(kinds: dict[str, Program]) -> None:
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(ROUNDS):
-        for name, program in kinds.items():
+        for name, program in shuffled(kinds):
             speeds[name].append(_first_read(program))
     ours = median(speeds[f"{peers.MSB}, 1 layer"])
     rows = []

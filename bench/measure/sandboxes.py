@@ -1,6 +1,7 @@
 """Sandboxes that stay: how each program creates, uses and ends them."""
 
 import os
+import random
 import subprocess
 import time
 from collections.abc import Sequence
@@ -76,6 +77,14 @@ def programs(folder: Path) -> list[Program]:
     else:
         print("(microsandbox could not be had from PyPI and is left out)")
     return found
+
+
+def shuffled(kinds: dict[str, Program]) -> list[tuple[str, Program]]:
+    """All of them in another order each time. What ran before counts: an emulator translates a guest's kernel slower where it has
+    translated one before, so whoever comes after another program's guest would be ahead."""
+    order = list(kinds.items())
+    random.shuffle(order)
+    return order
 
 
 def milliseconds(seconds: Sequence[float]) -> list[str]:
