@@ -10,12 +10,10 @@ use bytes::Bytes;
 use protocol::{
     Exit, Failure, FrameError, GuestMessage, HostMessage, INITIAL_STDIN_CREDIT, MAX_DATA, Started,
 };
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::connection::{Connection, Reader, encoded};
+use super::connection::{Connection, HangUp, Reader, Writer, encoded};
 
 /// Messages that wait for somebody to take them, each at most a frame.
 const EVENTS: usize = 16;
@@ -58,12 +56,14 @@ pub(crate) enum ChannelError {
     Unexpected,
 }
 
-/// A session. Dropping it ends the connection.
+/// A session. Dropping it ends the connection, before anything that comes after: who comes back to the session then is not
+/// in its own way.
 #[derive(Debug)]
 pub(crate) struct Channel {
     events: mpsc::Receiver<Result<Event, ChannelError>>,
     sender: Sender,
     tasks: [JoinHandle<()>; 2],
+    _hang_up: HangUp,
 }
 
 /// Sends to a session.
@@ -93,6 +93,7 @@ impl Channel {
             Opening::Machine => 0,
         };
         let credit = Arc::new(Semaphore::new(credit));
+        let hang_up = connection.hang_up();
         let Connection { reader, writer } = connection;
         let reading = Reading {
             reader,
@@ -107,6 +108,7 @@ impl Channel {
             events: received,
             sender: Sender { frames, credit },
             tasks,
+            _hang_up: hang_up,
         }
     }
 
@@ -130,7 +132,6 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // Each owns one half of the connection.
         for task in &self.tasks {
             task.abort();
         }
@@ -242,9 +243,9 @@ impl Reading {
 }
 
 /// The task that writes. A connection that is broken ends it silently: the reading task sees the same.
-async fn send_all(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+async fn send_all(writer: Writer, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
-        if writer.write_all(&frame).await.is_err() {
+        if writer.send(&frame).await.is_err() {
             return;
         }
     }

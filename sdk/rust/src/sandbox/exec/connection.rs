@@ -1,18 +1,19 @@
 //! Frames over a connection, asynchronously.
 
 use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use protocol::{FrameDecoder, FrameError};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 /// A connection that carries frames.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(super) reader: Reader,
-    pub(super) writer: OwnedWriteHalf,
+    pub(super) writer: Writer,
 }
 
 impl Connection {
@@ -22,10 +23,10 @@ impl Connection {
 
     /// One of which `decoder` has read already.
     pub(crate) fn with(stream: UnixStream, decoder: FrameDecoder) -> Connection {
-        let (stream, writer) = stream.into_split();
+        let stream = Arc::new(stream);
         Connection {
+            writer: Writer(Arc::clone(&stream)),
             reader: Reader { stream, decoder },
-            writer,
         }
     }
 
@@ -33,8 +34,48 @@ impl Connection {
     ///
     /// # Errors
     /// As write(2).
-    pub(crate) async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.writer.write_all(frames).await
+    pub(crate) async fn send(&self, frames: &[u8]) -> io::Result<()> {
+        self.writer.send(frames).await
+    }
+
+    /// What ends it.
+    pub(super) fn hang_up(&self) -> HangUp {
+        HangUp(Arc::clone(&self.reader.stream))
+    }
+}
+
+/// Ends a connection when it is dropped, at once and on both sides: whoever else has the socket open for a while, as a
+/// child does between fork(2) and execve(2), does not keep it from ending.
+#[derive(Debug)]
+pub(super) struct HangUp(Arc<UnixStream>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        // Fails when the other side is gone already.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// The writing side.
+#[derive(Debug)]
+pub(super) struct Writer(Arc<UnixStream>);
+
+impl Writer {
+    /// Sends frames that [`encoded`] made.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub(super) async fn send(&self, mut frames: &[u8]) -> io::Result<()> {
+        while !frames.is_empty() {
+            self.0.writable().await?;
+            match self.0.try_write(frames) {
+                Ok(count) => frames = frames.get(count..).unwrap_or_default(),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -51,7 +92,7 @@ pub(crate) fn encoded<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> 
 /// The reading side.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    stream: OwnedReadHalf,
+    stream: Arc<UnixStream>,
     decoder: FrameDecoder,
 }
 
@@ -80,7 +121,7 @@ impl Reader {
 }
 
 /// Reads what has arrived, and does not wait.
-struct Now<'s>(&'s OwnedReadHalf);
+struct Now<'s>(&'s UnixStream);
 
 impl Read for Now<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -19,6 +19,7 @@ pub use stdin::StdinWriter;
 pub(crate) use execution::lost;
 pub(crate) use refusal::refused;
 
+use std::net::Shutdown;
 use std::time::Duration;
 
 use protocol::{Hello, HostMessage, Stage};
@@ -126,7 +127,12 @@ impl Sandbox {
         let exec = options.request(self.config(), program)?;
         self.machine().check_not_paused()?;
         match self.open_kept(ControlRequest::Run(Box::new(exec))).await? {
-            Some(session) => Ok(session.opened.session),
+            Some(session) => {
+                // Closing the socket would do, but not while a child of another thread still has it, between fork(2) and
+                // execve(2). Fails when the machine is gone already.
+                let _ = session.stream.shutdown(Shutdown::Both);
+                Ok(session.opened.session)
+            }
             None => Err(lost(ChannelError::Unexpected)),
         }
     }
@@ -243,7 +249,7 @@ pub(crate) async fn ask_agent(
         let reason = format!("the command and its environment are too long: {error}");
         MicrosandboxError::invalid("args", reason)
     })?;
-    let mut connection = Connection::new(stream);
+    let connection = Connection::new(stream);
     // If it is gone already, reading says so, and perhaps why.
     let _ = connection.send(&frames).await;
     Ok(Channel::open(connection, Opening::Agent))

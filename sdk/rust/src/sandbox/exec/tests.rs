@@ -278,19 +278,21 @@ fn an_agent_that_lies_is_an_error() {
     });
 }
 
+/// At once: what would run in the runtime's only thread does not have its turn any more.
 #[test]
 fn dropping_it_ends_the_connection() {
     run(async {
+        let (ended, told) = mpsc::channel();
         let options = ExecOptions::new().stdin_bytes(vec![0; 1 << 20]);
-        let (cat, agent) = begin(options, |mut agent, _| {
+        let (cat, agent) = begin(options, move |mut agent, _| {
             agent.start();
-            while agent.reader.read::<HostMessage>().unwrap().is_some() {}
+            while let Ok(Some(_)) = agent.reader.read::<HostMessage>() {}
+            let _ = ended.send(());
         })
         .await;
         drop(cat.unwrap());
-        while !agent.is_finished() {
-            tokio::task::yield_now().await;
-        }
+        told.recv_timeout(Duration::from_secs(30)).unwrap();
+        agent.join().unwrap();
     });
 }
 
