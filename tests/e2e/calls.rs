@@ -122,7 +122,9 @@ fn parts_and_times_of_files() {
 fn a_log_is_read_and_followed_by_programs() {
     let home = Home::new();
     run(async {
-        let sandbox = busybox(&home).await;
+        // How it ended is known afterwards, too.
+        let sandbox = sandbox(&home, "box").ephemeral(false);
+        let sandbox = sandbox.image(product::busybox()).create().await.unwrap();
         let here = microsandbox(&home);
         let handle = here.get("box").await.unwrap();
         for word in ["one", "two", "three"] {
@@ -161,10 +163,12 @@ fn a_log_is_read_and_followed_by_programs() {
         // Both end with the sandbox, which is only asked to end at once.
         let (result, asked) = tokio::join!(handle.wait_until_stopped(), sandbox.request_kill());
         asked.unwrap();
-        assert_eq!(result.unwrap().reason, StopReason::Killed);
+        let result = result.unwrap();
+        assert_eq!(result.reason, StopReason::Killed, "{result:?}");
         for stream in [&mut ours, &mut theirs] {
             assert_eq!(stream.recv().await.unwrap(), None);
         }
+        here.remove("box").await.unwrap();
     });
 }
 

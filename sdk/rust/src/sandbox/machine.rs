@@ -324,10 +324,16 @@ impl Machine {
     }
 
     /// Waits until the sandbox has ended, and tells how.
+    ///
+    /// # Errors
+    /// [`MicrosandboxError::SandboxNotFound`], also if it was ephemeral and is forgotten already, with the reason of its end.
     pub(super) async fn wait_until_stopped(&self) -> Result<SandboxStopResult, MicrosandboxError> {
         let name = self.name.as_str();
         let mut told = None;
         loop {
+            // Watched before it is looked at: of what is alive then, the end is told, and nothing of an ephemeral one tells
+            // it later.
+            let watching = self.watch().await?;
             let observed = match self.observe().await {
                 // It was ephemeral.
                 Err(
@@ -341,10 +347,10 @@ impl Machine {
                 Some(Observed { record, status }) => {
                     let over = self.of.as_ref().is_some_and(|(_, run)| *run < record.run);
                     if status.is_alive() && !over {
-                        match self.wait_for_end().await {
+                        match self.wait_for_end(watching).await {
                             // Its creator takes its time.
                             Err(MicrosandboxError::Timeout { .. }) => {}
-                            result => told = Some(result?),
+                            result => told = result?,
                         }
                         continue;
                     }
@@ -358,26 +364,42 @@ impl Machine {
         }
     }
 
-    /// Waits until the machine's process is gone; returns what it said last.
-    async fn wait_for_end(&self) -> Result<End, MicrosandboxError> {
-        let mut told = End::untold(StopReason::Crashed);
-        let Some(process) = self.process().await? else {
-            return Ok(told);
-        };
-        // One that does not answer is waited for, too.
-        if let Ok(watch) = self.control(|machine| machine.watch(ANSWER)).await {
-            let mut watching =
-                Watching::new(watch).map_err(failed("watch", self.directory.path()))?;
+    /// Begins to watch the machine of this name; `None` if there is none, or none that answers.
+    async fn watch(&self) -> Result<Option<Watching>, MicrosandboxError> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        let watch = blocking(move || {
+            let client = ControlClient::connect(&directory, &name, ANSWER);
+            Ok(client.and_then(|client| client.watch(ANSWER)).ok())
+        });
+        let watching = watch.await?.map(Watching::new).transpose();
+        watching.map_err(failed("watch", self.directory.path()))
+    }
+
+    /// Waits until the machine's process is gone; returns what it said last, if it was watched.
+    async fn wait_for_end(
+        &self,
+        watching: Option<Watching>,
+    ) -> Result<Option<End>, MicrosandboxError> {
+        let mut told = None;
+        if let Some(mut watching) = watching {
             loop {
                 match watching.next().await {
                     Ok(Change::State(_)) => {}
-                    Ok(Change::Ended(ended)) => told = End::told(*ended),
-                    Ok(Change::Gone) | Err(_) => break,
+                    Ok(Change::Ended(ended)) => told = Some(End::told(*ended)),
+                    Ok(Change::Gone) => {
+                        told = told.or_else(|| Some(End::untold(StopReason::Crashed)));
+                        break;
+                    }
+                    // It ends already, or cannot be understood.
+                    Err(_) => break,
                 }
             }
         }
-        let gone = process.gone().await;
-        gone.map_err(failed("wait for", self.directory.path()))?;
+        // One that does not answer is waited for, too.
+        if let Some(process) = self.process().await? {
+            let gone = process.gone().await;
+            gone.map_err(failed("wait for", self.directory.path()))?;
+        }
         Ok(told)
     }
 

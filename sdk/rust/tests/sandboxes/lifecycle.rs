@@ -272,11 +272,22 @@ fn stuck() {
     let fixture = Fixture::new();
     block_on(async {
         let sandbox = fixture.builder("web").create().await.unwrap();
-        kill(pid(&sandbox, &fixture), Signal::SIGSTOP).unwrap();
-        sandbox.kill().await.unwrap();
+        let job = fixture.builder("job").ephemeral(true).create();
+        let job = job.await.unwrap();
+        let waiting = fixture.microsandbox.get("job").await.unwrap();
+        for stuck in [&sandbox, &job] {
+            kill(pid(stuck, &fixture), Signal::SIGSTOP).unwrap();
+        }
+        let (waited, killed, ended) =
+            tokio::join!(waiting.wait_until_stopped(), job.kill(), sandbox.kill());
+        killed.unwrap();
+        ended.unwrap();
         let result = sandbox.wait_until_stopped().await.unwrap();
         assert_eq!(result.reason, StopReason::Killed);
         assert_eq!(result.status, SandboxStatus::Stopped);
+        // Nobody tells those who wait for an ephemeral one, and nothing is made up.
+        let error = waited.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxNotFound, "{error}");
     });
 }
 
