@@ -324,6 +324,57 @@ fn a_disk_grows() {
     }
 }
 
+#[test]
+fn a_disk_shrinks_and_what_it_lost_does_not_come_back() {
+    for (options, backed) in [
+        ("-o cluster_size=512", true),
+        ("-o cluster_size=4k", false),
+        ("-o cluster_size=4k,lazy_refcounts=on", true),
+        ("-o compat=0.10", false),
+        ("-c", false),
+    ] {
+        let bench = Bench::new();
+        let mut random = Random::new(80);
+        let mut model = bench.base("base.raw", SIZE, &mut random);
+        if backed {
+            bench.qemu_img(&format!(
+                "create -f qcow2 {options} -b base.raw -F raw disk.qcow2 {SIZE}"
+            ));
+        } else {
+            bench.qemu_img(&format!("convert -O qcow2 {options} base.raw disk.qcow2"));
+        }
+        for size in [SIZE - 512, SIZE / 1024 * 512, SIZE / 2048 * 512] {
+            let image = open(&bench.path("disk.qcow2"), Format::Qcow2);
+            play(&*image, &mut model, &mut random, 20);
+            image.resize(size).unwrap();
+            assert_eq!(image.size(), size);
+            model.truncate(size as usize);
+            compare(&*image, &model);
+            drop(image);
+            bench.check("disk.qcow2", Format::Qcow2, &model);
+        }
+        // By the other program, which does not look what is there.
+        bench.qemu_img(&format!("resize -q disk.qcow2 {SIZE}"));
+        model.resize(SIZE as usize, 0);
+        bench.check("disk.qcow2", Format::Qcow2, &model);
+        exercise(&bench, "disk.qcow2", Format::Qcow2, model, &mut random);
+    }
+}
+
+#[test]
+fn what_a_disk_loses_takes_no_room() {
+    let bench = Bench::new();
+    let mut random = Random::new(81);
+    bench.base("base.raw", SIZE, &mut random);
+    bench.qemu_img("convert -O qcow2 base.raw disk.qcow2");
+    let image = open(&bench.path("disk.qcow2"), Format::Qcow2);
+    let before = image.allocated().unwrap();
+    image.resize(64 << 10).unwrap();
+    image.flush().unwrap();
+    let after = image.allocated().unwrap();
+    assert!(after < before / 2, "{before} to {after}");
+}
+
 /// A snapshot of version 2 does not say how large the disk was: none could be gone back to.
 #[test]
 fn a_disk_with_snapshots_grows_if_they_know_its_size() {

@@ -222,7 +222,7 @@ impl Image for Qcow2 {
         if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.grow(size)
+        self.change_size(size)
     }
 
     fn allocated(&self) -> io::Result<u64> {

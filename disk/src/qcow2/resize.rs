@@ -1,4 +1,4 @@
-//! Making the disk larger.
+//! Making the disk larger or smaller.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -9,12 +9,9 @@ use crate::Buffers;
 use crate::transfer;
 
 impl Qcow2 {
-    /// Gives the disk a larger size. At any instant the header has the old one or the new one.
-    pub(super) fn grow(&self, size: u64) -> io::Result<()> {
+    /// Gives the disk another size. At any instant the header has the old one or the new one.
+    pub(super) fn change_size(&self, size: u64) -> io::Result<()> {
         let old = self.size_now();
-        if size < old {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         // Only version 3 has each snapshot say how large the disk was (docs/interop/qcow2.txt, "Snapshots").
         if self.version < 3 && self.has_snapshots {
             return Err(io::Error::new(
@@ -29,8 +26,10 @@ impl Qcow2 {
         if entries > self.metadata_mut().l1.len() as u64 {
             self.move_l1(entries)?;
         }
-        // Where the backing file is longer than the disk was, and behind the end in its last cluster.
-        self.zero_disk(old, size.saturating_sub(old), true)?;
+        // Of a larger disk, where the backing file is longer than the disk was, and behind the end in its last cluster. Of a
+        // smaller one all that goes, so that nothing of it comes back with whoever makes it larger again.
+        let (start, end) = (size.min(old), size.max(old));
+        self.zero_disk(start, end.saturating_sub(start), true)?;
         self.write_metadata()?;
         self.sync()?;
         self.write_header(header::field::SIZE, &mut size.to_be_bytes())?;

@@ -21,11 +21,11 @@ Examples:
   msb disk resize --shrink data.raw -1G     What was behind the new end is lost"
 )]
 pub(super) struct Arguments {
-    /// Format of the image: raw, qcow2 or vmdk
+    /// Format of the image: raw or qcow2
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<Format>,
 
-    /// Permits to make it smaller (raw only), by which what is behind the new end is lost
+    /// Permits to make it smaller, by which what is behind the new end is lost
     #[arg(long)]
     shrink: bool,
 
@@ -45,6 +45,12 @@ pub(super) struct Arguments {
 pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let format = format_of(&arguments.file, arguments.format, "-f")?;
     let shown = arguments.file.display();
+    if format == Format::Vmdk {
+        return Err(with_hint(
+            anyhow!("an image of the format {format} keeps its size"),
+            "convert it to qcow2 or raw first (msb disk convert)",
+        ));
+    }
     let image =
         disk::open(&arguments.file, &options(format, false, &arguments.allow)).map_err(advise)?;
     let before = image.size();
@@ -59,18 +65,11 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             display_size(before)
         )
     })?;
-    if size < before {
-        if format != Format::Raw {
-            return Err(anyhow!(
-                "an image of the format {format} cannot be made smaller"
-            ));
-        }
-        if !arguments.shrink {
-            return Err(with_hint(
-                anyhow!("{shown} would lose what is behind {}", display_size(size)),
-                "add --shrink if that may go",
-            ));
-        }
+    if size < before && !arguments.shrink {
+        return Err(with_hint(
+            anyhow!("{shown} would lose what is behind {}", display_size(size)),
+            "add --shrink if that may go",
+        ));
     }
     image
         .resize(size)
