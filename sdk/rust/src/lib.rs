@@ -26,6 +26,7 @@ pub mod session;
 pub mod snapshots;
 mod socket;
 mod sparse;
+mod staged;
 pub mod utc;
 pub mod volumes;
 

@@ -8,6 +8,7 @@ use image::{ArchiveError, Digest, Reference, ReferenceError, StoreError};
 
 use crate::database::DatabaseError;
 use crate::private_directory::PrivateDirectoryError;
+use crate::staged::StagedError;
 
 /// Something cannot be done with an image.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,12 @@ pub enum ImageError {
         /// The reason.
         source: io::Error,
     },
+}
+
+impl From<StagedError> for ImageError {
+    fn from(error: StagedError) -> ImageError {
+        failed(error.action, &error.path)(error.source)
+    }
 }
 
 /// Makes an error of a system call one of images.

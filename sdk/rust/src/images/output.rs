@@ -1,18 +1,21 @@
 //! Files that appear when they are complete.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::ImageError;
 use super::error::failed;
+use crate::staged::Staged;
 
 /// Bytes that are written at a time.
 const BUFFER: usize = 1 << 20;
 
-/// Lets `write` write what becomes the file at `path`, and replaces what was there. Pipes and devices are written to as
-/// they are.
+/// What a file is called in the directory beside its place in which it is made.
+const NAME: &str = "file";
+
+/// Lets `write` write what becomes the file at `path`, and replaces what was there. What others left that were killed at
+/// that is removed. Pipes and devices are written to as they are.
 ///
 /// # Errors
 /// What `write` returns; when the file cannot be made. What was at `path` is untouched then.
@@ -28,45 +31,16 @@ pub(crate) fn write<E: From<ImageError>>(
         output.flush().map_err(failed("write", path))?;
         return Ok(());
     }
-    let staged = Staged::new(path)?;
-    let mut output = BufWriter::with_capacity(BUFFER, &staged.file);
+    let staged = Staged::beside(path).map_err(ImageError::from)?;
+    let new = staged.path().join(NAME);
+    let file = File::create_new(&new).map_err(failed("create", &new))?;
+    let mut output = BufWriter::with_capacity(BUFFER, &file);
     write(&mut output)?;
     output.flush().map_err(failed("write", path))?;
     drop(output);
-    staged.file.sync_all().map_err(failed("write", path))?;
-    fs::rename(&staged.path, path).map_err(failed("create", path))?;
+    file.sync_all().map_err(failed("write", path))?;
+    staged.publish_file(NAME, path).map_err(ImageError::from)?;
     Ok(())
-}
-
-/// A file beside the one that it becomes, which is gone when this is.
-struct Staged {
-    path: PathBuf,
-    file: File,
-}
-
-impl Staged {
-    fn new(target: &Path) -> Result<Staged, ImageError> {
-        let name = target
-            .file_name()
-            .ok_or_else(|| failed("create", target)(std::io::ErrorKind::InvalidFilename.into()))?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.partial", std::process::id()));
-        let path = target.with_file_name(hidden);
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).open(&path);
-        Ok(Staged {
-            file: file.map_err(failed("create", &path))?,
-            path,
-        })
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // It is gone already when it got its name.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 #[cfg(test)]

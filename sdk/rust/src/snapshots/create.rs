@@ -6,13 +6,13 @@ use std::path::Path;
 use super::artifact;
 use super::descriptor::{Descriptor, FORMAT, Snapshot, SnapshotRoot, now, upper};
 use super::error::failed;
-use super::staged::Staged;
 use super::{
     Progress, SnapshotError, SnapshotHandle, SnapshotName, SnapshotOptions, Snapshots, integrity,
 };
 use crate::error::MicrosandboxError;
 use crate::names::Name;
 use crate::sandbox::StoppedSandbox;
+use crate::staged::Staged;
 
 impl Snapshots {
     /// Makes a snapshot of a stopped sandbox, which cannot be started meanwhile. It is durable when this returns.
@@ -51,9 +51,11 @@ impl Snapshots {
     ) -> Result<SnapshotHandle, MicrosandboxError> {
         check_replaceable(path, options.replace)?;
         let stopped = StoppedSandbox::hold(&self.home, sandbox)?;
-        let staged = Staged::beside(path)?;
+        let staged = Staged::beside(path).map_err(SnapshotError::from)?;
         let snapshot = fill(&staged, None, &stopped, options, progress)?;
-        staged.publish(path, options.replace)?;
+        staged
+            .publish(path, options.replace)
+            .map_err(SnapshotError::from)?;
         Ok(SnapshotHandle::new(snapshot, path.to_owned()))
     }
 }

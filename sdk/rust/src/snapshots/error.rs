@@ -9,6 +9,7 @@ use super::SnapshotNameError;
 use crate::database::DatabaseError;
 use crate::images::ImageError;
 use crate::private_directory::PrivateDirectoryError;
+use crate::staged::StagedError;
 
 /// Something cannot be done with a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +118,24 @@ pub enum SnapshotError {
         /// The reason.
         source: io::Error,
     },
+}
+
+impl From<StagedError> for SnapshotError {
+    fn from(error: StagedError) -> SnapshotError {
+        let StagedError {
+            action,
+            path,
+            source,
+        } = error;
+        match source.kind() {
+            io::ErrorKind::AlreadyExists => SnapshotError::PathExists { path },
+            _ => SnapshotError::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
 }
 
 /// Why work that goes through a layer ended early: that was wanted.

@@ -21,7 +21,6 @@ mod handle;
 mod integrity;
 mod name;
 mod record;
-mod staged;
 #[cfg(test)]
 mod tests;
 
@@ -41,9 +40,9 @@ use crate::home::Home;
 use crate::identity::Id;
 use crate::images::Unrecorded;
 use crate::private_directory::make_private_directory;
+use crate::staged::{self, Staged};
 use descriptor::Snapshot;
 use error::failed;
-use staged::Staged;
 
 /// Is told how many bytes of a layer are done, and of how many. Breaks when the work is to be given up; nothing of it
 /// remains then.
@@ -176,7 +175,7 @@ impl Snapshots {
     /// Begins to make a snapshot that has a name, after the left-overs of others were removed.
     fn stage(&self) -> Result<Staged, SnapshotError> {
         self.remove_orphans()?;
-        Staged::new(&self.directory)
+        Ok(Staged::new(&self.directory)?)
     }
 
     /// Records a snapshot whose files are complete, and the image that came with it: from here on they exist.

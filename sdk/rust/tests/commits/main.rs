@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../roles/image.rs"]
+mod image;
 mod machine;
 #[path = "../roles/ready.rs"]
 mod ready;
@@ -20,13 +22,10 @@ use std::time::Duration;
 use microsandbox::Microsandbox;
 use microsandbox::home::Home;
 use microsandbox::images::Images;
-use microsandbox::images::image::archive::Input;
-use microsandbox::images::image::progress::Silent;
 use microsandbox::images::image::store::Pruned;
 use microsandbox::images::image::{Digest, Reference};
 use microsandbox::sandbox::{CommitOptions, SandboxConfig};
 use run_tests::run_tests;
-use serde_json::json;
 
 /// How often processes are killed.
 const ROUNDS: u64 = 40;
@@ -99,10 +98,10 @@ impl Fixture {
         for file in ["vmlinux", "initramfs.cpio"] {
             fs::write(home.kernel().join(file), "").unwrap();
         }
-        let base = load(&home, root.path());
+        let base = image::load(&home, root.path(), &image::layer(Vec::new(), "old", 5));
         record(&home, &base);
         let upper = home.sandboxes().join(ID).join("upper.img");
-        layer(File::create_new(upper).unwrap(), "new", size);
+        image::layer(File::create_new(upper).unwrap(), "new", size);
         Fixture { root, base }
     }
 
@@ -145,45 +144,6 @@ fn stored(images: &Path) -> Vec<PathBuf> {
     }
     files.sort();
     files
-}
-
-/// Loads an image with one layer.
-fn load(home: &Home, folder: &Path) -> Digest {
-    let below = layer(Vec::new(), "old", 5);
-    let config = json!({
-        "architecture": "amd64", "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&below).to_string()]},
-    });
-    let list = json!([{"Config": "config.json", "RepoTags": ["base:1"], "Layers": ["layer.tar"]}]);
-    let path = folder.join("base.tar");
-    let mut archive = tar::Builder::new(File::create(&path).unwrap());
-    append(&mut archive, "layer.tar", &below);
-    append(&mut archive, "config.json", config.to_string().as_bytes());
-    append(&mut archive, "manifest.json", list.to_string().as_bytes());
-    archive.finish().unwrap();
-    let images = Images::open(home).unwrap();
-    let loaded = images.load(Input::Path(&path), None, &[], &Silent);
-    *loaded.unwrap()[0].digest()
-}
-
-/// The archive of a layer with a file that does not compress well.
-fn layer<W: std::io::Write>(output: W, name: &str, size: usize) -> W {
-    let mut state = 1_u32;
-    let noise = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    });
-    let content: Vec<u8> = noise.take(size).collect();
-    let mut layer = tar::Builder::new(output);
-    append(&mut layer, name, &content);
-    layer.into_inner().unwrap()
-}
-
-fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, name: &str, content: &[u8]) {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(content.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, name, content).unwrap();
 }
 
 /// Records a stopped sandbox of an image.

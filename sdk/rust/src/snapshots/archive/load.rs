@@ -18,10 +18,10 @@ use crate::images::{Images, Unrecorded};
 use crate::snapshots::descriptor::{MAX_BYTES, Snapshot};
 use crate::snapshots::error::failed;
 use crate::snapshots::integrity::{self, LayerHasher};
-use crate::snapshots::staged::Staged;
 use crate::snapshots::{
     Progress, SnapshotError, SnapshotHandle, SnapshotName, SnapshotRoot, Snapshots, artifact,
 };
+use crate::staged::Staged;
 
 /// Bytes that are read at once.
 const INPUT: usize = 256 << 10;

@@ -1,7 +1,7 @@
-//! Directories of snapshots in the making.
+//! Directories in which something is made that appears when it is complete.
 //!
-//! Who makes one keeps it locked (flock(2)) until it is recorded or has its name. So one that is neither, and that nobody
-//! keeps, is left over from somebody who died, and whoever makes the next removes it.
+//! Who makes one keeps it locked (flock(2)) until it, or what is in it, is recorded or has its name. So one that is neither,
+//! and that nobody keeps, is left over from somebody who died, and whoever makes the next removes it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::SnapshotError;
-use super::error::failed;
 use crate::identity::Id;
 
 /// What names of directories in the making end with, beside the path that they are to have.
@@ -22,10 +20,22 @@ const PARTIAL: &str = ".partial";
 /// How often a name is tried that somebody takes for a left-over.
 const MAX_ATTEMPTS: u32 = 16;
 
+/// Why such a directory cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+#[error("Failed to {action} {path}")]
+pub(crate) struct StagedError {
+    /// What was attempted, in the infinitive.
+    pub(crate) action: &'static str,
+    /// On what.
+    pub(crate) path: PathBuf,
+    /// The reason.
+    pub(crate) source: io::Error,
+}
+
 /// A directory that is kept locked by this process. It is removed when this is dropped, unless it was finished.
 #[derive(Debug)]
-pub(super) struct Staged {
-    pub(super) id: Id,
+pub(crate) struct Staged {
+    pub(crate) id: Id,
     path: PathBuf,
     lock: File,
     is_finished: bool,
@@ -36,32 +46,32 @@ impl Staged {
     ///
     /// # Errors
     /// As mkdir(2).
-    pub(super) fn new(parent: &Path) -> Result<Staged, SnapshotError> {
-        Staged::make(|id| parent.join(id.as_str()))
+    pub(crate) fn new(parent: &Path) -> Result<Staged, StagedError> {
+        Staged::make(parent, |id| id.as_str().into())
     }
 
     /// Makes one beside `target`, whose name it is to get.
     ///
     /// # Errors
     /// As mkdir(2).
-    pub(super) fn beside(target: &Path) -> Result<Staged, SnapshotError> {
+    pub(crate) fn beside(target: &Path) -> Result<Staged, StagedError> {
         let (parent, prefix) = place(target)?;
         remove_left_overs(&parent, |name| {
             let rest = name.strip_prefix(prefix.to_str()?)?;
             Id::parse(rest.strip_suffix(PARTIAL)?)
         });
-        Staged::make(|id| {
+        Staged::make(&parent, |id| {
             let mut name = prefix.clone();
             name.push(id.as_str());
             name.push(PARTIAL);
-            parent.join(name)
+            name
         })
     }
 
-    fn make(path: impl Fn(&Id) -> PathBuf) -> Result<Staged, SnapshotError> {
+    fn make(parent: &Path, name: impl Fn(&Id) -> OsString) -> Result<Staged, StagedError> {
         for _ in 0..MAX_ATTEMPTS {
             let id = Id::generate().map_err(failed("read", Path::new("/dev/urandom")))?;
-            let path = path(&id);
+            let path = parent.join(name(&id));
             DirBuilder::new()
                 .mode(0o700)
                 .create(&path)
@@ -81,15 +91,12 @@ impl Staged {
                 Err(error) => return Err(failed("lock", &path)(error)),
             }
         }
-        Err(SnapshotError::Io {
-            action: "make a directory for",
-            path: PathBuf::from("a snapshot"),
-            source: io::ErrorKind::ResourceBusy.into(),
-        })
+        let busy = io::ErrorKind::ResourceBusy.into();
+        Err(failed("make a directory in", parent)(busy))
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -97,7 +104,7 @@ impl Staged {
     ///
     /// # Errors
     /// As fsync(2).
-    pub(super) fn sync(&self) -> Result<(), SnapshotError> {
+    pub(crate) fn sync(&self) -> Result<(), StagedError> {
         let parent = self.path.parent().unwrap_or(&self.path);
         self.lock
             .sync_all()
@@ -106,15 +113,15 @@ impl Staged {
     }
 
     /// Lets it stay where it is.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.is_finished = true;
     }
 
     /// Gives it the name `target`, durably. With `replace`, what is there is removed.
     ///
     /// # Errors
-    /// [`SnapshotError::PathExists`].
-    pub(super) fn publish(mut self, target: &Path, replace: bool) -> Result<(), SnapshotError> {
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) without `replace`; as rename(2).
+    pub(crate) fn publish(mut self, target: &Path, replace: bool) -> Result<(), StagedError> {
         let rename = |flags| renameat2(AT_FDCWD, &self.path, AT_FDCWD, target, flags);
         match rename(RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => self.is_finished = true,
@@ -124,17 +131,19 @@ impl Staged {
                     .map_err(io::Error::from)
                     .map_err(failed("replace", target))?;
             }
-            Err(nix::errno::Errno::EEXIST) => {
-                return Err(SnapshotError::PathExists {
-                    path: target.to_owned(),
-                });
-            }
             Err(error) => return Err(failed("create", target)(error.into())),
         }
-        let parent = place(target)?.0;
-        File::open(&parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(failed("write", &parent))
+        sync_parent(target)
+    }
+
+    /// Gives the file `name` in it the name `target`, durably, and removes what else is there. A file that had the name is
+    /// replaced.
+    ///
+    /// # Errors
+    /// As rename(2).
+    pub(crate) fn publish_file(self, name: &str, target: &Path) -> Result<(), StagedError> {
+        fs::rename(self.path.join(name), target).map_err(failed("create", target))?;
+        sync_parent(target)
     }
 }
 
@@ -160,7 +169,7 @@ fn remove_left_overs(parent: &Path, of: impl Fn(&str) -> Option<Id>) {
 ///
 /// # Errors
 /// As unlink(2).
-pub(super) fn remove_left_over(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_left_over(path: &Path) -> io::Result<()> {
     match keep(path) {
         Ok(Some(_lock)) => remove(path),
         Ok(None) => Ok(()),
@@ -173,7 +182,7 @@ pub(super) fn remove_left_over(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// As readdir(3).
-pub(super) fn with_identity(
+pub(crate) fn with_identity(
     parent: &Path,
     of: impl Fn(&str) -> Option<Id>,
 ) -> io::Result<Vec<(PathBuf, Id)>> {
@@ -190,7 +199,7 @@ pub(super) fn with_identity(
 ///
 /// # Errors
 /// As open(2) and flock(2).
-pub(super) fn keep(path: &Path) -> io::Result<Option<File>> {
+pub(crate) fn keep(path: &Path) -> io::Result<Option<File>> {
     let lock = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -211,7 +220,7 @@ pub(super) fn keep(path: &Path) -> io::Result<Option<File>> {
 ///
 /// # Errors
 /// As unlink(2).
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
@@ -223,7 +232,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The directory in which `target` is to be, and what names of those in the making begin with.
-fn place(target: &Path) -> Result<(PathBuf, OsString), SnapshotError> {
+fn place(target: &Path) -> Result<(PathBuf, OsString), StagedError> {
     let name = target
         .file_name()
         .ok_or_else(|| failed("create", target)(io::ErrorKind::InvalidFilename.into()))?;
@@ -235,4 +244,21 @@ fn place(target: &Path) -> Result<(PathBuf, OsString), SnapshotError> {
     prefix.push(name);
     prefix.push(OsStr::new("."));
     Ok((parent.to_owned(), prefix))
+}
+
+/// Makes durable that `target` has its name.
+fn sync_parent(target: &Path) -> Result<(), StagedError> {
+    let parent = place(target)?.0;
+    File::open(&parent)
+        .and_then(|parent| parent.sync_all())
+        .map_err(failed("write", &parent))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StagedError {
+    let path = path.to_owned();
+    move |source| StagedError {
+        action,
+        path,
+        source,
+    }
 }
