@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,33 +18,52 @@ use std::time::{Duration, Instant};
 
 use microsandbox::home::Home;
 use microsandbox::images::Images;
-use microsandbox::images::image::progress::Silent;
-use microsandbox::images::image::store::Pruned;
+use microsandbox::images::image::Digest;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use registry::{PASSWORD, Registry, USER};
 
 /// `USER:PASSWORD` in base64.
 const ENCODED: &str = "YWxpY2U6aHVudGVyMmh1bnRlcjI=";
 
+/// An ordinary user for tests that root runs: root may write to every file.
+const ORDINARY_USER: u32 = 1000;
+
 /// A user with a home of their own.
 struct User {
     directory: tempfile::TempDir,
+    program: PathBuf,
 }
 
 impl User {
     fn new() -> User {
         User {
             directory: tempfile::tempdir().unwrap(),
+            program: env!("CARGO_BIN_EXE_msb").into(),
         }
+    }
+
+    /// One who is not root, with a copy of the program that such a user can run.
+    fn ordinary() -> User {
+        let mut user = User::new();
+        let program = user.path().join("msb");
+        fs::copy(&user.program, &program).unwrap();
+        user.program = program;
+        if geteuid().is_root() {
+            chown(user.path(), Some(ORDINARY_USER), Some(ORDINARY_USER)).unwrap();
+        }
+        user
     }
 
     /// One who is logged in.
     fn logged_in(registry: &Registry) -> User {
-        let user = User::new();
-        let output = user.login(registry, PASSWORD);
+        User::new().log_in(registry)
+    }
+
+    fn log_in(self, registry: &Registry) -> User {
+        let output = self.login(registry, PASSWORD);
         assert!(output.status.success(), "{output:?}");
-        user
+        self
     }
 
     fn path(&self) -> &Path {
@@ -59,9 +79,12 @@ impl User {
     }
 
     fn msb(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_msb"));
+        let owner = fs::metadata(self.path()).unwrap();
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
+            .uid(owner.uid())
+            .gid(owner.gid())
             .env("MSB_HOME", self.path().join("home"))
             .env("DOCKER_CONFIG", self.path().join("docker"))
             .stdin(Stdio::null());
@@ -105,23 +128,42 @@ impl User {
 
     /// Whether the image is all here and nothing else, so that there is nothing to prune.
     fn has_only(&self, registry: &Registry) {
-        let images = Images::open(&self.home()).unwrap();
-        let removed = images.prune(false).unwrap();
-        assert!(removed.images.is_empty(), "{removed:?}");
-        assert_eq!(removed.pruned, Pruned::default());
-        let resolved = images.resolve(&registry.image(), &Silent).unwrap();
-        assert_eq!(resolved.manifest_digest, registry.digest());
-        let count = |of: &str| {
-            fs::read_dir(self.path().join("home/images").join(of))
-                .unwrap()
-                .count()
+        let output = |arguments: &[&str]| {
+            let output = self.msb(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            text(&output.stdout).to_owned()
         };
-        let layers = resolved.config.diff_ids.len();
+        let found = output(&["image", "inspect", "--format=json", &registry.image()]);
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+        assert_eq!(found[0]["digest"], registry.digest().to_string());
+        let layers = found[0]["layers"].as_array().unwrap().len();
         // Several layers are joined by two files.
-        let files = if layers > 1 { layers + 2 } else { layers };
-        assert_eq!(count("blobs/sha256"), layers + 2);
-        assert_eq!(count("layers/v1"), files);
-        assert_eq!((count("partial"), count("staging")), (0, 0));
+        let joined = if layers > 1 { 2 } else { 0 };
+        let expected = [
+            ("blobs/sha256", layers + 2),
+            ("layers/v1", layers + joined),
+            ("partial", 0),
+            ("staging", 0),
+        ];
+        for (of, count) in expected {
+            assert_eq!(self.stored(of).len(), count, "{of}");
+        }
+        assert_eq!(output(&["image", "prune", "--force"]), "freed: 0 bytes\n");
+        for blob in self.stored("blobs/sha256") {
+            let digest = Digest::of(&fs::read(&blob).unwrap());
+            assert_eq!(blob.file_name().unwrap().to_str(), Some(&*digest.hex()));
+        }
+        let whole = |path: &PathBuf| !path.to_string_lossy().contains("merged");
+        for layer in self.stored("layers/v1").into_iter().filter(whole) {
+            let checked = Command::new("fsck.erofs").arg(&layer).output().unwrap();
+            assert!(checked.status.success(), "{checked:?}");
+        }
+    }
+
+    /// The files of a directory of the store.
+    fn stored(&self, directory: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.home().images().join(directory)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
     }
 }
 
@@ -539,16 +581,21 @@ impl Drop for Killed {
 #[test]
 fn a_pull_that_is_killed_at_any_moment_leaves_nothing_broken() {
     let registry = Registry::start();
-    let user = User::logged_in(&registry);
+    for user in [User::new(), User::ordinary()] {
+        pull_and_kill(&registry, &user.log_in(&registry));
+    }
+}
+
+fn pull_and_kill(registry: &Registry, user: &User) {
     let start = Instant::now();
-    user.pulls(&registry);
+    user.pulls(registry);
     let whole = start.elapsed();
     for round in 0..10 {
         // Each second one begins with nothing.
         if round % 2 == 0 {
             fs::remove_dir_all(user.path().join("home")).unwrap();
         }
-        let mut pull = user.pull(&registry, &registry.image());
+        let mut pull = user.pull(registry, &registry.image());
         let mut killed = Killed(
             pull.stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -560,8 +607,8 @@ fn a_pull_that_is_killed_at_any_moment_leaves_nothing_broken() {
         killed.0.kill().unwrap();
         killed.0.wait().unwrap();
     }
-    user.pulls(&registry);
-    user.has_only(&registry);
+    user.pulls(registry);
+    user.has_only(registry);
 }
 
 /// Each time with more room on the disk of the home, until there is enough.

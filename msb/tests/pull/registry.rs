@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -32,6 +33,8 @@ impl Registry {
         let at = directory.path();
         certificates(at);
         fs::write(at.join("htpasswd"), PASSWORD_LINE).unwrap();
+        // The authority's certificate is for everybody.
+        fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
         let registry = Registry::serve(directory, PRIVATE);
         registry.put("latest");
         registry
