@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use microsandbox::home::Home;
 use microsandbox::images::image::Reference;
-use microsandbox::images::{self, PullOptions, PullPolicy, RegistryOptions};
+use microsandbox::images::{self, PullOptions, PullPolicy, RegistryOptions, ResolvedImage};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -101,12 +101,11 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     }
 }
 
-/// Sees to it that the image of a sandbox is here, if `policy` says so. A signal ends the program, as it does while the sandbox
-/// is made.
+/// The image of a sandbox, which is pulled if `policy` says so. A signal ends the program, as it does while the sandbox is made.
 ///
 /// # Errors
-/// When it cannot be pulled.
-pub(super) fn fetch(home: &Home, image: &str, policy: PullPolicy) -> anyhow::Result<()> {
+/// When it is not here and cannot be pulled.
+pub(super) fn fetch(home: &Home, image: &str, policy: PullPolicy) -> anyhow::Result<ResolvedImage> {
     let options = PullOptions {
         policy,
         ..PullOptions::default()

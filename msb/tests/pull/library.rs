@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::sync::Arc;
 
 use microsandbox::images::distribution::Secret;
 use microsandbox::images::image::Digest;
-use microsandbox::images::{Images, PullPolicy, RegistryAuth};
+use microsandbox::images::image::progress::Silent;
+use microsandbox::images::{self, Images, PullOptions, PullPolicy, RegistryAuth};
 use microsandbox::sandbox::{RootAccessConfig, SandboxBuilder};
 use microsandbox::{ErrorKind, Microsandbox};
 
@@ -98,6 +100,26 @@ fn an_image_is_pulled_if_it_is_missing_unless_that_is_never_to_be() {
     assert_eq!(image_of(builder(), &user, &registry), Some(first));
     registry.move_tag();
     assert_eq!(image_of(builder(), &user, &registry), Some(first));
+}
+
+#[test]
+fn what_was_pulled_for_a_sandbox_stays_until_it_is_let_go_of() {
+    let registry = Registry::start_open();
+    let user = User::new();
+    for policy in [PullPolicy::IfMissing, PullPolicy::Always] {
+        let options = PullOptions {
+            policy,
+            ..PullOptions::default()
+        };
+        let (home, image) = (user.home(), registry.image());
+        let provided = images::provide(&home, &image, options, Arc::new(Silent));
+        let provided = block_on(provided).unwrap();
+        assert_eq!(provided.manifest_digest, registry.digest());
+        let store = Images::open(&home).unwrap().store().clone();
+        assert!(store.try_exclude().unwrap().is_none(), "{policy}");
+        drop(provided);
+        assert!(store.try_exclude().unwrap().is_some(), "{policy}");
+    }
 }
 
 #[test]

@@ -172,23 +172,21 @@ impl RootArguments {
     fn image(&self, name: &str) -> anyhow::Result<ResolvedRoot> {
         self.refuse_disk_options("an image")?;
         let home = Home::from_environment()?;
-        let cannot = || format!("cannot use {name} as root");
-        if self.pull == PullPolicy::Always {
-            fetch(&home, name, self.pull).with_context(cannot)?;
-        }
-        let mut found = images::resolve(&home, name);
-        // What is a path without ./ was hardly meant to be looked for in a registry.
-        if matches!(found, Err(ImageError::ImageNotFound { .. })) && !Path::new(name).exists() {
-            fetch(&home, name, self.pull).with_context(cannot)?;
-            found = images::resolve(&home, name);
-        }
-        let found = found.with_context(cannot);
-        let image = match Path::new(name).exists() {
-            true => found.hint(format!(
-                "there is a {name} in this directory, which is used as ./{name}; `msb pull {name}` gets the image, as does --pull always"
-            ))?,
-            false => found.hint("`msb image ls` lists the images that are here; `msb image load` and `msb pull` get others")?,
+        let here = (self.pull != PullPolicy::Always).then(|| images::resolve(&home, name));
+        let found = match here {
+            // What is a path without ./ was hardly meant to be looked for in a registry.
+            Some(Err(error @ ImageError::ImageNotFound { .. })) if Path::new(name).exists() => {
+                Err(with_hint(
+                    error,
+                    format!(
+                        "there is a {name} in this directory, which is used as ./{name}; `msb pull {name}` gets the image, as does --pull always"
+                    ),
+                ))
+            }
+            None | Some(Err(ImageError::ImageNotFound { .. })) => fetch(&home, name, self.pull),
+            Some(found) => found.map_err(image_advice::advise),
         };
+        let image = found.with_context(|| format!("cannot use {name} as root"))?;
         if self.root_rw {
             return Err(with_hint(
                 anyhow!("an image is shared, and --root-rw would write to it"),

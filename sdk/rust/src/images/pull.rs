@@ -13,7 +13,7 @@ use image::{Digest, Progress, Reference, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use super::resolve::is_archive;
+use super::resolve::{ResolvedImage, is_archive};
 use super::{ImageError, ImageHandle, Images};
 use crate::home::Home;
 
@@ -101,12 +101,30 @@ pub async fn pull(
     options: PullOptions,
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<ImageHandle, ImageError> {
+    let pulled = pull_and_hold(home, reference, options, progress).await?;
+    Ok(pulled.image)
+}
+
+/// An image that stays as long as this lives.
+struct Held {
+    image: ImageHandle,
+    images: Images,
+    store: Shared,
+}
+
+/// See [`pull`].
+async fn pull_and_hold(
+    home: &Home,
+    reference: &Reference,
+    options: PullOptions,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> Result<Held, ImageError> {
     let (policy, name, renew) = (options.policy, reference.clone(), options.renew);
     let identity = identity(options.auth)?;
     let here = home.clone();
     let begun = waiting(move || begin(&here, policy, &name)).await?;
     let (images, shared) = match begun {
-        Begun::Here(image) => return Ok(image),
+        Begun::Here(held) => return Ok(held),
         Begun::Wanted { images, shared } if renew => (images, Arc::new(shared.renewing())),
         Begun::Wanted { images, shared } => (images, Arc::new(shared)),
     };
@@ -126,36 +144,47 @@ pub async fn pull(
         }
         // What was made again is not to be made a third time.
         let store = images.store().share()?;
-        images.record(&store, &digest, &[name], &*progress)
+        let image = images.record(&store, &digest, &[name], &*progress)?;
+        Ok(Held {
+            image,
+            images,
+            store,
+        })
     })
     .await
 }
 
-/// Sees to it that what [`resolve`](super::resolve) is to find is here, if the policy says so and a registry may have it: of
-/// an archive or a layout nothing is pulled, nor of what is here by its digest.
+/// As [`resolve`](super::resolve), of an image that is pulled if the policy says so and a registry may have it: of an archive
+/// or a layout nothing is pulled, nor of what is here by its digest. From when it is found or pulled nobody removes it.
 ///
 /// # Errors
-/// [`ImageError::PullFailed`].
+/// As there; [`ImageError::PullFailed`].
 pub async fn provide(
     home: &Home,
     image: &str,
     options: PullOptions,
     progress: Arc<dyn Progress + Send + Sync>,
-) -> Result<(), ImageError> {
-    let Some(reference) = registry_name(image) else {
-        return Ok(());
+) -> Result<ResolvedImage, ImageError> {
+    let find = || {
+        let (home, name, progress) = (home.clone(), image.to_owned(), Arc::clone(&progress));
+        waiting(move || Images::open(&home)?.resolve(&name, &*progress))
     };
-    match options.policy {
-        PullPolicy::Never => return Ok(()),
-        PullPolicy::IfMissing => {
-            let (home, name) = (home.clone(), image.to_owned());
-            if waiting(move || Ok(Images::open(&home)?.get(&name).is_ok())).await? {
-                return Ok(());
-            }
+    let wanted = registry_name(image).filter(|_| options.policy != PullPolicy::Never);
+    let Some(reference) = wanted else {
+        return find().await;
+    };
+    if options.policy == PullPolicy::IfMissing {
+        match find().await {
+            Err(ImageError::ImageNotFound { .. }) => {}
+            found => return found,
         }
-        PullPolicy::Always => {}
     }
-    pull(home, &reference, options, progress).await.map(drop)
+    let held = pull_and_hold(home, &reference, options, Arc::clone(&progress)).await?;
+    waiting(move || {
+        let digest = *held.image.digest();
+        held.images.resolve_held(held.store, digest, &*progress)
+    })
+    .await
 }
 
 /// The name of an image, if a registry may have it.
@@ -169,21 +198,27 @@ pub(super) fn registry_name(image: &str) -> Option<Reference> {
 /// What is known before a registry is asked.
 enum Begun {
     /// It need not be.
-    Here(ImageHandle),
+    Here(Held),
     /// The store is shared from before the first byte comes until the image is recorded.
     Wanted { images: Images, shared: Shared },
 }
 
 fn begin(home: &Home, policy: PullPolicy, name: &Reference) -> Result<Begun, ImageError> {
     let images = Images::open(home)?;
+    let shared = images.store().share()?;
     if policy != PullPolicy::Always {
         match images.get(&name.to_string()) {
-            Ok(image) => return Ok(Begun::Here(image)),
+            Ok(image) => {
+                return Ok(Begun::Here(Held {
+                    image,
+                    images,
+                    store: shared,
+                }));
+            }
             Err(ImageError::ImageNotFound { .. }) if policy == PullPolicy::IfMissing => {}
             Err(error) => return Err(error),
         }
     }
-    let shared = images.store().share()?;
     Ok(Begun::Wanted { images, shared })
 }
 

@@ -53,7 +53,19 @@ impl Images {
             Some((path, wanted)) => self.load_one(&addition.store, path, wanted, progress)?,
             None => *self.get(image)?.digest(),
         };
-        let store = addition.keep();
+        self.resolve_held(addition.keep(), manifest_digest, progress)
+    }
+
+    /// The image with this manifest, which is here as long as the store is shared.
+    ///
+    /// # Errors
+    /// [`ImageError::Damaged`].
+    pub(super) fn resolve_held(
+        &self,
+        store: Shared,
+        manifest_digest: Digest,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedImage, ImageError> {
         let (manifest, config) = read(&store, &manifest_digest)?;
         let root = store
             .make_layers(&manifest, &config, progress)

@@ -199,6 +199,21 @@ async fn an_image_is_found_by_its_repository_and_its_digest() {
     }
 }
 
+#[tokio::test]
+async fn what_is_provided_stays_as_long_as_it_is_held() {
+    let (fixture, images, digest) = loaded();
+    let archive = format!("{DOCKER_ARCHIVE}{}", fixture.at("two.tar").display());
+    for image in ["one", &digest.to_string(), &archive] {
+        let options = PullOptions::default();
+        let provided = provide(&fixture.home, image, options, Arc::new(Silent));
+        let provided = provided.await.unwrap();
+        // Who prunes waits for this.
+        assert!(images.store().try_exclude().unwrap().is_none(), "{image}");
+        drop(provided);
+        assert!(images.store().try_exclude().unwrap().is_some(), "{image}");
+    }
+}
+
 #[test]
 fn names_of_other_repositories_stay() {
     let (_fixture, images, digest) = loaded();

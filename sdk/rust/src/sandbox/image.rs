@@ -28,43 +28,45 @@ pub fn image_name(image: &Path) -> Option<&str> {
     (!is_path).then_some(text)
 }
 
-/// Pulls the image of a sandbox that is to be created, if that is wanted and possible. `auth` is who asks the registry, if not
-/// whoever is logged in.
+/// Finds the image that a sandbox that is to be created names, and pulls it if that is wanted and possible. `auth` is who asks
+/// the registry, if not whoever is logged in. The image stays as long as the result lives.
 ///
 /// # Errors
 /// [`MicrosandboxError::Image`].
-pub(super) async fn pull_image(
+pub(super) async fn provide_image(
     home: &Home,
     config: &SandboxConfig,
     auth: Option<RegistryAuth>,
-) -> Result<(), MicrosandboxError> {
+) -> Result<Option<ResolvedImage>, MicrosandboxError> {
     let name = image_name(&config.image).filter(|_| config.image_digest.is_none());
     let Some(name) = name else {
-        return Ok(());
+        return Ok(None);
     };
     let options = PullOptions {
         policy: config.pull_policy,
         auth,
         ..PullOptions::default()
     };
-    images::provide(home, name, options, Arc::new(Silent)).await?;
-    Ok(())
+    let found = images::provide(home, name, options, Arc::new(Silent)).await?;
+    Ok(Some(found))
 }
 
-/// Finds the image of a sandbox that is to be created, and takes over what it says and `config` does not. The image stays
-/// as long as the result lives.
+/// Takes over what the image of a sandbox that is to be created says and `config` does not. It is the one that was
+/// `provided`, or has the digest that `config` gives; it stays as long as the result lives.
 ///
 /// # Errors
 /// [`MicrosandboxError::Image`].
 pub(super) fn take_image(
     home: &Home,
     config: &mut SandboxConfig,
+    provided: Option<ResolvedImage>,
 ) -> Result<Option<ResolvedImage>, MicrosandboxError> {
-    let Some(name) = image_name(&config.image) else {
-        return Ok(None);
+    let digest = image_name(&config.image).and(config.image_digest.as_ref());
+    let found = match (provided, digest) {
+        (Some(provided), _) => provided,
+        (None, Some(digest)) => images::resolve(home, digest)?,
+        (None, None) => return Ok(None),
     };
-    let name = config.image_digest.as_deref().unwrap_or(name);
-    let found = images::resolve(home, name)?;
     config.image_digest = Some(found.manifest_digest.to_string());
     apply(config, &found.config.config);
     Ok(Some(found))
@@ -213,7 +215,11 @@ pub(super) fn recorded(config: &SandboxConfig) -> Result<Option<Digest>, Microsa
 
 #[cfg(test)]
 mod tests {
+    use image::archive::Input;
+
     use super::*;
+    use crate::images::Images;
+    use crate::images::tests::docker_archive;
 
     #[test]
     fn names_and_paths_are_told_apart() {
@@ -242,6 +248,30 @@ mod tests {
         ] {
             assert_eq!(image_name(Path::new(name)), Some(name));
         }
+    }
+
+    #[tokio::test]
+    async fn an_image_is_looked_up_once_and_held() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        let archive = root.path().join("both.tar");
+        docker_archive(&archive, &["one", "two"]);
+        let images = Images::open(&home).unwrap();
+        let loaded = images.load(Input::Path(&archive), None, &[], &Silent);
+        loaded.unwrap();
+        let mut config = SandboxConfig::new("box", "one");
+        let provided = provide_image(&home, &config, None).await.unwrap();
+        // Its name goes to another image, and it from the records.
+        images.tag("two", &"one".parse().unwrap()).unwrap();
+        let digest = provided.as_ref().unwrap().manifest_digest.to_string();
+        images.remove(&digest).unwrap();
+        let taken = take_image(&home, &mut config, provided).unwrap().unwrap();
+        assert_eq!(config.image_digest, Some(digest));
+        assert_eq!(config.env["NAME"], "one");
+        let RootDisk::Raw(disk) = &taken.root else {
+            panic!("one layer is one file: {taken:?}")
+        };
+        assert!(disk.exists());
     }
 
     #[test]

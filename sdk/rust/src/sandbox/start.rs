@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::image::{pull_image, recorded, take_image};
+use super::image::{provide_image, recorded, take_image};
 use super::machine::{Machine, blocking};
 use super::readiness::readable;
 use super::resolve::{Circumstances, Layer, Resolved, check, make_absolute, resolve};
@@ -42,13 +42,14 @@ pub(super) async fn create(
 ) -> Result<Sandbox, MicrosandboxError> {
     let name = validate(&config)?;
     config.replace |= config.replace_timeout_ms.is_some();
-    pull_image(&home, &config, auth).await?;
     // The image stays until it is recorded that the sandbox is made of it.
+    let provided = provide_image(&home, &config, auth).await?;
     let (claim, config, image, base) = blocking({
         let (home, name) = (home.clone(), name.clone());
         move || {
             let base = take_snapshot(&home, &mut config)?;
-            let image = make_absolute(&mut config).and_then(|()| take_image(&home, &mut config));
+            let image =
+                make_absolute(&mut config).and_then(|()| take_image(&home, &mut config, provided));
             let image = match &base {
                 Some(base) => image.map_err(|error| base.explain(error))?,
                 None => image?,
