@@ -1,7 +1,7 @@
 //! Changes to the root file system, in an overlay as a guest has one.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use protocol::{Failure, Patch, Stage};
@@ -167,6 +167,62 @@ fn what_is_replaced_may_be_a_directory_of_the_layers_beneath() {
         patches::make(&[copy("d", "/old", None, true)], &staging).unwrap();
         assert_eq!(text("/old/inside"), "inside");
         assert!(!Path::new("/old/deep").exists());
+    });
+}
+
+#[test]
+fn a_directory_that_is_there_stays_and_gets_the_mode_that_is_given() {
+    in_overlay(|staging| {
+        let make = |path, mode| patches::make(&[directory(path, mode)], &staging).unwrap();
+        let other = 1000;
+        chown("/old", Some(other), Some(other)).unwrap();
+        assert_eq!(mode("/old"), 0o755);
+        for (given, expected) in [
+            (Some(0o2700), 0o2700),
+            (None, 0o2700),
+            (Some(0o1777), 0o1777),
+        ] {
+            make("/old", given);
+            assert_eq!(mode("/old"), expected, "{given:?}");
+        }
+        let old = fs::metadata("/old").unwrap();
+        assert_eq!((old.uid(), old.gid()), (other, other));
+        // Its parents are as they were, and what is in it.
+        make("/old/deep/new", Some(0o700));
+        assert_eq!((mode("/old"), mode("/old/deep")), (0o1777, 0o755));
+        assert_eq!(mode("/old/deep/new"), 0o700);
+        // A link to a directory is one, too, and stays.
+        symlink("old/deep", "/link").unwrap();
+        make("/link", Some(0o750));
+        assert_eq!(mode("/old/deep"), 0o750);
+        assert!(fs::symlink_metadata("/link").unwrap().is_symlink());
+        symlink("/nowhere", "/dangling").unwrap();
+        for path in ["/file", "/dangling"] {
+            refused(&staging, directory(path, Some(0o700)), libc::ENOTDIR);
+        }
+    });
+}
+
+#[test]
+fn what_is_in_a_directory_gives_way_to_what_is_copied_into_it() {
+    in_overlay(|staging| {
+        let patches = [
+            write("/old/inside", "other", Some(0o600), false),
+            write("/old/kept", "kept", None, false),
+            copy("d", "/old", None, true),
+        ];
+        patches::make(&patches, &staging).unwrap();
+        assert_eq!(text("/old/inside"), "inside");
+        assert_eq!(text("/old/kept"), "kept");
+        refused(&staging, copy("d", "/old", None, false), libc::EEXIST);
+        // A file takes no directory away, except where it is the very thing that is copied.
+        let patches = [
+            remove("/old/inside"),
+            write("/old/inside/x", "x", None, false),
+        ];
+        patches::make(&patches, &staging).unwrap();
+        refused(&staging, copy("d", "/old", None, true), libc::EISDIR);
+        assert_eq!(text("/old/inside/x"), "x");
     });
 }
 

@@ -61,7 +61,7 @@ pub enum PatchConfig {
     Mkdir {
         /// Absolute path in the guest.
         path: String,
-        /// Permission bits; `None` is 0755 for a new one.
+        /// Permission bits, also of one that is there; `None` is 0755 for a new one.
         #[serde(default)]
         mode: Option<u32>,
     },
