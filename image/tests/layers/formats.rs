@@ -256,8 +256,15 @@ fn names_of_every_byte_and_length() {
     for length in 2..=255 {
         archive = archive.file("n".repeat(length), length.to_string());
     }
+    let longest = [b'\xfe'; 255];
+    archive = archive.file(longest, "longest");
     let image = image(&archive.finish());
-    assert_eq!(image.listing().len(), 1 + 253 + 254);
+    assert_eq!(image.listing().len(), 1 + 253 + 254 + 1);
+    assert!(
+        image
+            .line(&format!("/{}", "\\xfe".repeat(255)))
+            .starts_with("file")
+    );
     assert_eq!(image.content(&"n".repeat(255)), b"255");
     assert_eq!(
         image.line("/\\xff"),
@@ -278,6 +285,8 @@ fn a_hundred_thousand_entries() {
     assert_eq!(image.content("d1/file-097000"), b"x");
 }
 
+/// Nearly all of it is a hole, in the archive, too: what is tested is places and sizes of more than 32 bits, without
+/// 4 GiB on the disk.
 #[test]
 fn a_file_of_more_than_4_gib() {
     let directory = TempDir::new().unwrap();
@@ -304,6 +313,8 @@ fn a_file_of_more_than_4_gib() {
     // The holes are ones of the image's file.
     let metadata = image.file.as_file().metadata().unwrap();
     assert!(std::os::unix::fs::MetadataExt::blocks(&metadata) < 2048);
+    // Not extracted: fsck.erofs 1.5 reads a file at once, and counts in 32 bits.
+    crate::images::judge_merged(image.file.path(), &[]);
 }
 
 #[test]
