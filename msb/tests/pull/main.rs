@@ -605,7 +605,19 @@ fn pull_and_kill(registry: &Registry, user: &User) {
         let random = RandomState::new().hash_one(round) % 1000;
         std::thread::sleep(whole * u32::try_from(random).unwrap() / 1000);
         killed.0.kill().unwrap();
-        killed.0.wait().unwrap();
+        let is_killed = killed.0.wait().unwrap().code().is_none();
+        // Without the image there is nothing that could be of use.
+        if is_killed && round % 4 == 0 {
+            let pruned = user.msb(&["image", "prune", "-f"]).output().unwrap();
+            assert!(pruned.status.success(), "{pruned:?}");
+            let listed = user.msb(&["image", "ls", "-q"]).output().unwrap();
+            let left = ["blobs/sha256", "layers/v1", "partial", "staging"];
+            let left: usize = left
+                .map(|directory| user.stored(directory).len())
+                .iter()
+                .sum();
+            assert!(left == 0 || !listed.stdout.is_empty(), "{left} files");
+        }
     }
     user.pulls(registry);
     user.has_only(registry);

@@ -253,6 +253,38 @@ fn where_an_image_was_is_not_its_name() {
     }
 }
 
+#[test]
+fn what_failed_loads_left_for_others_goes_with_the_next_prune() {
+    let fixture = fixture();
+    let images = Images::open(&fixture.home).unwrap();
+    let fail = || {
+        // Which of the two is meant is not said.
+        let loaded = fixture.resolve(DOCKER_ARCHIVE, "both.tar", "");
+        loaded.unwrap_err();
+    };
+    let other = images.store().share().unwrap();
+    fail();
+    assert_eq!(fixture.stored().len(), 2 * 4, "the other may need it");
+    drop(other);
+    let pruned = images.prune(false).unwrap().pruned;
+    assert_eq!((pruned.blobs, pruned.layers), (2 * 3, 2));
+    assert!(fixture.stored().is_empty());
+
+    let other = images.store().share().unwrap();
+    fail();
+    // The other needs half of it.
+    let archive = fixture.at("two.tar");
+    images
+        .load(Input::Path(&archive), None, &[], &Silent)
+        .unwrap();
+    drop(other);
+    let pruned = images.prune(false).unwrap().pruned;
+    assert_eq!((pruned.blobs, pruned.layers), (3, 1));
+    assert_eq!(fixture.stored().len(), 4);
+    resolve(&fixture.home, "two").unwrap();
+    assert_eq!(images.prune(false).unwrap().pruned, Pruned::default());
+}
+
 /// Replaces the first `old` of an archive by as many other bytes.
 fn damage(archive: &Path, old: &[u8], new: &[u8]) {
     let mut bytes = fs::read(archive).unwrap();
