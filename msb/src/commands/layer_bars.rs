@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use microsandbox::images::image::progress::{LayerState, Silent};
 use microsandbox::images::image::{Digest, Progress};
 
@@ -16,7 +16,8 @@ pub(super) fn with_bars<T>(
     quiet: bool,
     work: impl FnOnce(Arc<dyn Progress + Send + Sync>) -> T,
 ) -> T {
-    let bars = (!quiet && io::stderr().is_terminal()).then(|| Arc::new(Bars::new()));
+    let bars = (!quiet && io::stderr().is_terminal())
+        .then(|| Arc::new(Bars::on(ProgressDrawTarget::stderr())));
     let progress: Arc<dyn Progress + Send + Sync> = match &bars {
         Some(bars) => Arc::<Bars>::clone(bars),
         None => Arc::new(Silent),
@@ -38,12 +39,11 @@ struct Bars {
 }
 
 impl Bars {
-    /// On standard error.
-    fn new() -> Bars {
+    fn on(target: ProgressDrawTarget) -> Bars {
         let template = "{prefix} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
         let style = ProgressStyle::with_template(template);
         Bars {
-            all: MultiProgress::new(),
+            all: MultiProgress::with_draw_target(target),
             coming: style.unwrap_or_else(|_| ProgressStyle::default_bar()),
             bars: Mutex::default(),
             archive: Mutex::default(),
@@ -102,5 +102,90 @@ impl Progress for Bars {
             bar.with_message("changes are read:")
         });
         bar.set_position(done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that keeps each line that was ever drawn.
+    #[derive(Debug, Clone, Default)]
+    struct Drawn(Arc<Mutex<BTreeSet<String>>>);
+
+    impl Drawn {
+        fn has(&self, parts: &[&str]) -> bool {
+            let lines = self.0.lock().unwrap();
+            let fits = |line: &String| parts.iter().all(|part| line.contains(part));
+            lines.iter().any(fits)
+        }
+
+        fn keep(&self, line: &str) -> io::Result<()> {
+            self.0.lock().unwrap().insert(line.to_owned());
+            Ok(())
+        }
+    }
+
+    impl TermLike for Drawn {
+        fn width(&self) -> u16 {
+            120
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, line: &str) -> io::Result<()> {
+            self.keep(line)
+        }
+
+        fn write_str(&self, line: &str) -> io::Result<()> {
+            self.keep(line)
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_layer_has_a_line_of_its_own_with_what_came_of_it() {
+        let drawn = Drawn::default();
+        let target = ProgressDrawTarget::term_like(Box::new(drawn.clone()));
+        let bars = Bars::on(target);
+        let layers = ["a", "b", "c"].map(|name| Digest::of(name.as_bytes()));
+        let prefix = |layer: &Digest| layer.hex()[..DIGITS].to_owned();
+        for (layer, kib) in layers.iter().zip([1, 2, 3]) {
+            bars.blob(layer, kib << 10, 8 << 10);
+        }
+        for (layer, came) in layers.iter().zip(["1.00 KiB", "2.00 KiB", "3.00 KiB"]) {
+            let parts = [&*prefix(layer), came, "of 8.00 KiB"];
+            assert!(drawn.has(&parts), "{parts:?}: {drawn:?}");
+        }
+        bars.layer(&layers[1], LayerState::Converting);
+        let being_made = |layer| drawn.has(&[&*prefix(layer), "its file system is being made"]);
+        assert!(being_made(&layers[1]) && !being_made(&layers[0]));
+        bars.archive(5 << 20);
+        assert!(drawn.has(&["changes are read: 5.00 MiB"]), "{drawn:?}");
     }
 }

@@ -75,7 +75,7 @@ impl Staged {
             DirBuilder::new()
                 .mode(0o700)
                 .create(&path)
-                .map_err(failed("create", &path))?;
+                .map_err(failed("make a directory in", parent))?;
             match keep(&path) {
                 Ok(Some(lock)) => {
                     return Ok(Staged {
