@@ -10,6 +10,7 @@ use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRI
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Address, Bytes, GuestAddress};
+use vmm_sys_util::epoll::EpollEvent;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
@@ -185,6 +186,37 @@ fn a_request_is_carried_out_given_back_and_announced() {
     assert_eq!(rig.read(INTERRUPT_STATUS), 1);
     rig.write(0x64, 1);
     assert_eq!(rig.read(INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn a_worker_that_served_a_kick_sleeps_until_the_next() {
+    let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap());
+    let mock = MockSplitQueue::new(&*memory, QUEUE_SIZE);
+    let (sender, done) = channel();
+    let executor = Numbering {
+        count: 0,
+        done: sender,
+    };
+    let interrupt = Arc::new(Interrupt::new().unwrap());
+    let (worker, mut state) =
+        Worker::prepare(1, Box::new(executor), Arc::clone(&memory), interrupt).unwrap();
+    let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let queue = WorkerQueue {
+        queue: mock.create_queue().unwrap(),
+        kick: Arc::clone(&kick),
+    };
+    worker.start(vec![Some(queue)], 0);
+    assert_eq!(state.turn(-1).unwrap(), Some(false));
+    for number in 1..=3 {
+        mock.add_desc_chains(&request(0x8_0000), 2 * (number - 1))
+            .unwrap();
+        kick.write(1).unwrap();
+        assert_eq!(state.turn(-1).unwrap(), Some(false), "nothing is left");
+        assert_eq!(done.try_recv(), Ok(number as u8));
+        // Were the kick reported again, a wait would be over at once, and the thread would never sleep.
+        let mut events = [EpollEvent::default(); 4];
+        assert_eq!(state.epoll.wait(0, &mut events).unwrap(), 0);
+    }
 }
 
 #[test]
