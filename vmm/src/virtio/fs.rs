@@ -91,7 +91,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
 
     let traffic = served.traffic();
     let session = Arc::new(Session::new(served));
-    let worker = |name: &str, size, resets| WorkerDescription {
+    let worker = |name: &str, size, resets, gathers| WorkerDescription {
         name: name.to_owned(),
         queue_sizes: vec![size],
         system_calls: SharedFolder::SYSTEM_CALLS,
@@ -99,7 +99,7 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
             session: Arc::clone(&session),
             resets,
         }),
-        gathers: false,
+        gathers,
         helpers: Vec::new(),
     };
     Ok(DeviceDescription {
@@ -107,8 +107,10 @@ fn device(tag: &str, served: impl Served) -> Result<DeviceDescription, FsDeviceE
         features: 0,
         config: config.into(),
         workers: vec![
-            worker("fs-hiprio", HIGH_PRIORITY_QUEUE_SIZE, false),
-            worker("fs-requests", REQUEST_QUEUE_SIZE, true),
+            // Nobody waits for FORGET, and each interrupt for one costs the guest as much as a request does. Who needs what
+            // it gives back waits for it, see `fs::quota`.
+            worker("fs-hiprio", HIGH_PRIORITY_QUEUE_SIZE, false, true),
+            worker("fs-requests", REQUEST_QUEUE_SIZE, true, false),
         ],
         traffic,
     })

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 
 use fuse_backend_rs::abi::fuse_abi::{EntryOut, FsOptions, Kstatfs, Opcode};
 
-use super::driver::{Driver, REQUESTS, ROOT, decode, dirents};
+use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode, dirents};
 use crate::fs::{CachePolicy, FolderOptions};
 
 const LAYER: FolderOptions = FolderOptions {
@@ -30,6 +30,14 @@ fn init_offers_one_mebibyte_requests_and_no_locks() {
     assert!(!enabled.contains(FsOptions::ATOMIC_O_TRUNC));
     assert!(!enabled.intersects(FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS));
     assert!(!enabled.intersects(FsOptions::WRITEBACK_CACHE | FsOptions::POSIX_ACL));
+}
+
+#[test]
+fn what_nobody_waits_for_leaves_the_processor_to_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let driver = Driver::new(folder.path(), SHARED);
+    assert!(driver.device.workers[HIGH_PRIORITY].gathers);
+    assert!(!driver.device.workers[REQUESTS].gathers);
 }
 
 #[test]
