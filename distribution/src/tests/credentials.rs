@@ -74,6 +74,35 @@ fn a_token_is_got_once_and_again_when_it_expires() {
     assert_eq!(server.count("/token"), 2);
 }
 
+/// As Docker Hub has it: whoever is nobody gets a token, too, and only who gives it out sees a password.
+#[test]
+fn a_token_comes_from_whom_the_registry_names() {
+    for (credentials, expected) in [(alice(), Some(basic())), (Credentials::Anonymous, None)] {
+        let tokens = Server::start(|_| Answer::ok(r#"{"token": "t"}"#));
+        let image = Image::new(2);
+        let plain = image.clone().serve();
+        let realm = format!(
+            r#"Bearer realm="http://{}/give?a=b",service="c d""#,
+            tokens.name()
+        );
+        let server = Server::start(move |request| match request.header("authorization") {
+            Some("Bearer t") => plain(request),
+            _ => Answer::status(401).with("www-authenticate", realm.clone()),
+        });
+        let puller = Puller::with(credentials);
+        puller.pull(&reference(&server)).unwrap();
+        assert!(puller.has(&image));
+        let asked = tokens.requests();
+        assert_eq!(asked.len(), 1);
+        let target = "/give?a=b&service=c+d&scope=repository%3Ax%3Apull";
+        assert_eq!(asked[0].target, target);
+        assert_eq!(asked[0].header("authorization"), expected.as_deref());
+        let shown = server.requests();
+        let mut shown = shown.iter().map(|request| request.header("authorization"));
+        assert!(shown.all(|shown| matches!(shown, None | Some("Bearer t"))));
+    }
+}
+
 #[test]
 fn wrong_credentials_are_refused_once() {
     let server = with_tokens(&Image::new(1), 1000);
