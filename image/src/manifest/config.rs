@@ -84,6 +84,8 @@ pub struct Healthcheck {
     pub timeout: i64,
     /// Time after the start in which failures do not count, in nanoseconds.
     pub start_period: i64,
+    /// Time between two checks then, in nanoseconds; 0 for the default.
+    pub start_interval: i64,
     /// Failures in a row before the program is considered unwell; 0 for the default.
     pub retries: i64,
 }

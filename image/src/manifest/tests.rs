@@ -196,7 +196,10 @@ fn a_configuration_is_read() {
         "User": "www-data:www-data", "ExposedPorts": {"80/tcp": {}}, "Env": ["PATH=/bin", "A=b=c"],
         "Entrypoint": ["/entry"], "Cmd": ["a", ""], "Volumes": {"/data": {}}, "WorkingDir": "/srv",
         "Labels": {"k": "v"}, "StopSignal": "SIGQUIT", "Shell": ["/bin/sh", "-c"],
-        "Healthcheck": {"Test": ["CMD", "true"], "Interval": 5_000_000_000_i64, "Retries": 3},
+        "Healthcheck": {
+            "Test": ["CMD", "true"], "Interval": 5_000_000_000_i64, "Timeout": 4, "StartPeriod": 2,
+            "StartInterval": 1, "Retries": 3,
+        },
         "OnBuild": null, "AttachStdin": false,
     });
     value["history"] =
@@ -212,7 +215,15 @@ fn a_configuration_is_read() {
     assert_eq!(read.config.working_dir, "/srv");
     assert_eq!(read.config.labels["k"], "v");
     assert_eq!(read.config.stop_signal.as_deref(), Some("SIGQUIT"));
-    assert_eq!(read.config.healthcheck.unwrap().retries, 3);
+    let expected = Healthcheck {
+        test: vec!["CMD".to_owned(), "true".to_owned()],
+        interval: 5_000_000_000,
+        timeout: 4,
+        start_period: 2,
+        start_interval: 1,
+        retries: 3,
+    };
+    assert_eq!(read.config.healthcheck, Some(expected));
     assert!(read.history[1].empty_layer);
 
     // What Docker writes for an image that says nothing.

@@ -162,6 +162,7 @@ fn healthcheck(check: &Healthcheck) -> String {
         ("interval", check.interval),
         ("timeout", check.timeout),
         ("start period", check.start_period),
+        ("start interval", check.start_interval),
     ];
     let times = times.into_iter().filter(|(_, time)| *time > 0);
     let times =
@@ -286,10 +287,10 @@ mod tests {
             interval: 30_000_000_000,
             timeout: 1_500_000_000,
             start_period: 0,
+            start_interval: 500_000_000,
             retries: 3,
         };
-        let expected =
-            r#"["CMD-SHELL","curl -f localhost"], interval 30s, timeout 1.5s, retries 3"#;
+        let expected = r#"["CMD-SHELL","curl -f localhost"], interval 30s, timeout 1.5s, start interval 500ms, retries 3"#;
         assert_eq!(healthcheck(&check), expected);
         assert_eq!(healthcheck(&Healthcheck::default()), "");
     }
