@@ -49,6 +49,17 @@ enum Phase {
     Lingering,
 }
 
+/// Whether the guest is to be granted room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Not now.
+    Unneeded,
+    /// When its turn comes.
+    Awaited,
+    /// With the next packet, so much that it can send so many bytes.
+    Taken(u32),
+}
+
 /// A connection between the guest and a Unix socket of the host.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -64,6 +75,7 @@ pub(super) struct Connection {
     told_shutdown: Shutdown,
     /// The guest asked for our credit.
     credit_wanted: bool,
+    turn: Turn,
     /// The guest was asked for its credit, and granted none since.
     credit_requested: bool,
     /// The host program closed its socket altogether.
@@ -113,6 +125,7 @@ impl Connection {
             guest_shutdown: Shutdown::default(),
             told_shutdown: Shutdown::default(),
             credit_wanted: false,
+            turn: Turn::Unneeded,
             credit_requested: false,
             hung_up: false,
             deadline: None,
@@ -166,6 +179,7 @@ impl Connection {
         if self.guest_shutdown.send || data.len() > free {
             return Fate::Broken;
         }
+        self.from_guest.receive(data.len());
         self.host.deliver(data);
         self.from_guest.forward(self.host.take_released());
         Fate::Alive
@@ -254,6 +268,22 @@ impl Connection {
         self.host.backlog_len() > 0
     }
 
+    /// Whether the connection has begun to wait for a turn. Says so once for each turn.
+    pub(super) fn asks_for_turn(&mut self) -> bool {
+        let due = !self.guest_shutdown.send && self.from_guest.is_grant_due();
+        let asks =
+            self.phase == Phase::Open && self.turn == Turn::Unneeded && (self.credit_wanted || due);
+        if asks {
+            self.turn = Turn::Awaited;
+        }
+        asks
+    }
+
+    /// It is the connection's turn: the guest is granted as much room as lets it send `credit` bytes.
+    pub(super) fn take_turn(&mut self, credit: u32) {
+        self.turn = Turn::Taken(credit);
+    }
+
     /// Whether there is something for the guest.
     pub(super) fn has_output(&self) -> bool {
         match self.phase {
@@ -261,7 +291,7 @@ impl Connection {
             Phase::Requested | Phase::Lingering => false,
             Phase::Open => {
                 self.due_shutdown() != self.told_shutdown
-                    || self.is_credit_update_due()
+                    || self.has_turn()
                     || self.host.is_readable()
                         && (self.to_guest.available() > 0 || !self.credit_requested)
             }
@@ -300,8 +330,7 @@ impl Connection {
             self.credit_requested = true;
             return Some(self.packet(Op::CreditRequest));
         }
-        self.is_credit_update_due()
-            .then(|| self.packet(Op::CreditUpdate))
+        self.has_turn().then(|| self.packet(Op::CreditUpdate))
     }
 
     /// Whether both ends take packets.
@@ -348,14 +377,18 @@ impl Connection {
         Shutdown { receive, send }
     }
 
-    fn is_credit_update_due(&self) -> bool {
-        self.credit_wanted || !self.guest_shutdown.send && self.from_guest.is_update_due()
+    fn has_turn(&self) -> bool {
+        matches!(self.turn, Turn::Taken(_))
     }
 
-    /// A header of this connection. Each one announces our credit.
+    /// A header of this connection. Each one announces our credit, which grows with a turn only.
     fn packet(&mut self, op: Op) -> Header {
-        let (buf_alloc, fwd_cnt) = self.from_guest.announce();
-        self.credit_wanted = false;
+        if let Turn::Taken(credit) = self.turn {
+            self.turn = Turn::Unneeded;
+            self.credit_wanted = false;
+            self.from_guest.grant(credit);
+        }
+        let (buf_alloc, fwd_cnt) = self.from_guest.announcement();
         Header {
             src_cid: HOST_CID,
             dst_cid: self.guest_cid,

@@ -27,8 +27,11 @@ pub(super) fn receive_window(existing: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct ReceiveCredit {
     window: u32,
+    received: u32,
     forwarded: u32,
     announced: u32,
+    /// What the guest could send when it was last granted something.
+    granted: u32,
 }
 
 impl ReceiveCredit {
@@ -36,8 +39,10 @@ impl ReceiveCredit {
     pub(super) fn new(window: u32) -> ReceiveCredit {
         ReceiveCredit {
             window,
+            received: 0,
             forwarded: 0,
             announced: 0,
+            granted: window,
         }
     }
 
@@ -46,22 +51,46 @@ impl ReceiveCredit {
         self.window
     }
 
+    /// `bytes` arrived in the buffer, no more than the window.
+    pub(super) fn receive(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.received = self.received.wrapping_add(bytes);
+    }
+
     /// `bytes` left the buffer. No more than the window can be in it, so the saturation is never seen.
     pub(super) fn forward(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.forwarded = self.forwarded.wrapping_add(bytes);
     }
 
-    /// `buf_alloc` and `fwd_cnt` for a packet that is about to be given to the guest.
-    pub(super) fn announce(&mut self) -> (u32, u32) {
-        self.announced = self.forwarded;
-        (self.window, self.forwarded)
+    /// Grants as much of the free room as lets the guest send `credit` bytes. What it was granted before it keeps.
+    pub(super) fn grant(&mut self, credit: u32) {
+        let before = self.credit();
+        let more = credit.saturating_sub(before).min(self.unannounced());
+        self.announced = self.announced.wrapping_add(more);
+        self.granted = before.saturating_add(more);
     }
 
-    /// Whether the guest should be told without waiting for a packet that goes its way: it counts on less than half of the
-    /// window although more is free. A guest that knows of no free byte at all is always told when the buffer empties.
-    pub(super) fn is_update_due(&self) -> bool {
-        self.forwarded.wrapping_sub(self.announced) >= self.window / 2
+    /// `buf_alloc` and `fwd_cnt` for a packet.
+    pub(super) fn announcement(&self) -> (u32, u32) {
+        (self.window, self.announced)
+    }
+
+    /// Whether the guest should be granted more: half of the window is free without its knowledge, and it used half of what it was
+    /// granted last. A guest that knows of no free byte at all is granted some when the buffer empties.
+    pub(super) fn is_grant_due(&self) -> bool {
+        self.unannounced() >= self.window / 2 && self.credit() <= self.granted / 2
+    }
+
+    /// Bytes that the guest may send. It may use room that it was not told of, then there are none.
+    fn credit(&self) -> u32 {
+        let used = self.received.wrapping_sub(self.announced);
+        self.window.saturating_sub(used)
+    }
+
+    /// Bytes of free room that the guest does not know of.
+    fn unannounced(&self) -> u32 {
+        self.forwarded.wrapping_sub(self.announced)
     }
 }
 

@@ -11,7 +11,7 @@
 //!  AF_VSOCK                   |          | <------ |             |
 //!                             +----------+  recv   +-------------+
 //!
-//!  protocol      packet, credit
+//!  protocol      packet, credit, turns (who is granted credit)
 //!  conversation  connection; host_end is its half towards the host
 //!  all of them   connections (table, ports, turns), switchboard (their events, deadlines and resets)
 //!  bytes         buffers (guest memory), socket (system calls on it)
@@ -37,6 +37,7 @@ mod switchboard;
 #[cfg(test)]
 mod tests;
 mod token;
+mod turns;
 
 use std::collections::HashMap;
 use std::io;

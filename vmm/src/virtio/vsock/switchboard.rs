@@ -14,6 +14,7 @@ use super::credit::receive_window;
 use super::deadline::Timer;
 use super::packet::{Header, Op};
 use super::token::{Occupant, Token};
+use super::turns::Turns;
 use crate::virtio::{DeviceFailure, Events};
 
 /// Bounds of what a guest can make the device hold.
@@ -28,6 +29,9 @@ pub(super) struct Limits {
     /// How long the guest may take to confirm the end of a connection; Linux waits 8 s for us, too
     /// (`VSOCK_CLOSE_TIMEOUT`).
     pub(super) closing: Duration,
+    /// How long a connection that was granted room may leave it unused while others wait for theirs. What is on its way
+    /// arrives far earlier, and a connection that fell silent delays the others once.
+    pub(super) turn: Duration,
 }
 
 impl Limits {
@@ -36,6 +40,7 @@ impl Limits {
         connections: 1023,
         resets: 1024,
         closing: Duration::from_secs(8),
+        turn: Duration::from_millis(20),
     };
 }
 
@@ -46,6 +51,7 @@ pub(super) struct Switchboard {
     /// Resets that belong to no connection any more. They go first: a new connection with the same ports may follow.
     resets: VecDeque<Header>,
     timer: Timer,
+    turns: Turns,
     /// A place of the table became free.
     vacated: bool,
     /// There from `start` to `reset`.
@@ -60,6 +66,7 @@ impl Switchboard {
             connections: Connections::new(limits.connections),
             resets: VecDeque::new(),
             timer,
+            turns: Turns::new(limits.turn),
             vacated: false,
             events: None,
         }
@@ -86,6 +93,7 @@ impl Switchboard {
             self.unwatch(&connection);
         }
         self.resets.clear();
+        self.turns.clear();
         self.timer.restart(None);
         self.vacated = false;
         let events = self.events.take()?;
@@ -217,11 +225,12 @@ impl Switchboard {
             self.settle(place, fate);
         }
         self.resume(|until| until <= now);
+        self.pass_turns();
         let next = self.connections.iter().flat_map(|(_, connection)| {
             let stalled = connection.host().stalled_until();
             connection.deadline().into_iter().chain(stalled)
         });
-        self.timer.restart(next.min());
+        self.timer.restart(next.chain(self.turns.deadline()).min());
     }
 
     /// Answers a packet of no connection. A reset is never answered, or two ends would answer each other for ever.
@@ -283,6 +292,7 @@ impl Switchboard {
         };
         if fate != Fate::Alive {
             self.connections.release_ports(place);
+            self.turns.leave(place);
         }
         if stays {
             self.follow_up(place);
@@ -290,6 +300,7 @@ impl Switchboard {
             self.unwatch(&connection);
             self.vacated = true;
         }
+        self.pass_turns();
     }
 
     /// Arranges what the connection at `place` waits for now.
@@ -314,9 +325,23 @@ impl Switchboard {
             self.timer.not_later_than(deadline);
         }
         self.timer.not_later_than(connection.host().stalled_until());
+        if connection.asks_for_turn() {
+            self.turns.ask(place);
+        }
         if connection.has_output() {
             self.connections.enqueue(place);
         }
+    }
+
+    /// Lets connections tell the guest of their room, one after the other.
+    fn pass_turns(&mut self) {
+        while let Some((place, credit)) = self.turns.pass(Instant::now()) {
+            if let Some(connection) = self.connections.get_mut(place) {
+                connection.take_turn(credit);
+                self.connections.enqueue(place);
+            }
+        }
+        self.timer.not_later_than(self.turns.deadline());
     }
 
     /// Closing the socket would not do if the monitor kept a duplicate of it elsewhere.
@@ -333,6 +358,11 @@ impl Switchboard {
     /// The table.
     pub(super) fn connections(&mut self) -> &mut Connections {
         &mut self.connections
+    }
+
+    /// How many connections wait to be granted room.
+    pub(super) fn waiting_for_turns(&self) -> usize {
+        self.turns.waiting()
     }
 
     /// How many resets wait for the guest.

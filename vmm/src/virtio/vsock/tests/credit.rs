@@ -1,10 +1,13 @@
 //! Neither side sends more than the other has room for, and waiting costs nothing.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::super::connection::Ports;
 use super::super::packet::{Header, Op};
+use super::super::switchboard::Limits;
+use super::super::turns::SHARE;
 use super::conversations::noise;
 use super::guest::Guest;
 use super::machine::from_guest;
@@ -169,4 +172,100 @@ fn absurd_counters_grant_nothing() {
     host.write_all(&noise(5, 1_000)).unwrap();
     guest.rest();
     assert_eq!(guest.socket(ports).received.len(), 100);
+}
+
+/// Connections that have used up their windows, and of which the host has read everything.
+struct Streams {
+    guest: Guest,
+    ports: Vec<Ports>,
+    hosts: Vec<UnixStream>,
+}
+
+impl Streams {
+    /// So many; a turn that is not used lasts for `turn`.
+    fn new(count: u32, turn: Duration) -> Streams {
+        let (route, accepted) = from_guest(1);
+        let limits = Limits {
+            turn,
+            ..Limits::DEVICE
+        };
+        let mut guest = Guest::with_limits(vec![route], limits);
+        let ports: Vec<_> = (0..count).map(|port| guest.connect(1, port)).collect();
+        let hosts: Vec<_> = accepted.try_iter().collect();
+        let mut streams = Streams {
+            guest,
+            ports,
+            hosts,
+        };
+        let window = streams.credits()[0];
+        for index in 0..streams.ports.len() {
+            streams.send(index, window);
+        }
+        streams
+    }
+
+    /// The guest sends so many bytes, and the host reads them.
+    fn send(&mut self, index: usize, count: u32) {
+        let mut left = noise(6, count as usize);
+        while !left.is_empty() {
+            let sent = self.guest.send_some(self.ports[index], &left);
+            assert!(sent > 0, "there is no credit");
+            self.guest.step(Duration::ZERO);
+            self.hosts[index].read_exact(&mut left[..sent]).unwrap();
+            left.drain(..sent);
+            self.guest.step(Duration::ZERO);
+        }
+        self.guest.rest();
+    }
+
+    fn credits(&self) -> Vec<u32> {
+        let credit = |ports| self.guest.sockets[ports].credit();
+        self.ports.iter().map(credit).collect()
+    }
+}
+
+/// Longer than any test takes.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+#[test]
+fn connections_that_stream_are_granted_room_one_after_the_other() {
+    let mut streams = Streams::new(3, FOR_EVER);
+    let window = streams.guest.sockets[&streams.ports[0]].buf_alloc;
+    // The first one was alone when it had used half of its window: that much it was granted.
+    streams.send(0, streams.credits()[0]);
+    for turn in 1..9 {
+        let mut expected = vec![0; 3];
+        expected[turn % 3] = SHARE;
+        assert_eq!(streams.credits(), expected, "turn {turn}");
+        streams.send(turn % 3, SHARE / 2);
+        expected[turn % 3] = SHARE / 2;
+        expected[(turn + 1) % 3] = SHARE;
+        assert_eq!(streams.credits(), expected, "turn {turn}");
+        streams.send(turn % 3, SHARE / 2);
+    }
+    // Who is left alone gets all its room.
+    streams.guest.close(streams.ports[0]);
+    streams.guest.close(streams.ports[1]);
+    streams.guest.rest();
+    streams.send(2, streams.credits()[2]);
+    assert_eq!(streams.credits()[2], window);
+}
+
+#[test]
+fn a_connection_that_does_not_use_its_room_holds_nobody_up() {
+    let mut streams = Streams::new(3, Duration::from_millis(20));
+    let ports = streams.ports.clone();
+    streams.guest.wait("room for all", |guest| {
+        ports.iter().all(|port| guest.sockets[port].credit() > 0)
+    });
+}
+
+#[test]
+fn a_connection_that_ends_gives_its_turn_away() {
+    let mut streams = Streams::new(2, FOR_EVER);
+    assert_eq!(streams.credits()[1], 0);
+    streams.guest.close(streams.ports[0]);
+    streams.guest.rest();
+    let window = streams.guest.sockets[&streams.ports[1]].buf_alloc;
+    assert_eq!(streams.credits()[1], window);
 }

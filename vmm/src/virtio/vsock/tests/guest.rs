@@ -210,6 +210,7 @@ impl Guest {
     pub(super) fn check_bounds(&mut self, limits: Limits) {
         let switchboard = self.machine.executor.switchboard();
         assert!(switchboard.resets() <= limits.resets + limits.connections);
+        assert!(switchboard.waiting_for_turns() <= limits.connections);
         let table = switchboard.connections();
         assert!(table.len() <= limits.connections);
         assert!(table.waiting() <= limits.connections);

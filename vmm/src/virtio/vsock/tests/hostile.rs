@@ -262,7 +262,7 @@ fn deeds() -> impl Strategy<Value = Deed> {
 proptest! {
     #[test]
     fn no_sequence_of_packets_breaks_the_bounds(deeds in proptest::collection::vec(deeds(), 1..60)) {
-        let limits = Limits { connections: 8, resets: 8, closing: Duration::from_millis(1) };
+        let limits = Limits { connections: 8, resets: 8, closing: Duration::from_millis(1), turn: Duration::from_millis(1) };
         let directory = tempfile::tempdir().unwrap();
         let (inwards, path) = to_guest(&directory, 2);
         let mut routes = vec![inwards];

@@ -205,18 +205,45 @@ proptest! {
     }
 
     #[test]
-    fn a_guest_without_known_room_is_told_of_room(forwards in proptest::collection::vec(1_usize..5_000, 1..100)) {
+    fn a_guest_without_known_room_is_granted_room(forwards in proptest::collection::vec(1_usize..5_000, 1..100)) {
         let window = 10_000;
         let mut credit = ReceiveCredit::new(window);
-        let mut silent = 0;
+        let (mut silent, mut all) = (0, 0);
         for bytes in forwards {
+            credit.receive(bytes);
+            all += bytes as u32;
             credit.forward(bytes);
             silent += bytes;
-            prop_assert_eq!(credit.is_update_due(), silent >= 5_000);
-            if credit.is_update_due() {
-                credit.announce();
+            prop_assert_eq!(credit.is_grant_due(), silent >= 5_000);
+            if credit.is_grant_due() {
+                credit.grant(window);
+                prop_assert_eq!(credit.announcement(), (window, all));
                 silent = 0;
             }
+        }
+    }
+
+    #[test]
+    fn what_was_granted_stays_and_is_room(
+        steps in proptest::collection::vec((0_usize..4_000, 0_usize..4_000, 0_u32..20_000), 1..100),
+    ) {
+        let window = 10_000_u32;
+        let mut credit = ReceiveCredit::new(window);
+        let (mut received, mut buffered) = (0_u32, 0);
+        let may_send = |credit: &ReceiveCredit, received: u32| credit.announcement().1 + window - received;
+        for (sent, read, grant) in steps {
+            let sent = sent.min(may_send(&credit, received) as usize);
+            credit.receive(sent);
+            received += sent as u32;
+            buffered += sent;
+            let read = read.min(buffered);
+            credit.forward(read);
+            buffered -= read;
+            let before = may_send(&credit, received);
+            credit.grant(grant);
+            let after = may_send(&credit, received);
+            let free = window - buffered as u32;
+            prop_assert_eq!(after, before.max(grant.min(free)));
         }
     }
 
