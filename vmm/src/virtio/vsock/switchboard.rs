@@ -225,6 +225,7 @@ impl Switchboard {
             self.settle(place, fate);
         }
         self.resume(|until| until <= now);
+        self.turns.expire(now);
         self.pass_turns();
         let next = self.connections.iter().flat_map(|(_, connection)| {
             let stalled = connection.host().stalled_until();
@@ -335,7 +336,7 @@ impl Switchboard {
 
     /// Lets connections tell the guest of their room, one after the other.
     fn pass_turns(&mut self) {
-        while let Some((place, credit)) = self.turns.pass(Instant::now()) {
+        while let Some((place, credit)) = self.turns.pass() {
             if let Some(connection) = self.connections.get_mut(place) {
                 connection.take_turn(credit);
                 self.connections.enqueue(place);

@@ -44,19 +44,25 @@ impl Turns {
     }
 
     /// Begins the next turn if the last one is over. Returns whose it is, and the credit that it should have then.
-    pub(super) fn pass(&mut self, now: Instant) -> Option<(u16, u32)> {
-        if self.holder.is_some_and(|(_, until)| now < until) {
+    pub(super) fn pass(&mut self) -> Option<(u16, u32)> {
+        if self.holder.is_some() {
             return None;
         }
         let place = self.waiting.pop_front()?;
         // Time does not reach its end: None is never seen.
-        self.holder = now.checked_add(self.longest).map(|until| (place, until));
+        let until = Instant::now().checked_add(self.longest)?;
+        self.holder = Some((place, until));
         let credit = if self.waiting.is_empty() {
             u32::MAX
         } else {
             SHARE
         };
         Some((place, credit))
+    }
+
+    /// Ends a turn that has lasted too long.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.holder.take_if(|(_, until)| *until <= now);
     }
 
     /// When the next turn begins at the latest, if somebody waits for it.
