@@ -39,7 +39,9 @@ pub(crate) fn listen_on(port: u32) -> io::Result<OwnedFd> {
         listener.as_raw_fd(),
         &VsockAddr::new(libc::VMADDR_CID_ANY, port),
     )?;
-    listen(&listener, Backlog::MAXCONN)?;
+    // As many as /proc/sys/net/core/somaxconn says, 4096: a connection beyond them is reset, whatever the host has
+    // sent on it. With musl `MAXCONN` is 128, of which a crowd of clients has more.
+    listen(&listener, Backlog::MAXALLOWABLE)?;
     Ok(listener)
 }
 
