@@ -7,6 +7,7 @@ use microsandbox::protocol::{FRAME_HEADER, FrameDecoder, GuestMessage, MAX_MESSA
 const STARTED: u8 = 3;
 const STDOUT: u8 = 4;
 const STDERR: u8 = 5;
+const EXITED: u8 = 8;
 
 /// Most bytes of a length in postcard that fits into a frame.
 const MAX_VARINT: usize = 3;
@@ -34,8 +35,8 @@ enum Place {
     Data { source: LogSource, left: usize },
     /// So many bytes that are nothing to log.
     Other { left: usize },
-    /// Nothing that is understood.
-    Lost,
+    /// Nothing that is to be logged: the last frame, or nothing that is understood.
+    Over,
 }
 
 /// What the beginning of a frame says.
@@ -92,12 +93,17 @@ impl Frames {
                     bytes = bytes.get(skipped..).unwrap_or_default();
                     *left -= skipped;
                 }
-                Place::Lost => return,
+                Place::Over => return,
             }
             if let Place::Data { left: 0, .. } | Place::Other { left: 0 } = self.place {
                 self.place = Place::Head(Vec::new());
             }
         }
+    }
+
+    /// Whether there is no more output to come.
+    pub(super) fn are_over(&self) -> bool {
+        matches!(self.place, Place::Over)
     }
 
     /// What the bytes of the head mean.
@@ -110,15 +116,16 @@ impl Frames {
         };
         let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
         if !(1..=MAX_MESSAGE).contains(&length) {
-            return Head::Followed(Place::Lost);
+            return Head::Followed(Place::Over);
         }
         match message.split_first() {
             None => Head::Incomplete,
             Some((&STDOUT, data_length)) => data(LogSource::Stdout, length, data_length),
             Some((&STDERR, data_length)) => data(LogSource::Stderr, length, data_length),
-            Some((&STARTED, _)) if length > MAX_STARTED => Head::Followed(Place::Lost),
+            Some((&STARTED, _)) if length > MAX_STARTED => Head::Followed(Place::Over),
             Some((&STARTED, _)) if message.len() < length => Head::Incomplete,
             Some((&STARTED, _)) => Head::Started,
+            Some((&EXITED, _)) => Head::Followed(Place::Over),
             Some(_) => Head::Followed(Place::Other { left: length - 1 }),
         }
     }
@@ -136,7 +143,7 @@ impl Frames {
                 // Number 0 is a session that serves files, whose contents are nobody's output.
                 self.session = (started.session != 0).then_some(started);
             }
-            _ => self.place = Place::Lost,
+            _ => self.place = Place::Over,
         }
     }
 }
@@ -151,14 +158,14 @@ fn data(source: LogSource, message: usize, bytes: &[u8]) -> Head {
             let left = message.checked_sub(index + 2);
             return Head::Followed(match left {
                 Some(left) if left == length => Place::Data { source, left },
-                _ => Place::Lost,
+                _ => Place::Over,
             });
         }
     }
     if bytes.len() < MAX_VARINT {
         Head::Incomplete
     } else {
-        Head::Followed(Place::Lost)
+        Head::Followed(Place::Over)
     }
 }
 

@@ -13,6 +13,13 @@ const CAPACITY: usize = 4 << 20;
 /// Bytes beyond it that system lines may take up.
 const RESERVE: usize = 64 << 10;
 
+/// How long the thread that writes rests after it has written: a process that writes line after line, or in small pieces, would
+/// otherwise wake it for each of them, and every piece would cost a write(2) and two changes of threads.
+pub(super) const REST: Duration = Duration::from_millis(20);
+
+/// Bytes of entries for which it does not rest.
+pub(super) const ENOUGH: usize = 256 << 10;
+
 /// Batches of this size are likely to be followed by more of them, so that their memory is kept.
 const LARGE: usize = 64 << 10;
 
@@ -21,6 +28,8 @@ const LARGE: usize = 64 << 10;
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    /// How long the thread that writes rests.
+    rest: Duration,
     /// Tells the device that there is room again.
     room: EventFd,
 }
@@ -30,6 +39,10 @@ struct Waiting {
     batch: LogBatch,
     /// Bytes for which there was no room.
     dropped: u64,
+    /// What waits is to be written now.
+    urgent: bool,
+    /// Bytes of entries that wake the thread that writes; `None` while it needs no waking.
+    wakes_at: Option<usize>,
     /// Somebody waits for room.
     stalled: bool,
     /// Nothing more is to come.
@@ -56,14 +69,15 @@ pub(super) struct Room<'a> {
 }
 
 impl Queue {
-    /// An empty queue.
+    /// An empty queue; the thread that writes rests for `rest`.
     ///
     /// # Errors
     /// As eventfd(2).
-    pub(super) fn new() -> nix::Result<Queue> {
+    pub(super) fn new(rest: Duration) -> nix::Result<Queue> {
         Ok(Queue {
             waiting: Mutex::default(),
             changed: Condvar::new(),
+            rest,
             room: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
         })
     }
@@ -101,19 +115,31 @@ impl Queue {
             waiting
                 .batch
                 .push(LogSource::System, 0, SystemTime::now(), line.as_bytes());
-            self.changed.notify_all();
+            waiting.urgent = true;
+            waiting.wake(&self.changed);
         }
     }
 
-    /// Waits for entries. `spare` is memory for the next ones.
+    /// Rests, and waits for entries. `spare` is memory for the next ones.
     pub(super) fn take(&self, spare: LogBatch) -> Taken {
         let mut waiting = self.lock();
-        while waiting.batch.is_empty() && !waiting.closed {
-            waiting = self
-                .changed
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        waiting.wakes_at = Some(ENOUGH);
+        let rested = self
+            .changed
+            .wait_timeout_while(waiting, self.rest, |waiting| {
+                waiting.batch.len() < ENOUGH && !waiting.urgent && !waiting.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting = rested.0;
+        waiting.wakes_at = Some(1);
+        waiting = self
+            .changed
+            .wait_while(waiting, |waiting| {
+                waiting.batch.is_empty() && !waiting.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.wakes_at = None;
+        waiting.urgent = false;
         let taken = Taken {
             batch: std::mem::replace(&mut waiting.batch, spare),
             dropped: std::mem::take(&mut waiting.dropped),
@@ -153,18 +179,31 @@ impl Queue {
     }
 }
 
+impl Waiting {
+    /// Wakes the thread that writes, once, if there is what it waits for.
+    fn wake(&mut self, changed: &Condvar) {
+        let enough = |bytes| self.urgent || self.batch.len() >= bytes;
+        if !self.batch.is_empty() && self.wakes_at.take_if(|bytes| enough(*bytes)).is_some() {
+            changed.notify_all();
+        }
+    }
+}
+
 impl Room<'_> {
     /// Adds output of a session.
     pub(super) fn push(&mut self, source: LogSource, session: u64, data: &[u8]) {
         self.waiting.batch.push(source, session, self.time, data);
     }
+
+    /// The session's output is complete: whoever learns of its end next may look for it in the log.
+    pub(super) fn hurry(&mut self) {
+        self.waiting.urgent = true;
+    }
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        if !self.waiting.batch.is_empty() {
-            self.changed.notify_all();
-        }
+        self.waiting.wake(self.changed);
     }
 }
 

@@ -52,9 +52,13 @@ impl Tap for SessionTap {
     fn data(&mut self, bytes: &[u8]) -> Flow {
         if let Some(mut room) = self.queue.room_for(entries_of(bytes.len())) {
             self.waits_until = None;
+            let were_over = self.frames.are_over();
             self.frames.feed(bytes, |source, session, data| {
                 room.push(source, session, data)
             });
+            if self.frames.are_over() && !were_over {
+                room.hurry();
+            }
             return Flow::Passed;
         }
         let now = Instant::now();
@@ -72,8 +76,9 @@ impl Tap for SessionTap {
 #[cfg(test)]
 mod tests {
     use microsandbox::logs::LogBatch;
-    use microsandbox::protocol::{GuestMessage, Started, encode};
+    use microsandbox::protocol::{Exit, ExitStatus, GuestMessage, Started, encode};
 
+    use super::super::queue::{ENOUGH, REST};
     use super::*;
 
     fn frame(message: &GuestMessage) -> Vec<u8> {
@@ -82,15 +87,19 @@ mod tests {
         bytes
     }
 
-    #[test]
-    fn a_queue_that_nobody_empties_holds_output_back_and_then_loses_it() {
-        let queue = Arc::new(Queue::new().unwrap());
-        let mut tap = SessionTap::new(queue.clone());
-        tap.data(&frame(&GuestMessage::Started(Started {
+    fn started() -> Vec<u8> {
+        frame(&GuestMessage::Started(Started {
             pid: 1,
             session: 1,
             terminal: false,
-        })));
+        }))
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_holds_output_back_and_then_loses_it() {
+        let queue = Arc::new(Queue::new(REST).unwrap());
+        let mut tap = SessionTap::new(queue.clone());
+        tap.data(&started());
         let output = frame(&GuestMessage::Stdout(&[7; 60_000]));
         let mut passed = 0;
         let until = loop {
@@ -120,14 +129,53 @@ mod tests {
     }
 
     #[test]
-    fn the_most_frames_that_there_can_be_fit() {
-        let queue = Arc::new(Queue::new().unwrap());
+    fn output_is_gathered_until_it_is_enough_or_complete() {
+        let queue = Arc::new(Queue::new(Duration::from_secs(3600)).unwrap());
+        let (sender, taken) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn({
+            let queue = queue.clone();
+            move || {
+                loop {
+                    let taken = queue.take(LogBatch::new());
+                    sender.send(taken.batch.data_len()).unwrap();
+                    if taken.last {
+                        return queue.finish();
+                    }
+                }
+            }
+        });
+        let next = || taken.recv_timeout(Duration::from_secs(20)).unwrap();
+
         let mut tap = SessionTap::new(queue.clone());
-        tap.data(&frame(&GuestMessage::Started(Started {
-            pid: 1,
-            session: 1,
-            terminal: false,
+        tap.data(&started());
+        tap.data(&frame(&GuestMessage::Stdout(b"one")));
+        tap.data(&frame(&GuestMessage::Stdout(b"two")));
+        taken.recv_timeout(Duration::from_millis(50)).unwrap_err();
+        tap.data(&frame(&GuestMessage::Exited(Exit {
+            status: ExitStatus::Code(0),
+            timed_out: false,
         })));
+        assert_eq!(next(), 6);
+
+        let mut tap = SessionTap::new(queue.clone());
+        tap.data(&started());
+        let piece = frame(&GuestMessage::Stdout(&[7; 32 << 10]));
+        for _ in 0..ENOUGH / (32 << 10) {
+            tap.data(&piece);
+        }
+        assert_eq!(next(), ENOUGH as u64);
+
+        queue.push_line("line");
+        assert_eq!(next(), 5);
+        queue.close(Duration::from_secs(20));
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn the_most_frames_that_there_can_be_fit() {
+        let queue = Arc::new(Queue::new(REST).unwrap());
+        let mut tap = SessionTap::new(queue.clone());
+        tap.data(&started());
         let bytes = frame(&GuestMessage::Stdout(b"x")).repeat(9_000);
         assert_eq!(tap.data(&bytes), Flow::Passed);
         let taken = queue.take(LogBatch::new());

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use microsandbox::launch::LogTarget;
 use microsandbox::logs::{LogBatch, LogError, LogSource, LogWriter};
 
-use super::queue::{Queue, Taken, spare};
+use super::queue::{Queue, REST, Taken, spare};
 
 /// How long the end of the machine waits for the last entries to be written.
 const LAST_ENTRIES: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ impl Log {
     /// # Errors
     /// When there can be no more threads or descriptors.
     pub(in crate::vm) fn start(target: LogTarget) -> io::Result<Log> {
-        let queue = Arc::new(Queue::new()?);
+        let queue = Arc::new(Queue::new(REST)?);
         let shared = queue.clone();
         thread::Builder::new()
             .name("log".to_owned())
