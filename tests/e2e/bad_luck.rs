@@ -67,9 +67,10 @@ fn a_thousand_sessions_come_and_go() {
     let script = "while pidof tail >/dev/null; do sleep 0.1; done; echo alone";
     assert_eq!(in_session(&home, script), "alone\n");
     // and so does what the machine needed for them, as soon as it has heard of it.
+    // What the last session had may be closed a moment later.
     let is_as_before = || {
         in_session(&home, "true");
-        open_files(machine) <= before
+        open_files(machine) <= before + 1
     };
     assert!(
         (0..50).any(|_| is_as_before()),
