@@ -111,6 +111,15 @@ impl Machine {
         }
     }
 
+    /// As [`control`](Self::control), with the bare reason if it fails.
+    async fn try_control<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(ControlClient) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<Result<T, ControlError>, MicrosandboxError> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        blocking(move || Ok(ControlClient::connect(&directory, &name, ANSWER).and_then(work))).await
+    }
+
     /// Does `work` with a fresh connection to the machine itself, on a thread that may wait.
     ///
     /// # Errors
@@ -119,10 +128,7 @@ impl Machine {
         &self,
         work: impl FnOnce(ControlClient) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, MicrosandboxError> {
-        let (directory, name) = (self.directory.clone(), self.name.clone());
-        let done =
-            blocking(move || Ok(ControlClient::connect(&directory, &name, ANSWER).and_then(work)));
-        match done.await? {
+        match self.try_control(work).await? {
             Ok(result) => Ok(result),
             Err(error) => Err(self.control_error(error).await),
         }
@@ -366,12 +372,8 @@ impl Machine {
 
     /// Begins to watch the machine of this name; `None` if there is none, or none that answers.
     async fn watch(&self) -> Result<Option<Watching>, MicrosandboxError> {
-        let (directory, name) = (self.directory.clone(), self.name.clone());
-        let watch = blocking(move || {
-            let client = ControlClient::connect(&directory, &name, ANSWER);
-            Ok(client.and_then(|client| client.watch(ANSWER)).ok())
-        });
-        let watching = watch.await?.map(Watching::new).transpose();
+        let watch = self.try_control(|machine| machine.watch(ANSWER)).await?;
+        let watching = watch.ok().map(Watching::new).transpose();
         watching.map_err(failed("watch", self.directory.path()))
     }
 
