@@ -1,5 +1,6 @@
 //! The simplest device: what the driver wrote comes back.
 
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 use crate::virtio::{Chain, Completion, DeviceFailure, Executor, GuestMemory};
@@ -21,7 +22,10 @@ impl Executor for Echo {
         chain: Chain<'_>,
     ) -> Result<Completion, DeviceFailure> {
         let mut text = Vec::new();
-        for descriptor in chain.clone().readable() {
+        for descriptor in chain
+            .clone()
+            .filter(|descriptor| !descriptor.is_write_only())
+        {
             let length = (descriptor.len() as usize).min(LONGEST - text.len());
             let mut piece = vec![0; length];
             if memory.read_slice(&mut piece, descriptor.addr()).is_err() {
@@ -35,7 +39,7 @@ impl Executor for Echo {
             });
         }
         let mut written = 0;
-        for descriptor in chain.writable() {
+        for descriptor in chain.filter(Descriptor::is_write_only) {
             let length = (descriptor.len() as usize).min(text.len() - written);
             let piece = &text[written..written + length];
             if memory.write_slice(piece, descriptor.addr()).is_err() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _};
 use vmm_sys_util::epoll::EventSet;
 
@@ -125,7 +126,7 @@ impl Executor for Witness {
         let head = chain.head_index();
         let writable = chain
             .clone()
-            .writable()
+            .filter(Descriptor::is_write_only)
             .map(|descriptor| (descriptor.addr().0, descriptor.len()))
             .collect();
         let mut executed = Executed {

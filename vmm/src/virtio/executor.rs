@@ -7,16 +7,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use virtio_queue::DescriptorChain;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::ConfigSpace;
+use super::{Chain, ConfigSpace};
 use crate::memory::GuestMemory;
 use crate::traffic::Traffic;
-
-/// A chain of descriptors that the driver made available. Its buffers are volatile: copy a header out once, then
-/// validate the copy.
-pub type Chain<'m> = DescriptorChain<&'m GuestMemory>;
 
 /// A device as the driver sees it, and who serves it.
 pub struct DeviceDescription {

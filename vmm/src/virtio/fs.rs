@@ -10,14 +10,19 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::io::Write;
+mod data;
+mod message;
+
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
+use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode};
 use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
+use virtio_queue::DescriptorChain;
 
+use self::message::{Message, REQUEST_HEADER};
 use super::{
     Chain, Completion, DeviceDescription, DeviceFailure, Executor, GuestMemory, WorkerDescription,
 };
@@ -37,7 +42,7 @@ const REQUEST_QUEUE_SIZE: u16 = 1024;
 const HIGH_PRIORITY_QUEUE_SIZE: u16 = 128;
 
 /// Longest request: the largest write and a page for the headers, as for the reader of /dev/fuse.
-const MAX_REQUEST: usize = MAX_BUFFER_SIZE as usize + 4096;
+const MAX_REQUEST: u64 = MAX_BUFFER_SIZE as u64 + 4096;
 
 /// A file system device cannot be described.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +136,7 @@ impl<F: Served> Executor for Requests<F> {
         _queue: usize,
         chain: Chain<'_>,
     ) -> Result<Completion, DeviceFailure> {
-        let written = self.session.serve(memory, &chain);
+        let written = self.session.serve(memory, chain);
         // A reply is never longer than a read, see `MAX_BUFFER_SIZE`.
         Ok(Completion::Done(u32::try_from(written).unwrap_or(u32::MAX)))
     }
@@ -168,42 +173,53 @@ impl<F: Served> Session<F> {
     }
 
     /// Carries out the request in `chain` and returns the length of the reply.
-    fn serve(&self, memory: &GuestMemory, chain: &Chain<'_>) -> usize {
-        let Ok(request) = Reader::from_descriptor_chain(memory, chain.clone()) else {
+    fn serve(&self, memory: &GuestMemory, chain: Chain<'_>) -> usize {
+        let untouched = chain.untouched();
+        let Some(message) = Message::of(memory, chain) else {
             return 0;
         };
-        let Ok(header) = request.clone().read_obj::<InHeader>() else {
-            return 0;
-        };
-        if let Err(error) = self.admit(&header, request.available_bytes()) {
-            return reply_header(memory, chain, &header, error);
+        let header = &message.header;
+        if let Err(error) = self.admit(header, message.readable.len()) {
+            return message.reply_error(&io::Error::from_raw_os_error(error));
         }
-        if header.opcode == Opcode::Destroy as u32 {
-            self.end();
-            return reply_header(memory, chain, &header, 0);
-        }
-        let Ok(reply) = VirtioFsWriter::new(memory, chain.clone()) else {
-            return 0;
-        };
-        let result = self
-            .server
-            .handle_message(request, Writer::VirtioFs(reply), None, None);
-        match result {
-            Ok(length) if header.opcode == Opcode::Init as u32 => {
-                self.begun.store(true, Ordering::Relaxed);
-                length
+        match Opcode::from(header.opcode) {
+            Opcode::Read => data::read(&*self.served, &message),
+            Opcode::Write => data::write(&*self.served, &message),
+            Opcode::Destroy => {
+                self.end();
+                message.reply_with(0)
             }
-            Ok(length) => length,
-            // A request that the server could not decode.
-            Err(_) => reply_header(memory, chain, &header, libc::EIO),
+            opcode => match self.serve_by_library(memory, &untouched) {
+                Some(length) => {
+                    if matches!(opcode, Opcode::Init) {
+                        self.begun.store(true, Ordering::Relaxed);
+                    }
+                    length
+                }
+                // A request that the server could not decode.
+                None => message.reply_error(&io::Error::from_raw_os_error(libc::EIO)),
+            },
         }
     }
 
+    /// Has the server of fuse-backend-rs answer a request.
+    fn serve_by_library(
+        &self,
+        memory: &GuestMemory,
+        chain: &DescriptorChain<&GuestMemory>,
+    ) -> Option<usize> {
+        let request = Reader::from_descriptor_chain(memory, chain.clone()).ok()?;
+        let reply = VirtioFsWriter::new(memory, chain.clone()).ok()?;
+        self.server
+            .handle_message(request, Writer::VirtioFs(reply), None, None)
+            .ok()
+    }
+
     /// Decides whether a request reaches the server; if not, says which error the guest gets.
-    fn admit(&self, header: &InHeader, available: usize) -> Result<(), i32> {
-        let claimed = usize::try_from(header.len).unwrap_or(usize::MAX);
+    fn admit(&self, header: &InHeader, available: u64) -> Result<(), i32> {
+        let claimed = u64::from(header.len);
         // The server allocates as much as the header claims or, for some requests, as the buffers hold.
-        if available > MAX_REQUEST || claimed > available || claimed < size_of::<InHeader>() {
+        if available > MAX_REQUEST || claimed > available || claimed < REQUEST_HEADER {
             return Err(libc::EIO);
         }
         // These have never been requests; the server takes the number for one of its enum without a look.
@@ -220,28 +236,6 @@ impl<F: Served> Session<F> {
         } else {
             Err(libc::EIO)
         }
-    }
-}
-
-/// Answers the request with `header` by an error number, or 0 for success, and returns the length of the reply, which
-/// is 0 if it has no room.
-fn reply_header(memory: &GuestMemory, chain: &Chain<'_>, header: &InHeader, error: i32) -> usize {
-    let unanswered = [Opcode::Forget as u32, Opcode::BatchForget as u32];
-    if unanswered.contains(&header.opcode) {
-        return 0;
-    }
-    let Ok(mut reply) = VirtioFsWriter::new(memory, chain.clone()) else {
-        return 0;
-    };
-    let length = size_of::<OutHeader>();
-    let out = OutHeader {
-        len: u32::try_from(length).unwrap_or_default(),
-        error: error.saturating_neg(),
-        unique: header.unique,
-    };
-    match reply.write_obj(out).and_then(|()| reply.flush()) {
-        Ok(()) => length,
-        Err(_) => 0,
     }
 }
 

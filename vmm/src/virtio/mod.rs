@@ -11,12 +11,14 @@
 )]
 
 mod blk;
+mod chain;
 mod config_space;
 #[cfg(test)]
 mod driver_tests;
 mod executor;
 mod features;
 mod fs;
+mod halves;
 mod interrupt;
 mod queue;
 mod rng;
@@ -28,10 +30,11 @@ mod worker;
 pub use crate::memory::{GuestMemory, MemoryRegion};
 pub use crate::traffic::Traffic;
 pub use blk::{BlkConfig, BlkDeviceError, BlkHandle, HandleError, blk_device};
+pub use chain::Chain;
 pub use config_space::ConfigSpace;
 pub use executor::{
-    Chain, Completion, DeviceDescription, DeviceFailure, Events, Executor, Finished,
-    HelperDescription, WorkerDescription,
+    Completion, DeviceDescription, DeviceFailure, Events, Executor, Finished, HelperDescription,
+    WorkerDescription,
 };
 pub use fs::{FsDeviceError, exports_device, fs_device};
 pub(crate) use interrupt::Interrupt;

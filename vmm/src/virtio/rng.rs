@@ -2,6 +2,7 @@
 
 use std::io;
 
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{ReadVolatile, VolatileSlice, bitmap::BitmapSlice};
 
 use super::{
@@ -43,7 +44,7 @@ impl Executor for Rng {
         chain: Chain<'_>,
     ) -> Result<Completion, DeviceFailure> {
         let mut written = 0usize;
-        for descriptor in chain.writable() {
+        for descriptor in chain.filter(Descriptor::is_write_only) {
             let wanted = (descriptor.len() as usize).min(MAX_BYTES.saturating_sub(written));
             // A buffer outside of memory is the driver's mistake; what was filled before it counts.
             let Ok(mut slice) =
@@ -82,7 +83,6 @@ impl ReadVolatile for RandomBytes {
 mod tests {
     use super::*;
     use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
-    use virtio_queue::QueueOwnedT;
     use virtio_queue::desc::{RawDescriptor, split::Descriptor};
     use virtio_queue::mock::MockSplitQueue;
     use vm_memory::{Bytes, GuestAddress};
@@ -93,7 +93,7 @@ mod tests {
         let mut queue: virtio_queue::Queue = mock.create_queue().unwrap();
         mock.add_desc_chains(&[RawDescriptor::from(descriptor)], 0)
             .unwrap();
-        let chain = queue.iter(&memory).unwrap().next().unwrap();
+        let chain = Chain::next_of(&mut queue, &memory).unwrap().unwrap();
         let Completion::Done(used) = Rng.execute(&memory, 0, chain).unwrap() else {
             panic!("it waits for nothing")
         };

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::interrupt::Interrupt;
 use super::{
-    Completion, DeviceFailure, Events, Executor, Finished, GuestMemory, HelperDescription,
+    Chain, Completion, DeviceFailure, Events, Executor, Finished, GuestMemory, HelperDescription,
     WorkerDescription,
 };
 use crate::ending::EndingReporter;
@@ -312,8 +312,7 @@ impl WorkerState {
                 queue.disable_notification(memory).map_err(ring)?;
                 break false;
             }
-            let next = queue.iter(memory).map_err(ring)?.next();
-            let Some(chain) = next else {
+            let Some(chain) = Chain::next_of(queue, memory).map_err(ring)? else {
                 // A buffer that arrives between the last look and this switch is reported here, not lost.
                 if queue.enable_notification(memory).map_err(ring)? {
                     continue;

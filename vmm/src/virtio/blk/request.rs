@@ -1,9 +1,9 @@
 //! A request of the driver: taken from its chain once, checked, and never looked up again (section 5.2.6).
 
 use disk::{Buffers, SECTOR};
-use vm_memory::GuestMemory as _;
 
 use super::config::{FEATURE_DISCARD, FEATURE_WRITE_ZEROES, Limits};
+use crate::virtio::halves::Halves;
 use crate::virtio::{Chain, GuestMemory};
 
 /// Type, a reserved word and the first sector.
@@ -93,11 +93,13 @@ impl<'m> Request<'m> {
         chain: Chain<'_>,
         rules: &Rules,
     ) -> Option<Request<'m>> {
-        let Parts {
+        let Halves {
             readable,
             writable,
             sound,
-        } = Parts::of(memory, chain);
+        } = Halves::of(memory, chain, Limits::DESCRIPTORS);
+        let length = readable.len().saturating_add(writable.len());
+        let sound = sound && length <= Limits::REQUEST_LENGTH;
         let room = writable.len().checked_sub(1)?;
         let answer = Answer {
             status: writable.part(room, 1),
@@ -109,58 +111,6 @@ impl<'m> Request<'m> {
             Err(Status::Failed)
         };
         Some(Request { operation, answer })
-    }
-}
-
-/// The two halves of a chain.
-struct Parts<'m> {
-    readable: Buffers<'m>,
-    writable: Buffers<'m>,
-    /// The chain keeps the rules of section 2.7: it is whole, lies in memory, writable parts come last, and it is not longer
-    /// than the device permits.
-    sound: bool,
-}
-
-impl<'m> Parts<'m> {
-    fn of(memory: &'m GuestMemory, chain: Chain<'_>) -> Parts<'m> {
-        let mut readable = Vec::with_capacity(2);
-        let mut writable = Vec::with_capacity(2);
-        let mut sound = true;
-        let mut whole = true;
-        for (count, descriptor) in chain.enumerate() {
-            whole = !descriptor.has_next();
-            if count >= Limits::DESCRIPTORS {
-                // What follows is not read: an indirect table has up to 65,535 entries.
-                sound = false;
-                writable.clear();
-                break;
-            }
-            let half = if descriptor.is_write_only() {
-                &mut writable
-            } else {
-                sound &= writable.is_empty();
-                &mut readable
-            };
-            match memory.get_slice(descriptor.addr(), descriptor.len() as usize) {
-                Ok(slice) => half.push(slice),
-                Err(_) => {
-                    sound = false;
-                    half.clear();
-                }
-            }
-        }
-        if !whole {
-            // A loop, or a next descriptor that does not exist: what would be its last byte is unknown.
-            sound = false;
-            writable.clear();
-        }
-        let (readable, writable) = (Buffers::of_guest(&readable), Buffers::of_guest(&writable));
-        let length = readable.len().saturating_add(writable.len());
-        Parts {
-            sound: sound && length <= Limits::REQUEST_LENGTH,
-            readable,
-            writable,
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{GuestMemory, exports_device, fs_device};
 use crate::fs::{Exports, FolderOptions, SharedFolder};
-use crate::virtio::{Completion, DeviceDescription, Traffic};
+use crate::virtio::{Chain, Completion, DeviceDescription, Traffic};
 
 /// Where requests and replies lie in the memory of the guest; the ring is below.
 const REQUEST: u64 = 1 << 20;
@@ -167,6 +167,7 @@ impl Driver {
             .collect();
         let queue = MockSplitQueue::new(&self.memory, 16);
         let chain = queue.build_desc_chain(&descriptors).unwrap();
+        let chain = Chain::new(&self.memory, chain, queue.desc_table_addr(), 16);
         let executor = &mut self.device.workers[worker].executor;
         let Completion::Done(used) = executor.execute(&self.memory, 0, chain).unwrap() else {
             panic!("it keeps no chains")

@@ -16,7 +16,7 @@ use super::super::executor::VsockExecutor;
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::switchboard::Limits;
 use super::super::{QUEUE_RX, QUEUE_TX, Route, VsockConfig, executor};
-use crate::virtio::{Completion, Events, Executor, GuestMemory};
+use crate::virtio::{Chain, Completion, Events, Executor, GuestMemory};
 
 pub(super) const GUEST: u64 = 3;
 const QUEUE_SIZE: u16 = 64;
@@ -269,7 +269,7 @@ impl Machine {
             for index in 0..self.rings.len() {
                 while self.executor.ready(index) {
                     let queue = &mut self.rings[index].queue;
-                    let Some(chain) = queue.pop_descriptor_chain(&*memory) else {
+                    let Some(chain) = Chain::next_of(queue, &memory).unwrap() else {
                         break;
                     };
                     let head = chain.head_index();

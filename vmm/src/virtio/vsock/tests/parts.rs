@@ -16,6 +16,7 @@ use super::super::packet::Header;
 use super::super::token::{Occupant, Token};
 use super::super::{Route, VsockConfig, VsockError, vsock_device};
 use super::machine::from_guest;
+use crate::virtio::Chain;
 
 #[test]
 fn a_header_lies_in_memory_as_the_specification_says() {
@@ -264,6 +265,7 @@ proptest! {
             descriptors.push(RawDescriptor::from(Descriptor::new(address, len, 0, 0)));
         }
         let chain = queue.build_desc_chain(&descriptors).unwrap();
+        let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
         let mut run = Buffers::readable(&memory, chain).unwrap();
         prop_assert_eq!(run.len(), expected.len());
         for cut in cuts {
@@ -291,6 +293,7 @@ fn chains_outside_memory_are_refused() {
     ] {
         let descriptor = RawDescriptor::from(Descriptor::new(address, len, 0, 0));
         let chain = queue.build_desc_chain(&[descriptor]).unwrap();
+        let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
         assert!(Buffers::readable(&memory, chain).is_err());
     }
 }
