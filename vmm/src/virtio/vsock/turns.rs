@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Bytes that a connection may send after its turn while others wait for theirs.
-pub(super) const SHARE: u32 = 64 << 10;
+pub(super) const SHARE: u32 = 32 << 10;
 
 /// The connections that wait to be granted room, by their places in the table, and the one that was granted some last.
 #[derive(Debug)]
