@@ -9,10 +9,10 @@ use fuse_backend_rs::abi::fuse_abi::{
     CreateIn, FsOptions, OpenOptions, ROOT_ID, SetattrValid, stat64, statvfs64,
 };
 use fuse_backend_rs::api::filesystem::{
-    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader,
-    ZeroCopyWriter,
+    Context, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader, ZeroCopyWriter,
 };
 
+use super::errno;
 use super::exports::{Exports, status_of_root};
 use super::filesystem::WANTED;
 
@@ -20,7 +20,8 @@ impl FileSystem for Exports {
     type Inode = u64;
     type Handle = u64;
 
-    fn init(&self, _capable: FsOptions) -> io::Result<FsOptions> {
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.set_openless_directories(capable.contains(FsOptions::ZERO_MESSAGE_OPENDIR));
         // What holds for all exports: not that links stay what they are, nor that files need not be opened.
         Ok(WANTED | FsOptions::AUTO_INVAL_DATA)
     }
@@ -300,43 +301,15 @@ impl FileSystem for Exports {
         inode: u64,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
+        if self.has_openless_directories() {
+            // The guest does not ask again, for none of the exports.
+            return Err(errno(libc::ENOSYS));
+        }
         if inode == ROOT_ID {
             return Ok((None, OpenOptions::empty()));
         }
         self.export_of(inode, libc::EIO)?
             .opendir(context, inode, flags)
-    }
-
-    fn readdir(
-        &self,
-        context: &Context,
-        inode: u64,
-        handle: u64,
-        size: u32,
-        offset: u64,
-        add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        if inode == ROOT_ID {
-            return self.read_root(offset, &mut |entry, _| add_entry(entry));
-        }
-        self.export_of(inode, libc::EIO)?
-            .readdir(context, inode, handle, size, offset, add_entry)
-    }
-
-    fn readdirplus(
-        &self,
-        context: &Context,
-        inode: u64,
-        handle: u64,
-        size: u32,
-        offset: u64,
-        add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        if inode == ROOT_ID {
-            return self.read_root(offset, add_entry);
-        }
-        self.export_of(inode, libc::EIO)?
-            .readdirplus(context, inode, handle, size, offset, add_entry)
     }
 
     fn fsyncdir(
@@ -353,11 +326,7 @@ impl FileSystem for Exports {
             .fsyncdir(context, inode, data_only, handle)
     }
 
-    fn releasedir(&self, context: &Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
-        if inode == ROOT_ID {
-            return Ok(());
-        }
-        self.export_of(inode, libc::EIO)?
-            .releasedir(context, inode, flags, handle)
+    fn releasedir(&self, _: &Context, _inode: u64, _flags: u32, _handle: u64) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use fuse_backend_rs::abi::fuse_abi::{ROOT_ID, stat64};
 use fuse_backend_rs::api::filesystem::{DirEntry, Entry};
 
 use super::attributes::DeviceNumbers;
+use super::entries::Entries;
 use super::inodes::COUNTING_BITS;
 use super::{Served, SharedFolder, errno};
 use crate::traffic::Traffic;
@@ -59,6 +60,8 @@ pub struct Exports {
 struct Table {
     /// The number given last.
     last: u16,
+    /// The guest reads directories without opening them.
+    openless_directories: bool,
     exports: BTreeMap<u16, Export>,
 }
 
@@ -123,6 +126,18 @@ impl Exports {
         }
     }
 
+    /// Notes whether the guest reads directories without opening them.
+    pub(super) fn set_openless_directories(&self, openless: bool) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.openless_directories = openless;
+    }
+
+    /// Whether the guest reads directories without opening them.
+    pub(super) fn has_openless_directories(&self) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.openless_directories
+    }
+
     /// The export that `node` belongs to.
     ///
     /// # Errors
@@ -162,13 +177,9 @@ impl Exports {
             .root_entry()
     }
 
-    /// Hands the entries of the virtual root after position `offset` to `add`, until it returns 0. The position of an
-    /// export is its number and 2, so attaching and detaching moves no other.
-    pub(super) fn read_root(
-        &self,
-        offset: u64,
-        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
+    /// Adds the entries of the virtual root after position `offset` to `entries`. The position of an export is its number
+    /// and 2, so attaching and detaching moves no other.
+    fn list_root(&self, offset: u64, entries: &mut Entries) {
         for (position, name) in [(1, b".".as_slice()), (2, b"..")] {
             let own = DirEntry {
                 ino: ROOT_ID,
@@ -176,8 +187,8 @@ impl Exports {
                 type_: u32::from(libc::DT_DIR),
                 name,
             };
-            if position > offset && add(own, Entry::default())? == 0 {
-                return Ok(());
+            if position > offset && !entries.add(&own, Entry::default) {
+                return;
             }
         }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -195,15 +206,24 @@ impl Exports {
                 type_: (entry.attr.st_mode & libc::S_IFMT) >> 12,
                 name: export.name.as_bytes(),
             };
-            if add(found, entry)? == 0 {
-                break;
+            if !entries.add(&found, || entry) {
+                return;
             }
         }
-        Ok(())
+        entries.end_for_now();
     }
 }
 
 impl Served for Exports {
+    fn list(&self, directory: u64, offset: u64, entries: &mut Entries) -> io::Result<()> {
+        if directory == ROOT_ID {
+            self.list_root(offset, entries);
+            return Ok(());
+        }
+        self.export_of(directory, libc::EIO)?
+            .list(directory, offset, entries)
+    }
+
     fn reset(&self) {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         for export in table.exports.values() {

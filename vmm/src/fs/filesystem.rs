@@ -10,8 +10,7 @@ use fuse_backend_rs::abi::fuse_abi::{
     CreateIn, FsOptions, OpenOptions, SetattrValid, WRITE_KILL_PRIV, stat64, statvfs64,
 };
 use fuse_backend_rs::api::filesystem::{
-    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader,
-    ZeroCopyWriter,
+    Context, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader, ZeroCopyWriter,
 };
 use nix::fcntl::readlinkat;
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync};
@@ -62,13 +61,10 @@ impl FileSystem for SharedFolder {
         };
         // Where nothing changes, an open on the host says nothing that the guest needs to wait for.
         let unchanging = self.options.read_only && self.options.cache.is_always();
-        let openless = |option| unchanging && capable.contains(option);
-        self.openless
-            .files
-            .store(openless(FsOptions::ZERO_MESSAGE_OPEN), Ordering::Relaxed);
-        self.openless
-            .directories
-            .store(openless(FsOptions::ZERO_MESSAGE_OPENDIR), Ordering::Relaxed);
+        let openless = unchanging && capable.contains(FsOptions::ZERO_MESSAGE_OPEN);
+        self.openless.files.store(openless, Ordering::Relaxed);
+        let openless = capable.contains(FsOptions::ZERO_MESSAGE_OPENDIR);
+        self.openless.directories.store(openless, Ordering::Relaxed);
         Ok(wanted)
     }
 
@@ -327,43 +323,22 @@ impl FileSystem for SharedFolder {
         inode: u64,
         _flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let (handle, options) = self.open_directory(inode)?;
-        Ok((Some(handle), options))
+        if self.openless.directories.load(Ordering::Relaxed) {
+            // The guest does not ask again.
+            return Err(errno(libc::ENOSYS));
+        }
+        Ok((None, self.open_directory(inode)?))
     }
 
-    fn readdir(
-        &self,
-        _: &Context,
-        inode: u64,
-        handle: u64,
-        _size: u32,
-        offset: u64,
-        add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        self.read_directory(inode, handle, offset, add_entry)
-    }
-
-    fn readdirplus(
-        &self,
-        _: &Context,
-        inode: u64,
-        handle: u64,
-        size: u32,
-        offset: u64,
-        add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        self.read_directory_plus(inode, handle, size, offset, add_entry)
-    }
-
-    fn fsyncdir(&self, _: &Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {
+    fn fsyncdir(&self, _: &Context, inode: u64, data_only: bool, _handle: u64) -> io::Result<()> {
         if self.options.read_only {
             return Ok(());
         }
-        let directory = self.directory(inode, handle)?;
-        synchronise(&*directory, data_only)
+        let inode = self.inodes.get(inode)?;
+        synchronise(self.reopen_directory(&inode)?, data_only)
     }
 
-    fn releasedir(&self, _: &Context, inode: u64, _flags: u32, handle: u64) -> io::Result<()> {
-        self.directories.remove(inode, handle).map(drop)
+    fn releasedir(&self, _: &Context, _inode: u64, _flags: u32, _handle: u64) -> io::Result<()> {
+        Ok(())
     }
 }

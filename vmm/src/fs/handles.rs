@@ -1,4 +1,4 @@
-//! What the guest has open.
+//! Files that the guest has open.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::errno;
 
-/// Open files or open directories of the guest by the handle that it was given. Handle 0 is never given: it stands for
-/// reading without having opened.
+/// Open files of the guest by the handle that it was given. Handle 0 is never given: it stands for reading without
+/// having opened.
 pub(super) struct Handles<T> {
     table: Mutex<Table<T>>,
 }

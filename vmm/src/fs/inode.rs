@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use fuse_backend_rs::abi::fuse_abi::stat64;
 
 use super::descriptors::Permit;
-use super::directory::OpenDirectory;
 use super::errno;
 use super::files::OpenFile;
 use super::freshness::LastOpen;
+use super::listing::Listings;
 use super::parking::{Folder, Parked};
 use super::quota::{Hold, Meter, UnlinkedBytes};
 
@@ -158,8 +158,8 @@ pub(super) struct Pin {
     _permit: Permit,
     /// Opened on first use where the guest reads without opening, see `SharedFolder::file`.
     pub(super) file: OnceLock<Arc<OpenFile>>,
-    /// The same for a directory.
-    pub(super) directory: OnceLock<Arc<OpenDirectory>>,
+    /// Of a directory.
+    pub(super) listings: Listings,
 }
 
 impl Pin {
@@ -169,7 +169,7 @@ impl Pin {
             descriptor,
             _permit: permit,
             file: OnceLock::new(),
-            directory: OnceLock::new(),
+            listings: Listings::default(),
         })
     }
 }

@@ -18,6 +18,8 @@
 //!   set-group-ID bits included, because package managers depend on them: such a file in a folder that other users of
 //!   the host can search runs on the host, too, as the owner it has there.
 //! - **Locks** are left to the guest's kernel.
+//! - **A listing is the host's**, read anew each time, except where nobody else changes the folder (`cache=always`): there
+//!   the guest may keep it. For neither need it open directories (`listing`).
 #![deny(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -30,6 +32,7 @@ mod booking;
 mod closing;
 mod descriptors;
 mod directory;
+mod entries;
 mod export_requests;
 mod exports;
 mod extended;
@@ -43,6 +46,7 @@ mod inode;
 mod inodes;
 mod kernel_interfaces;
 mod ledger;
+mod listing;
 mod lookup;
 mod nodes;
 mod options;
@@ -66,11 +70,12 @@ pub use exports::{ExportError, Exports};
 pub use options::{CachePolicy, FolderOptions};
 pub use quota::{Quota, QuotaError};
 
+pub(crate) use entries::Entries;
+
 use attributes::{DeviceNumbers, InodeNumbers};
 use beneath::DescriptorDirectory;
 use closing::Closing;
 use descriptors::Budget;
-use directory::OpenDirectory;
 use files::OpenFile;
 use handles::Handles;
 use identity::IdentityMap;
@@ -132,7 +137,6 @@ pub struct SharedFolder {
     options: FolderOptions,
     inodes: Inodes,
     files: Handles<OpenFile>,
-    directories: Handles<OpenDirectory>,
     descriptors: Arc<DescriptorDirectory>,
     identity: IdentityMap,
     numbers: InodeNumbers,
@@ -243,7 +247,6 @@ impl SharedFolder {
             options,
             inodes: inodes.map_err(open_error)?,
             files: Handles::new(),
-            directories: Handles::new(),
             descriptors,
             identity: IdentityMap::of_process(),
             numbers: InodeNumbers::of_root(&status),
@@ -302,9 +305,12 @@ impl SharedFolder {
 }
 
 impl Served for SharedFolder {
+    fn list(&self, directory: u64, offset: u64, entries: &mut Entries) -> io::Result<()> {
+        self.list_directory(directory, offset, entries)
+    }
+
     fn reset(&self) {
         self.files.clear();
-        self.directories.clear();
         self.inodes.clear();
         self.openless.files.store(false, Ordering::Relaxed);
         self.openless.directories.store(false, Ordering::Relaxed);
@@ -352,6 +358,13 @@ fn open_root(path: &Path, kind: OFlag) -> Result<OwnedFd, FolderError> {
 pub(crate) trait Served:
     FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static
 {
+    /// Adds the entries of `directory` from position `offset` on to `entries`: what FUSE_READDIR and FUSE_READDIRPLUS ask
+    /// for. No handle is needed.
+    ///
+    /// # Errors
+    /// As open(2), lseek(2) and getdents(2); `ESTALE` if the guest does not know the directory.
+    fn list(&self, directory: u64, offset: u64, entries: &mut Entries) -> io::Result<()>;
+
     /// Forgets all that the guest had open or was told of; the next request is FUSE_INIT.
     fn reset(&self);
 

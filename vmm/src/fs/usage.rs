@@ -100,8 +100,8 @@ impl Walk {
     pub(super) fn go_on(&mut self, deadline: Option<Instant>) -> io::Result<Option<u64>> {
         loop {
             let directory = self.current.directory.take();
-            let directory = directory.ok_or_else(|| errno(libc::EIO))?;
-            match self.next_directory(&directory, deadline)? {
+            let mut directory = directory.ok_or_else(|| errno(libc::EIO))?;
+            match self.next_directory(&mut directory, deadline)? {
                 Stop::Directory(child, status) => {
                     self.current.directory = (self.above.len() < KEPT_OPEN).then_some(directory);
                     let below = Level::new(child, &status);
@@ -124,13 +124,13 @@ impl Walk {
     /// Counts the entries of `directory` from where the walk is, until one is a directory.
     fn next_directory(
         &mut self,
-        directory: &OpenDirectory,
+        directory: &mut OpenDirectory,
         deadline: Option<Instant>,
     ) -> io::Result<Stop> {
         loop {
             let mut found = None;
             let mut late = false;
-            directory.read(self.current.position, |entry| {
+            directory.read(self.current.position, |descriptor, entry| {
                 late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 if late || found.is_some() {
                     return Ok(false);
@@ -139,7 +139,7 @@ impl Walk {
                 let Ok(name) = Component::new(entry.name) else {
                     return Ok(true);
                 };
-                found = self.count(directory.as_fd(), name).map(CStr::to_owned);
+                found = self.count(descriptor, name).map(CStr::to_owned);
                 Ok(true)
             })?;
             match found {

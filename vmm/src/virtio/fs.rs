@@ -1,9 +1,10 @@
 //! The file system device, section 5.11 of the virtio specification: FUSE requests in, replies out.
 //!
-//! Decoding and encoding is the work of fuse-backend-rs's server, and this is the only module that knows it; the file
-//! system behind is a [`SharedFolder`] or several, [`Exports`]. A guard stands before the server, because some requests must not reach it.
-//! What the guard relies on for memory safety and bounded memory are the lengths of the buffers, taken from the
-//! descriptors once: the guest can change a header after the guard has read it.
+//! Decoding and encoding is the work of fuse-backend-rs's server, but for the entries of directories (`listing`), and
+//! this is the only module that knows it; the file system behind is a [`SharedFolder`] or several, [`Exports`]. A guard
+//! stands before the server, because some requests must not reach it. What the guard relies on for memory safety and
+//! bounded memory are the lengths of the buffers, taken from the descriptors once: the guest can change a header after
+//! the guard has read it.
 #![deny(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -11,6 +12,7 @@
 )]
 
 mod data;
+mod listing;
 mod message;
 
 use std::io;
@@ -185,6 +187,8 @@ impl<F: Served> Session<F> {
         match Opcode::from(header.opcode) {
             Opcode::Read => data::read(&*self.served, &message),
             Opcode::Write => data::write(&*self.served, &message),
+            Opcode::Readdir => listing::list(&*self.served, &message, false),
+            Opcode::Readdirplus => listing::list(&*self.served, &message, true),
             Opcode::Destroy => {
                 self.end();
                 message.reply_with(0)
@@ -251,6 +255,9 @@ mod export_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod hostile_tests;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod listing_tests;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod quota_tests;

@@ -4,8 +4,8 @@ use std::fs;
 
 use fuse_backend_rs::abi::fuse_abi::{
     CreateIn, FATTR_FH, FallocateIn, FlushIn, FsyncIn, GetxattrIn, LinkIn, LseekIn, MkdirIn,
-    MknodIn, Opcode, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetattrValid, SetxattrIn,
-    WRITE_KILL_PRIV, WriteIn,
+    MknodIn, Opcode, Rename2In, RenameIn, SetattrIn, SetattrValid, SetxattrIn, WRITE_KILL_PRIV,
+    WriteIn,
 };
 use vm_memory::ByteValued;
 
@@ -114,15 +114,9 @@ fn read_all(driver: &mut Driver) {
         assert_eq!(get.unwrap_err(), libc::ENODATA);
     }
     driver.call(Opcode::Statfs, ROOT, &[], 256).unwrap();
-    let handle = driver.opendir(ROOT).unwrap_or(0);
-    assert_eq!(driver.names(ROOT, handle, 300).len(), 42);
-    let entries = driver.readdir(Opcode::Readdirplus, ROOT, handle, 0, 4096);
+    assert_eq!(driver.names(ROOT, 300).len(), 42);
+    let entries = driver.readdir(Opcode::Readdirplus, ROOT, 0, 4096);
     assert!(!entries.unwrap().is_empty());
-    let fields = ReleaseIn {
-        fh: handle,
-        ..ReleaseIn::default()
-    };
-    let _ = driver.call(Opcode::Releasedir, ROOT, fields.as_slice(), 64);
 }
 
 fn change_names(driver: &mut Driver) {
@@ -159,11 +153,7 @@ fn change_names(driver: &mut Driver) {
     make(driver, Opcode::Rename2, fields.as_slice(), &["d", "soft"]);
     make(driver, Opcode::Unlink, &[], &["d"]);
     make(driver, Opcode::Rmdir, &[], &["soft"]);
-    let handle = driver.opendir(ROOT).unwrap();
-    let fields = FsyncIn {
-        fh: handle,
-        ..FsyncIn::default()
-    };
+    let fields = FsyncIn::default();
     driver
         .call(Opcode::Fsyncdir, ROOT, fields.as_slice(), 64)
         .unwrap();

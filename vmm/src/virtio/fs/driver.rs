@@ -239,9 +239,14 @@ impl Driver {
     }
 
     pub(super) fn opendir(&mut self, node: u64) -> Result<u64, i32> {
+        Ok(self.opendir_whole(node)?.fh)
+    }
+
+    /// As `opendir`, with all that is said of the open directory.
+    pub(super) fn opendir_whole(&mut self, node: u64) -> Result<OpenOut, i32> {
         let fields = OpenIn::default();
         let reply = self.call(Opcode::Opendir, node, fields.as_slice(), 256)?;
-        Ok(decode::<OpenOut>(&reply).fh)
+        Ok(decode::<OpenOut>(&reply))
     }
 
     pub(super) fn release(&mut self, node: u64, handle: u64) -> Result<(), i32> {
@@ -313,11 +318,11 @@ impl Driver {
     }
 
     /// Names of a directory's entries with their positions, read in requests of `size` bytes.
-    pub(super) fn names(&mut self, node: u64, handle: u64, size: u32) -> Vec<(String, Dirent)> {
+    pub(super) fn names(&mut self, node: u64, size: u32) -> Vec<(String, Dirent)> {
         let mut names = Vec::new();
         let mut offset = 0;
         loop {
-            let reply = self.readdir(Opcode::Readdir, node, handle, offset, size);
+            let reply = self.readdir(Opcode::Readdir, node, offset, size);
             let entries = dirents(&reply.unwrap(), 0);
             let Some((_, last, _)) = entries.last() else {
                 return names;
@@ -328,16 +333,9 @@ impl Driver {
         }
     }
 
-    pub(super) fn readdir(
-        &mut self,
-        opcode: Opcode,
-        node: u64,
-        handle: u64,
-        offset: u64,
-        size: u32,
-    ) -> Reply {
+    /// Reads a directory that was not opened.
+    pub(super) fn readdir(&mut self, opcode: Opcode, node: u64, offset: u64, size: u32) -> Reply {
         let fields = ReadIn {
-            fh: handle,
             offset,
             size,
             ..ReadIn::default()
@@ -346,10 +344,11 @@ impl Driver {
     }
 }
 
-/// Entries of a reply to READDIR, or with `prefix` bytes of attributes before each of one to READDIRPLUS.
+/// Entries of a reply to READDIR, or with `prefix` bytes of attributes before each of one to READDIRPLUS. As in Linux,
+/// fewer bytes than an entry has are the end.
 pub(super) fn dirents(mut reply: &[u8], prefix: usize) -> Vec<(String, Dirent, Vec<u8>)> {
     let mut entries = Vec::new();
-    while !reply.is_empty() {
+    while reply.len() >= prefix + size_of::<Dirent>() {
         let (attributes, rest) = reply.split_at(prefix);
         let (header, rest) = rest.split_at(size_of::<Dirent>());
         let dirent: Dirent = decode(header);

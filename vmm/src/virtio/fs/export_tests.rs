@@ -81,8 +81,7 @@ impl Two {
 
 /// Names in the device's root.
 fn names_in_root(driver: &mut Driver) -> Vec<String> {
-    let handle = driver.opendir(ROOT).unwrap();
-    let entries = driver.names(ROOT, handle, 64);
+    let entries = driver.names(ROOT, 64);
     entries.into_iter().map(|(name, _)| name).collect()
 }
 
@@ -118,10 +117,7 @@ fn the_root_shows_each_export_and_cannot_be_changed() {
 #[test]
 fn reading_the_root_with_attributes_tells_of_the_exports() {
     let mut two = Two::new();
-    let handle = two.driver.opendir(ROOT).unwrap();
-    let reply = two
-        .driver
-        .readdir(Opcode::Readdirplus, ROOT, handle, 0, 4096);
+    let reply = two.driver.readdir(Opcode::Readdirplus, ROOT, 0, 4096);
     let entries = dirents(&reply.unwrap(), size_of::<EntryOut>());
     assert_eq!(entries.len(), 4);
     let (name, dirent, attributes) = &entries[3];
@@ -173,8 +169,7 @@ fn a_folder_shown_twice_has_two_sets_of_inodes() {
     );
     // A listing and the attributes agree.
     let node = two.driver.walk("again");
-    let handle = two.driver.opendir(node).unwrap();
-    let names = two.driver.names(node, handle, 4096);
+    let names = two.driver.names(node, 4096);
     let (_, dirent) = names.iter().find(|(name, _)| name == "f").unwrap();
     assert_eq!(dirent.ino, number(second, &mut two.driver));
     let parent = names.iter().find(|(name, _)| name == "..").unwrap();
@@ -201,7 +196,8 @@ fn what_is_attached_shows_at_once_and_what_is_detached_is_gone() {
 
     let (root, node) = (two.driver.walk("one"), two.driver.walk("one/f"));
     let open = two.driver.open(node, libc::O_RDONLY).unwrap();
-    let directory = two.driver.opendir(root).unwrap();
+    let listed = two.driver.readdir(Opcode::Readdir, root, 0, 4096);
+    let listed = dirents(&listed.unwrap(), 0);
     assert!(descriptors_beneath(&two.one) > 0);
     two.exports.detach("one").unwrap();
     assert_eq!(descriptors_beneath(&two.one), 0, "all are closed");
@@ -210,7 +206,7 @@ fn what_is_attached_shows_at_once_and_what_is_detached_is_gone() {
     assert_eq!(driver.getattr(root).unwrap_err(), libc::ESTALE);
     assert_eq!(driver.lookup(root, "f").unwrap_err(), libc::ESTALE);
     assert_eq!(driver.read(node, open, 0, 9).unwrap_err(), libc::ESTALE);
-    let read = driver.readdir(Opcode::Readdir, root, directory, 0, 4096);
+    let read = driver.readdir(Opcode::Readdir, root, listed[0].1.off, 4096);
     assert_eq!(read.unwrap_err(), libc::ESTALE);
     assert_eq!(driver.release(node, open).unwrap_err(), libc::ESTALE);
     driver.forget(node, 1);
@@ -261,7 +257,8 @@ fn a_single_file_is_the_hosts_file_and_nothing_beside_it() {
     for name in ["secret", "..", "."] {
         assert!(driver.lookup(node, name).is_err());
     }
-    assert_eq!(driver.opendir(node).unwrap_err(), libc::ENOTDIR);
+    let listed = driver.readdir(Opcode::Readdir, node, 0, 4096);
+    assert_eq!(listed.unwrap_err(), libc::ENOTDIR);
     let made = driver.create(node, "new", libc::O_RDWR | libc::O_CREAT, 0o644);
     assert_eq!(made.unwrap_err(), libc::ENOTDIR);
 

@@ -13,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::ByteValued;
 
-use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode};
+use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode, dirents};
 use crate::fs::{FolderOptions, SharedFolder};
 
 const SHARED: FolderOptions = FolderOptions::DEFAULT;
@@ -110,22 +110,23 @@ fn sizes_are_bounded_by_what_there_is() {
     driver.call(Opcode::Write, node, &body, 64).unwrap();
     assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"CONtents");
 
-    let directory = driver.opendir(ROOT).unwrap();
     for opcode in [Opcode::Readdir, Opcode::Readdirplus] {
-        let fields = ReadIn {
-            fh: directory,
-            size: u32::MAX,
-            ..ReadIn::default()
-        };
-        assert!(driver.call(opcode, ROOT, fields.as_slice(), 4096).is_err());
-        let elsewhere = ReadIn {
-            fh: directory,
-            size: 4096,
-            offset: u64::MAX,
-            ..ReadIn::default()
-        };
-        let reply = driver.call(opcode, ROOT, elsewhere.as_slice(), 4096);
-        assert_eq!(reply.unwrap_err(), libc::EINVAL);
+        for (size, room) in [0, 7, 8, 23, 24, 200, u32::MAX]
+            .into_iter()
+            .flat_map(|size| [0, 7, 8, 300, 4096].map(|room| (size, room)))
+        {
+            let fields = ReadIn {
+                fh: u64::MAX,
+                size,
+                ..ReadIn::default()
+            };
+            let reply = driver.call(opcode, ROOT, fields.as_slice(), room).unwrap();
+            assert!(reply.len() <= room.min(size as usize), "{size} {room}");
+        }
+        let elsewhere = driver.readdir(opcode, ROOT, u64::MAX, 4096);
+        assert_eq!(elsewhere.unwrap_err(), libc::EINVAL);
+        let beyond = driver.readdir(opcode, ROOT, i64::MAX as u64, 4096);
+        assert_eq!(dirents(&beyond.unwrap(), 0).len(), 0);
     }
     let fields = GetxattrIn {
         size: u32::MAX,

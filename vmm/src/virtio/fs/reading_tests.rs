@@ -1,12 +1,11 @@
-//! Reading: names, attributes, contents, directories.
+//! Reading: names, attributes, contents.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use fuse_backend_rs::abi::fuse_abi::{EntryOut, FsOptions, Kstatfs, Opcode};
+use fuse_backend_rs::abi::fuse_abi::{FsOptions, Kstatfs, Opcode};
 
-use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode, dirents};
+use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode};
 use crate::fs::{CachePolicy, FolderOptions};
 
 const LAYER: FolderOptions = FolderOptions {
@@ -104,9 +103,6 @@ fn a_layer_is_read_without_open_and_remembers_what_is_missing() {
     assert_eq!(driver.open(node, libc::O_RDONLY).unwrap_err(), libc::ENOSYS);
     assert_eq!(driver.read(node, 0, 0, 100).unwrap(), b"contents");
     assert_eq!(driver.read(node, 0, 3, 2).unwrap(), b"te");
-    assert_eq!(driver.opendir(ROOT).unwrap_err(), libc::ENOSYS);
-    assert_eq!(driver.names(ROOT, 0, 4096).len(), 3);
-    assert_eq!(driver.names(ROOT, 0, 4096).len(), 3, "a second time");
 }
 
 #[test]
@@ -148,85 +144,6 @@ fn a_symbolic_link_is_read_and_not_followed() {
     assert_eq!(target.unwrap(), b"/etc/passwd");
     assert!(driver.open(link.nodeid, libc::O_RDONLY).is_err());
     assert!(driver.lookup(link.nodeid, "x").is_err());
-}
-
-#[test]
-fn a_large_directory_is_read_without_loss_whatever_the_size_of_the_requests() {
-    let folder = tempfile::tempdir().unwrap();
-    let expected: BTreeSet<String> = (0..3000)
-        .map(|i| format!("{i}-{}", "n".repeat(i % 200)))
-        .collect();
-    for name in &expected {
-        fs::write(folder.path().join(name), b"").unwrap();
-    }
-    let mut driver = Driver::new(folder.path(), SHARED);
-    let handle = driver.opendir(ROOT).unwrap();
-    for size in [300, 4096, 65536] {
-        let names = driver.names(ROOT, handle, size);
-        assert_eq!(names.len(), 3002, "requests of {size} bytes");
-        let found: BTreeSet<String> = names.into_iter().map(|(name, _)| name).collect();
-        assert!(found.is_superset(&expected));
-        assert!(found.contains(".") && found.contains(".."));
-    }
-    // From a position in the middle, by another reader and after the first has gone on.
-    let names = driver.names(ROOT, handle, 4096);
-    let middle = &names[1500].1;
-    let other = driver.opendir(ROOT).unwrap();
-    for handle in [handle, other] {
-        let reply = driver.readdir(Opcode::Readdir, ROOT, handle, middle.off, 4096);
-        let entries = dirents(&reply.unwrap(), 0);
-        assert_eq!(entries[0].0, names[1501].0);
-    }
-}
-
-#[test]
-fn readdirplus_counts_a_lookup_for_each_entry_that_it_returns() {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["a", "b", "c"] {
-        fs::write(folder.path().join(name), name).unwrap();
-    }
-    let mut driver = Driver::new(folder.path(), SHARED);
-    let handle = driver.opendir(ROOT).unwrap();
-    let mut offset = 0;
-    let mut nodes = Vec::new();
-    loop {
-        // Room for two entries and some: the third must not be counted before it is returned.
-        let reply = driver.readdir(Opcode::Readdirplus, ROOT, handle, offset, 400);
-        let entries = dirents(&reply.unwrap(), size_of::<EntryOut>());
-        let Some((_, last, _)) = entries.last() else {
-            break;
-        };
-        offset = last.off;
-        for (name, dirent, attributes) in entries {
-            let entry: EntryOut = decode(&attributes);
-            if name.starts_with('.') {
-                assert_eq!(entry.nodeid, 0, "{name} is not looked up");
-                continue;
-            }
-            assert_eq!(entry.attr.ino, dirent.ino);
-            assert_eq!(entry.attr.size, 1);
-            nodes.push(entry.nodeid);
-        }
-    }
-    assert_eq!(nodes.len(), 3);
-    for node in nodes {
-        driver.getattr(node).unwrap();
-        driver.forget(node, 1);
-        assert_eq!(driver.getattr(node).unwrap_err(), libc::ESTALE);
-    }
-}
-
-#[test]
-fn the_parent_of_the_root_is_the_root() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut driver = Driver::new(folder.path(), SHARED);
-    let handle = driver.opendir(ROOT).unwrap();
-    let root = driver.getattr(ROOT).unwrap().attr.ino;
-    let names = driver.names(ROOT, handle, 4096);
-    assert_eq!(names.len(), 2);
-    for (name, dirent) in names {
-        assert_eq!(dirent.ino, root, "{name}");
-    }
 }
 
 #[test]

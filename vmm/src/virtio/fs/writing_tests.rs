@@ -441,11 +441,14 @@ fn files_and_directories_are_flushed_and_synchronised() {
             .call(Opcode::Fsync, node, fields.as_slice(), 64)
             .unwrap();
     }
-    let directory = driver.opendir(ROOT).unwrap();
-    let fields = fsync(directory, 0);
-    driver
-        .call(Opcode::Fsyncdir, ROOT, fields.as_slice(), 64)
-        .unwrap();
+    for flags in [0, 1] {
+        let fields = fsync(0, flags);
+        driver
+            .call(Opcode::Fsyncdir, ROOT, fields.as_slice(), 64)
+            .unwrap();
+        let reply = driver.call(Opcode::Fsyncdir, node, fields.as_slice(), 64);
+        assert_eq!(reply.unwrap_err(), libc::ENOTDIR);
+    }
 }
 
 #[test]
