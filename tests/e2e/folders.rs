@@ -454,6 +454,22 @@ fn many_files_and_large_ones_arrive() {
 }
 
 #[test]
+fn a_directory_of_thousands_of_files_is_emptied_while_it_is_listed() {
+    let home = Home::new();
+    let share = home.folder("share");
+    fs::create_dir(share.join("d")).unwrap();
+    for file in 0..5000 {
+        fs::write(share.join(format!("d/file {file}")), "").unwrap();
+    }
+    let script = "
+        while [ -e /data/d ]; do find /data/d; sleep 0.2; done >/dev/null 2>&1 &
+        rm -r /data/d && ls -A /data | wc -l; wait";
+    let finished = home.busybox().with([volume(&share, "/data")]).shell(script);
+    assert_eq!(finished.lines(), ["0"]);
+    assert_eq!(fs::read_dir(&share).unwrap().count(), 0);
+}
+
+#[test]
 fn what_the_guest_wrote_is_there_when_msb_has_ended() {
     let home = Home::new();
     let share = home.folder("share");

@@ -188,6 +188,42 @@ fn what_the_host_changes_shows_as_soon_as_the_cache_permits() {
     assert_eq!(later, ["two", "two", "two", "one"], "{finished}");
 }
 
+/// A change in the tick of the one before cannot be told by the directory's time.
+#[test]
+fn a_listing_is_the_hosts_whatever_the_time_of_the_directory_says() {
+    const ROUNDS: usize = 50;
+    let home = Home::new();
+    let folder = home.folder("folder");
+    let time = fs::metadata(&folder).unwrap().modified().unwrap();
+    let script = "
+        while read round; do
+            for place in none auto always; do cd /$place; echo $place *; done
+            echo listed $round
+        done";
+    let mount = |cache: &str| option("volume", &folder, &format!("/{cache}:cache={cache}"));
+    let mut guest = home
+        .busybox()
+        .with(["none", "auto", "always"].map(mount))
+        .start(script);
+    let mut expected = Vec::new();
+    for round in 0..ROUNDS {
+        fs::write(folder.join(format!("file-{round}")), "").unwrap();
+        if let Some(last) = round.checked_sub(1) {
+            fs::remove_file(folder.join(format!("file-{last}"))).unwrap();
+        }
+        let directory = fs::File::open(&folder).unwrap();
+        directory.set_modified(time).unwrap();
+        guest.send(format!("{round}\n"));
+        guest.stdout.wait_for(&format!("listed {round}\n"));
+        expected.push(format!("none file-{round}"));
+        expected.push(format!("auto file-{round}"));
+        // Nobody but the guest changes that one, as it was told: it keeps what it has.
+        expected.push("always file-0".to_owned());
+        expected.push(format!("listed {round}"));
+    }
+    assert_eq!(guest.finish().lines(), expected);
+}
+
 #[test]
 fn two_sandboxes_share_the_quota_of_a_volume() {
     let home = Home::new();
