@@ -9,7 +9,7 @@
 //! | `layers/v1/` | an EROFS image for each layer, named for the digest of its tar archive; what joins those of an image |
 //! | `partial/` | blobs of which a part is here |
 //! | `staging/` | EROFS images and layers in the making, and notes of images that are made here |
-//! | `locks/` | a file for each blob and layer that is being made: of several who want it, one makes it |
+//! | `locks/` | a file for each blob and layer that is being made: of several who want it, one makes it; and for each image that something was made of, see [`ImageLock`] |
 //!
 //! Who adds or uses something shares the store's lock until a record spares it, see [`Store::share`]; who removes
 //! what no record spares has it alone, see [`Store::exclude`].
@@ -24,6 +24,7 @@ mod root;
 #[cfg(test)]
 mod tests;
 mod unfinished;
+mod uses;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -38,6 +39,7 @@ pub use new_layer::NewLayer;
 pub use prune::{Exclusive, Pruned};
 pub use root::RootDisk;
 pub use unfinished::Unfinished;
+pub use uses::ImageLock;
 
 use crate::digest::Digest;
 use crate::manifest::{

@@ -268,7 +268,8 @@ impl Images {
     }
 
     /// Takes a name away from an image; all of a repository if it is given as `NAME@DIGEST`, and all names if it is given by
-    /// its digest alone. With its last name the image goes, and what of it no other image needs.
+    /// its digest alone. With its last name the image goes, and what of it no other image needs. Waits for those who are
+    /// about to make a sandbox of the image, which uses it then.
     ///
     /// # Errors
     /// As [`get`](Self::get); [`ImageError::ImageInUse`] when a sandbox or a snapshot was made of it.
@@ -276,9 +277,12 @@ impl Images {
         let selector: Selector = image.parse()?;
         let found = self.find(&selector)?;
         let names = selector.names_of(&found);
+        let shared = self.store.share()?;
+        let alone = shared.exclude_image(found.digest())?;
         let removal = self
             .database
             .change(|transaction| record::remove(transaction, found.digest(), &names))?;
+        drop((alone, shared));
         let mut removed = RemovedImages::default();
         match removal {
             Removal::InUse(users) => {

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use image::archive::{self, Input};
 use image::progress::Silent;
-use image::store::{RootDisk, Shared};
+use image::store::{ImageLock, RootDisk, Shared};
 use image::{ArchiveError, Digest, ImageConfig, Progress, Reference};
 
+use super::selector::Selector;
 use super::{ImageError, Images, archive_failed, damaged, read};
 use crate::home::Home;
 
@@ -16,7 +17,7 @@ pub(super) const OCI: &str = "oci:";
 pub(super) const DOCKER_ARCHIVE: &str = "docker-archive:";
 
 /// An image, and where its layers are. They stay there as long as this lives; for longer if a sandbox is recorded
-/// as made of it meanwhile.
+/// as made of it meanwhile. Whoever removes it waits for the end of this.
 #[derive(Debug)]
 pub struct ResolvedImage {
     /// Digest of its manifest.
@@ -25,6 +26,8 @@ pub struct ResolvedImage {
     pub root: RootDisk,
     /// How it is run.
     pub config: ImageConfig,
+    // The first one to go: its file is the store's.
+    _image: ImageLock,
     _store: Shared,
 }
 
@@ -56,16 +59,18 @@ impl Images {
         self.resolve_held(addition.keep(), manifest_digest, progress)
     }
 
-    /// The image with this manifest, which is here as long as the store is shared.
+    /// The image with this manifest, of which all is here as long as the store is shared.
     ///
     /// # Errors
-    /// [`ImageError::Damaged`].
+    /// [`ImageError::ImageNotFound`] when it was removed meanwhile; [`ImageError::Damaged`].
     pub(super) fn resolve_held(
         &self,
         store: Shared,
         manifest_digest: Digest,
         progress: &dyn Progress,
     ) -> Result<ResolvedImage, ImageError> {
+        let lock = store.use_image(&manifest_digest)?;
+        self.find(&Selector::of_digest(&manifest_digest))?;
         let (manifest, config) = read(&store, &manifest_digest)?;
         let root = store
             .make_layers(&manifest, &config, progress)
@@ -74,6 +79,7 @@ impl Images {
             manifest_digest,
             root: root.map_err(damaged(&manifest_digest))?,
             config,
+            _image: lock,
             _store: store,
         })
     }

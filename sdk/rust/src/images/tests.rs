@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use image::store::RootDisk;
 use serde_json::json;
@@ -8,6 +11,7 @@ use tar::{Archive, Builder, Header};
 
 use super::resolve::{DOCKER_ARCHIVE, OCI};
 use super::*;
+use crate::registry::{self, Registry};
 
 /// A home; an archive of `docker save` with the images `one` and `two`, and one with `two` alone; a layout with both.
 struct Fixture {
@@ -212,6 +216,40 @@ async fn what_is_provided_stays_as_long_as_it_is_held() {
         drop(provided);
         assert!(images.store().try_exclude().unwrap().is_some(), "{image}");
     }
+}
+
+#[test]
+fn who_removes_an_image_hears_of_the_sandbox_that_is_being_made_of_it() {
+    let (fixture, images, digest) = loaded();
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        let making = images.resolve("one", &Silent).unwrap();
+        scope.spawn(|| tell.send(images.remove("one")));
+        // It waits; others that have to do with another image do not.
+        told.recv_timeout(Duration::from_millis(100)).unwrap_err();
+        images.remove("two").unwrap();
+        let name = "box".parse().unwrap();
+        let id = Registry::new_id().unwrap();
+        let record = registry::Record {
+            image: Some(digest),
+            ..registry::Record::new(id, &name, "{}".to_owned(), false)
+        };
+        let registry = Registry::open(&fixture.home).unwrap();
+        registry.create(&record, &BTreeMap::new()).unwrap();
+        drop(making);
+        let error = told.recv().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "The image \"one\" is used by box");
+    });
+    images.get("one").unwrap();
+}
+
+#[test]
+fn an_image_that_is_removed_while_it_is_looked_for_is_not_found() {
+    let (_fixture, images, digest) = loaded();
+    let store = images.store().share().unwrap();
+    images.remove("one").unwrap();
+    let error = images.resolve_held(store, digest, &Silent).unwrap_err();
+    assert!(matches!(error, ImageError::ImageNotFound { .. }), "{error}");
 }
 
 #[test]
