@@ -198,6 +198,9 @@ fn what_is_saved_is_loaded_again() {
         assert_eq!(msb_image(&home, ["inspect", "other"]).lines()[2], digest);
     }
     assert_eq!(home.left_over(), [""; 0]);
+    let folder = msb_image(&home, ["save", "-o", text(home.path()), "motd:1"]);
+    folder.assert_error(1, "is a directory");
+    folder.assert_error(1, "hint: name a file");
     let missing = msb_image(&home, ["save", "-o", text(&saved), "motd:1", "none"]);
     missing.assert_error(1, "no image \"none\" is here");
     assert!(

@@ -1,5 +1,7 @@
 //! What to do about errors of images.
 
+use std::io;
+
 use microsandbox::images::ImageError;
 use microsandbox::images::image::ArchiveError;
 
@@ -31,6 +33,9 @@ pub(in crate::commands) fn advise(error: ImageError) -> anyhow::Error {
             "make it a directory of yours that nobody else can write".to_owned()
         }
         ImageError::Database(error) => database(error),
+        ImageError::Io { source, .. } if source.kind() == io::ErrorKind::IsADirectory => {
+            "name a file, which may be a new one in that directory".to_owned()
+        }
         ImageError::Store(_) | ImageError::Io { .. } => {
             "look at the permissions and the free room there".to_owned()
         }

@@ -1,7 +1,9 @@
 //! Files that appear when they are complete.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::ImageError;
@@ -18,12 +20,17 @@ const NAME: &str = "file";
 /// that is removed. Pipes and devices are written to as they are.
 ///
 /// # Errors
-/// What `write` returns; when the file cannot be made. What was at `path` is untouched then.
+/// What `write` returns; when the file cannot be made. What was at `path` is untouched then. [`ErrorKind::IsADirectory`]
+/// when it is a directory, which is told before `write` is called.
 pub(crate) fn write<E: From<ImageError>>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
-    let special = fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    if is_called_as_directory(path) {
+        return Err(failed("open", path)(ErrorKind::IsADirectory.into()).into());
+    }
+    // Directories, too: open(2) refuses them here (EISDIR), and rename(2) would when all is written.
+    let special = fs::metadata(path).is_ok_and(|found| !found.is_file());
     if special {
         let file = OpenOptions::new().write(true).open(path);
         let mut output = BufWriter::with_capacity(BUFFER, file.map_err(failed("open", path))?);
@@ -43,10 +50,15 @@ pub(crate) fn write<E: From<ImageError>>(
     Ok(())
 }
 
+/// Whether `path` ends as no file's can: `name/` or `name/.`.
+fn is_called_as_directory(path: &Path) -> bool {
+    let text = path.as_os_str().as_bytes();
+    let has_more = |name: &OsStr| !text.ends_with(name.as_bytes());
+    path.file_name().is_some_and(has_more)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
-
     use super::*;
 
     #[test]
@@ -77,5 +89,26 @@ mod tests {
         let error: ImageError = to_device.unwrap_err();
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("No space left on device"), "{cause}");
+    }
+
+    #[test]
+    fn a_directory_is_refused_before_any_work_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(".", &link).unwrap();
+        for path in [
+            folder.path(),
+            &link,
+            &folder.path().join("new/"),
+            &folder.path().join("new/."),
+            &folder.path().join(".."),
+        ] {
+            let written = write::<ImageError>(path, |_| panic!("{} is refused", path.display()));
+            let Err(ImageError::Io { source, .. }) = written else {
+                panic!("{}: {written:?}", path.display());
+            };
+            assert_eq!(source.kind(), ErrorKind::IsADirectory);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
