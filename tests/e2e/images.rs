@@ -177,6 +177,35 @@ fn a_name_moves_to_what_is_loaded_last_and_prune_takes_the_other() {
 }
 
 #[test]
+fn what_commands_did_is_told_to_programs_too() {
+    let home = Home::new();
+    let json = |output: &Finished| -> Value { serde_json::from_str(output.text()).unwrap() };
+    let first = archive(&home, "a.tar", "motd:1", "hello");
+    let second = archive(&home, "b.tar", "motd:1", "goodbye");
+    let loaded = json(&msb_image(&home, ["load", "--format=json", text(&first)]));
+    assert_eq!(loaded[0]["references"], json!(["motd:1"]));
+    let tagged = json(&msb_image(&home, ["tag", "motd:1", "a:2", "--format=json"]));
+    assert_eq!(tagged["references"], json!(["a:2", "motd:1"]));
+    assert_eq!(tagged["digest"], loaded[0]["digest"]);
+
+    // What became of the others is told of several, too.
+    let removed = msb_image(&home, ["rm", "--format=json", "a:2", "none"]);
+    assert_eq!(removed.code(), 1, "{removed}");
+    let nothing = json!({"untagged": ["a:2"], "removed": [], "freed_bytes": 0});
+    assert_eq!(json(&removed), nothing);
+
+    msb_image(&home, ["load", text(&second)]).lines();
+    let pruned = json(&msb_image(&home, ["prune", "-f", "--format=json"]));
+    assert_eq!(pruned["untagged"], json!([]));
+    assert_eq!(pruned["removed"], json!([loaded[0]["digest"]]));
+    assert!(pruned["freed_bytes"].as_u64() > Some(0), "{pruned}");
+    let removed = json(&msb_image(&home, ["rm", "motd:1", "--format=json"]));
+    assert_eq!(removed["untagged"], json!(["motd:1"]));
+    assert_ne!(removed["removed"][0], loaded[0]["digest"]);
+    assert_eq!(msb_image(&home, ["ls"]).lines(), NO_IMAGES);
+}
+
+#[test]
 fn what_is_saved_is_loaded_again() {
     let home = Home::new();
     let path = archive(&home, "a.tar", "motd:1", "hello");

@@ -122,13 +122,18 @@ fn snapshots_travel_in_archives_and_as_directories() {
     let home = Home::new();
     changed_demo(&home);
     succeed(&home, ["stop", "web"]);
-    succeed(&home, ["snapshot", "create", "base", "--from=web"]);
+    let made = succeed(
+        &home,
+        ["snapshot", "create", "base", "--from=web", "--format=json"],
+    );
+    let made: Value = serde_json::from_str(made.text()).unwrap();
     let list = succeed(&home, ["snapshots", "ls"]);
     let words: Vec<_> = list.lines()[1].split_whitespace().collect();
     assert_eq!(words[..5], ["base", "demo", "web", "64", "MiB"], "{list}");
     let inspected = succeed(&home, ["snapshot", "inspect", "--format=json", "base"]);
     let inspected: Value = serde_json::from_str(inspected.text()).unwrap();
     assert_eq!(inspected[0]["root"]["kind"], "image");
+    assert_eq!(made, inspected[0]);
 
     let folder = home.folder("out");
     let dest = format!("--dest-dir={}", folder.display());

@@ -31,6 +31,11 @@ fn a_volume_lives_from_create_to_rm() {
         ["create", "-q", "db", "--kind", "disk", "--size=64M"],
     );
     assert_eq!(quiet.lines(), [""; 0]);
+    let told = volume(&home, ["create", "third", "--format=json"]);
+    for part in ["\"name\": \"third\"", "\"kind\": \"dir\""] {
+        assert!(told.text().contains(part), "{told}");
+    }
+    assert_eq!(volume(&home, ["rm", "third"]).lines(), ["third"]);
     let data = home.msb_home().join("volumes/cache/data");
     fs::write(data.join("file"), vec![1; 3 << 20]).unwrap();
 

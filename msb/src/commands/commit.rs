@@ -1,14 +1,13 @@
 //! `msb commit`
 
 use clap::Args;
-use microsandbox::images::ImageHandle;
 use microsandbox::images::image::Reference;
 use microsandbox::sandbox::CommitOptions;
 use microsandbox::{MicrosandboxError, Sandbox};
 
 use super::Format;
 use super::advice::advise;
-use super::image::view::View;
+use super::image::view::named;
 use super::layer_bars::with_bars;
 use super::pull::asked_to_end;
 use super::runtime::block_on;
@@ -80,7 +79,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     match ended? {
         Err(signal) => Ok(128 + signal as u8),
         Ok(image) => {
-            output::print(&text(
+            output::print(&named(
                 &image,
                 &reference,
                 arguments.format,
@@ -89,18 +88,4 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
-}
-
-fn text(
-    image: &ImageHandle,
-    reference: &Reference,
-    format: Format,
-    quiet: bool,
-) -> anyhow::Result<String> {
-    let digest = image.digest();
-    Ok(match format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(image))?),
-        Format::Text if quiet => format!("{digest}\n"),
-        Format::Text => format!("{} {digest}\n", reference.familiar_tagged()),
-    })
 }

@@ -10,6 +10,8 @@ use microsandbox::images::{self, PullOptions, PullPolicy, RegistryOptions, Resol
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Format;
+use super::image::view::named;
 use super::layer_bars::with_bars;
 use super::registry_advice::advise;
 use super::runtime::block_on;
@@ -37,6 +39,10 @@ pub(super) struct Arguments {
     /// Downloads all of it again and makes its file system again, although it is here: for what a disk has damaged. Sandboxes are not disturbed; what was here stays until what replaces it is complete
     #[arg(short, long)]
     force: bool,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "quiet")]
+    format: Format,
 
     /// Prints the digest only
     #[arg(short, long)]
@@ -90,12 +96,8 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     match ended? {
         Err(signal) => Ok(128 + signal as u8),
         Ok(image) => {
-            let digest = *image?.digest();
-            output::print(&if arguments.quiet {
-                format!("{digest}\n")
-            } else {
-                format!("{} {digest}\n", reference.familiar_tagged())
-            })?;
+            let text = named(&image?, &reference, arguments.format, arguments.quiet)?;
+            output::print(&text)?;
             Ok(0)
         }
     }

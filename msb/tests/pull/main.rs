@@ -195,9 +195,18 @@ fn a_private_image_is_pulled_once_by_whoever_is_logged_in() {
     assert_eq!(sent, 5);
     user.pulls(&registry);
     let by_digest = format!("{}/box@{}", registry.name(), registry.digest());
-    let mut again = user.msb(&["image", "pull", "-q", "--ca-certs"]);
-    let output = again.arg(registry.ca()).arg(&by_digest).output().unwrap();
-    assert_eq!(text(&output.stdout), format!("{}\n", registry.digest()));
+    for how in ["-q", "--format=json"] {
+        let mut again = user.msb(&["image", "pull", how, "--ca-certs"]);
+        let output = again.arg(registry.ca()).arg(&by_digest).output().unwrap();
+        let told = match how {
+            "-q" => text(&output.stdout).trim_end().to_owned(),
+            _ => {
+                let image: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                image["digest"].as_str().unwrap().to_owned()
+            }
+        };
+        assert_eq!(told, registry.digest().to_string());
+    }
     assert_eq!(
         registry.blobs_sent(),
         sent,

@@ -12,6 +12,8 @@ use microsandbox::images::image::Reference;
 use microsandbox::images::image::archive::Input;
 
 use super::advice::advise;
+use super::view::View;
+use crate::commands::Format;
 use crate::commands::layer_bars::with_bars;
 use crate::failure::with_hint;
 use crate::output;
@@ -42,6 +44,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "quiet")]
+    format: Format,
+
     /// Prints nothing
     #[arg(short, long)]
     quiet: bool,
@@ -67,10 +73,19 @@ pub(super) fn execute(images: &Images, arguments: Arguments) -> anyhow::Result<u
         images.load(input, wanted, &arguments.tag, &*progress)
     });
     let loaded = loaded.map_err(advise)?;
-    if !arguments.quiet {
-        for image in &loaded {
-            output::print(&format!("{}\n", image.display_name()))?;
+    let text = match arguments.format {
+        Format::Json => {
+            let views: Vec<_> = loaded.iter().map(View::of).collect();
+            format!("{}\n", serde_json::to_string_pretty(&views)?)
         }
-    }
+        Format::Text if arguments.quiet => String::new(),
+        Format::Text => {
+            let names = loaded
+                .iter()
+                .map(|image| format!("{}\n", image.display_name()));
+            names.collect()
+        }
+    };
+    output::print(&text)?;
     Ok(0)
 }

@@ -7,7 +7,8 @@ use clap::Args;
 use microsandbox::images::Images;
 
 use super::advice::advise;
-use super::removed::lines;
+use super::removed::{View, lines};
+use crate::commands::Format;
 use crate::failure::with_hint;
 use crate::options::display_rounded_size;
 use crate::output;
@@ -18,7 +19,8 @@ use crate::output;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   msb image prune -f
-  msb image prune --all                     Also images with names")]
+  msb image prune --all                     Also images with names
+  msb image prune -f --format json | jq .freed_bytes")]
 pub(super) struct Arguments {
     /// Also images that have names
     #[arg(short, long)]
@@ -27,6 +29,10 @@ pub(super) struct Arguments {
     /// Does not ask
     #[arg(short, long)]
     force: bool,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Removes them.
@@ -35,8 +41,14 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
         return Ok(0);
     }
     let removed = images.prune(arguments.all).map_err(advise)?;
-    let freed = display_rounded_size(removed.pruned.bytes);
-    output::print(&format!("{}freed: {freed}\n", lines(&removed)))?;
+    let text = match arguments.format {
+        Format::Text => {
+            let freed = display_rounded_size(removed.pruned.bytes);
+            format!("{}freed: {freed}\n", lines(&removed))
+        }
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::from(&removed))?),
+    };
+    output::print(&text)?;
     Ok(0)
 }
 

@@ -4,7 +4,8 @@ use clap::Args;
 use microsandbox::images::{ImageError, Images};
 
 use super::advice::advise;
-use super::removed::lines;
+use super::removed::{View, lines};
+use crate::commands::Format;
 use crate::failure::{self, FAILED};
 use crate::output;
 
@@ -26,20 +27,31 @@ pub(super) struct Arguments {
     /// Is content with images that do not exist
     #[arg(short, long)]
     force: bool,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Removes them.
 pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<u8> {
     let mut status = 0;
+    let mut view = View::default();
     for image in &arguments.images {
         match images.remove(image) {
-            Ok(removed) => output::print(&lines(&removed))?,
+            Ok(removed) => match arguments.format {
+                Format::Text => output::print(&lines(&removed))?,
+                Format::Json => view.add(&removed),
+            },
             Err(ImageError::ImageNotFound { .. }) if arguments.force => {}
             Err(error) => {
                 failure::report(&advise(error));
                 status = FAILED;
             }
         }
+    }
+    if arguments.format == Format::Json {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&view)?))?;
     }
     Ok(status)
 }

@@ -5,6 +5,9 @@ use microsandbox::images::Images;
 use microsandbox::images::image::Reference;
 
 use super::advice::advise;
+use super::view::View;
+use crate::commands::Format;
+use crate::output;
 
 /// Gives an image a further name
 ///
@@ -21,12 +24,20 @@ pub(super) struct Arguments {
     /// The name
     #[arg(value_name = "NAME")]
     name: Reference,
+
+    /// How to print: text is nothing, json all that is known of the image
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Gives it.
 pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<u8> {
-    images
+    let image = images
         .tag(&arguments.image, &arguments.name)
         .map_err(advise)?;
+    if arguments.format == Format::Json {
+        let view = View::of(&image);
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&view)?))?;
+    }
     Ok(0)
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use microsandbox::images::ImageHandle;
+use microsandbox::images::image::Reference;
 use serde::Serialize;
 
+use crate::commands::Format;
 use crate::utc::rfc3339;
 
 /// Digits of a digest that are enough for people.
@@ -31,6 +33,24 @@ impl View {
             created_at: rfc3339(image.created_at()),
         }
     }
+}
+
+/// What is told of an image that was just pulled or made under the name `reference`: with `quiet` the digest only.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(in crate::commands) fn named(
+    image: &ImageHandle,
+    reference: &Reference,
+    format: Format,
+    quiet: bool,
+) -> anyhow::Result<String> {
+    let digest = image.digest();
+    Ok(match format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(image))?),
+        Format::Text if quiet => format!("{digest}\n"),
+        Format::Text => format!("{} {digest}\n", reference.familiar_tagged()),
+    })
 }
 
 /// The beginning of a digest, which names the image as well.

@@ -6,6 +6,8 @@ use clap::Args;
 use microsandbox::names::Name;
 use microsandbox::snapshots::{SnapshotName, SnapshotOptions, Snapshots};
 
+use super::view::created;
+use crate::commands::Format;
 use crate::commands::advice::advise;
 use crate::commands::progress::Progress;
 use crate::commands::runtime::block_on;
@@ -46,6 +48,10 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     force: bool,
 
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "quiet")]
+    format: Format,
+
     /// Prints nothing
     #[arg(short, long)]
     quiet: bool,
@@ -74,8 +80,6 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: Arguments) -> anyhow::Re
         (Some(signal), Err(_)) => return Ok(128 + signal as u8),
         (None, Err(error)) => return block_on(async { Err(advise(error).await) }),
     };
-    if !arguments.quiet {
-        output::print(&format!("{}\n", made.display_name()))?;
-    }
+    output::print(&created(&made, arguments.format, arguments.quiet)?)?;
     Ok(0)
 }

@@ -12,6 +12,8 @@ use clap::Args;
 use microsandbox::snapshots::{LoadOptions, SnapshotName, Snapshots};
 
 use super::advice::advise;
+use super::view::created;
+use crate::commands::Format;
 use crate::commands::progress::Progress;
 use crate::failure::{Hint, with_hint};
 use crate::output;
@@ -40,6 +42,10 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     force: bool,
 
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "quiet")]
+    format: Format,
+
     /// Prints nothing
     #[arg(short, long)]
     quiet: bool,
@@ -65,9 +71,7 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: Arguments) -> anyhow::Re
         (Some(signal), Err(_)) => return Ok(128 + signal as u8),
         (None, Err(error)) => return Err(advise(error)),
     };
-    if !arguments.quiet {
-        output::print(&format!("{}\n", loaded.display_name()))?;
-    }
+    output::print(&created(&loaded, arguments.format, arguments.quiet)?)?;
     Ok(0)
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use microsandbox::snapshots::{SnapshotHandle, SnapshotRoot};
 use serde::Serialize;
 
+use crate::commands::Format;
 use crate::options::{display_rounded_size, display_size};
 use crate::output;
 use crate::utc::rfc3339;
@@ -92,4 +93,20 @@ impl View {
             .map(|(title, value)| format!("{title}: {}\n", output::clean(value)))
             .collect()
     }
+}
+
+/// What is told of a snapshot that was just made or loaded.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(super) fn created(
+    snapshot: &SnapshotHandle,
+    format: Format,
+    quiet: bool,
+) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(snapshot))?),
+        Format::Text if quiet => String::new(),
+        Format::Text => format!("{}\n", snapshot.display_name()),
+    })
 }

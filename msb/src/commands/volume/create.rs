@@ -4,7 +4,8 @@ use clap::Args;
 use microsandbox::volumes::{VolumeConfig, VolumeKind, VolumeName, Volumes};
 
 use super::advice::advise;
-
+use super::view::View;
+use crate::commands::Format;
 use crate::options::{Label, parse_whole_mebibytes};
 use crate::output;
 
@@ -35,6 +36,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = Label::parse)]
     label: Vec<Label>,
 
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "quiet")]
+    format: Format,
+
     /// Prints nothing
     #[arg(short, long)]
     quiet: bool,
@@ -51,9 +56,12 @@ pub(super) fn execute(volumes: &Volumes, arguments: Arguments) -> anyhow::Result
             .map(|label| (label.key, label.value.unwrap_or_default()))
             .collect(),
     };
-    volumes.create(&arguments.name, &config).map_err(advise)?;
-    if !arguments.quiet {
-        output::print(&format!("{}\n", arguments.name))?;
-    }
+    let volume = volumes.create(&arguments.name, &config).map_err(advise)?;
+    let text = match arguments.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(&volume)?)?),
+        Format::Text if arguments.quiet => String::new(),
+        Format::Text => format!("{}\n", arguments.name),
+    };
+    output::print(&text)?;
     Ok(0)
 }
