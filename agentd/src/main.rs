@@ -12,6 +12,7 @@ mod children;
 mod command;
 mod connection;
 mod devices;
+mod directories;
 mod disks;
 mod failure;
 mod files;

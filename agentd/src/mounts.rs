@@ -1,6 +1,5 @@
 //! Mounting beneath the root.
 
-use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -9,6 +8,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use protocol::{Boot, Failure, MountSource, RootAccess, Stage};
 
+use crate::directories;
 use crate::failure::OrFailed;
 use crate::mount_plan::PlannedMount;
 use crate::staging::Staging;
@@ -138,7 +138,7 @@ fn create_and_mount(
 ) -> io::Result<()> {
     match mount(Some(source), target, Some(kind), flags, Some(data)) {
         Err(Errno::ENOENT) => {
-            fs::create_dir_all(target)?;
+            directories::make(target)?;
             mount(Some(source), target, Some(kind), flags, Some(data))?;
         }
         result => result?,

@@ -11,6 +11,7 @@ use files::{Files, FilesError, TreePolicy, TreeWriter};
 use nix::errno::Errno;
 use protocol::{Bytes, Failure, Patch, Root, RootAccess, Stage};
 
+use crate::directories;
 use crate::failure::{failure, shown};
 use crate::mount_plan::{is_entry, normalise};
 use crate::staging::Staging;
@@ -108,11 +109,8 @@ fn make_one(patch: &Patch, staging: &Staging) -> io::Result<()> {
             io::copy(&mut File::open(entry)?, &mut target).map(drop)
         })?,
         Patch::MakeDirectory { mode, .. } => {
-            fs::create_dir_all(&path).map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => Errno::ENOTDIR.into(),
-                _ => error,
-            })?;
-            set_mode(&path, *mode)
+            let made = directories::make(&path)?;
+            set_mode(&made, *mode)
         }
         Patch::Remove { .. } => remove(&path),
         Patch::Symlink {
@@ -157,7 +155,10 @@ fn make_room(path: &Path, replace: bool) -> io::Result<()> {
 }
 
 fn make_parents(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)
+    match path.parent() {
+        Some(parent) => directories::make(parent).map(drop),
+        None => Ok(()),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -17,6 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 use protocol::{Failure, MountSource, Patch, Stage};
 
+use crate::directories;
 use crate::disks::BlockDevices;
 use crate::failure::{OrFailed, shown};
 use crate::mount_plan::PlannedMount;
@@ -211,10 +212,10 @@ fn bind_here(source: &Path, target: &Path, flags: MsFlags) -> io::Result<()> {
 
 fn make_target(directory: bool, target: &Path) -> io::Result<()> {
     if directory {
-        return fs::create_dir_all(target);
+        return directories::make(target).map(drop);
     }
     if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
+        directories::make(parent)?;
     }
     OpenOptions::new()
         .write(true)

@@ -42,6 +42,26 @@ fn load(home: &Home, image: DockerImage) {
 }
 
 #[test]
+fn directories_of_an_image_may_be_behind_links_that_lead_nowhere() {
+    let home = Home::new();
+    let config = json!({ "WorkingDir": "/work/app", "Volumes": { "/data": {} } });
+    let image = DockerImage::new("linked", config).layer(|layer| {
+        layer
+            .folder(&product::busybox())
+            .link("work", "/far/away")
+            .link("data", "../../var/data")
+    });
+    load(&home, image);
+    let shown = home.guest("linked").run([
+        "/bin/sh",
+        "-c",
+        "pwd -P; ls -d /far/away/app /var/data; readlink /work",
+    ]);
+    let expected = "/far/away/app\n/far/away/app\n/var/data\n/far/away\n";
+    assert_eq!(shown.text(), expected, "{}", shown.errors());
+}
+
+#[test]
 fn an_image_is_run_by_its_name_and_as_it_says() {
     let home = Home::new();
     load_demo(&home);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use microsandbox::images::image::Digest;
 use serde_json::json;
-use tar::{Builder, Header};
+use tar::{Builder, EntryType, Header};
 
 /// An image in the making.
 pub struct DockerImage {
@@ -29,6 +29,16 @@ impl Layer {
     /// Adds a file; a name that begins with `.wh.` is a whiteout.
     pub fn file(mut self, name: &str, contents: &str) -> Layer {
         append(&mut self.0, name, contents.as_bytes());
+        self
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(mut self, name: &str, target: &str) -> Layer {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        self.0.append_link(&mut header, name, target).unwrap();
         self
     }
 

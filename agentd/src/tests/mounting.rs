@@ -270,11 +270,13 @@ fn the_plan_is_carried_out_beneath_the_root() {
         enter_overlay(folder.path());
         fs::create_dir("/target").unwrap();
         symlink("/target", "/link").unwrap();
+        symlink("/nowhere/deep", "/dangling").unwrap();
         let mounts = [
             tmpfs("/a/b", Some(8192), false),
             tmpfs("/a", None, false),
             tmpfs("/tmp", None, false),
             tmpfs("/link/sub", None, false),
+            tmpfs("/dangling", None, false),
             tmpfs("/fixed", None, true),
         ];
         carry_out(&mounts).unwrap();
@@ -284,6 +286,7 @@ fn the_plan_is_carried_out_beneath_the_root() {
             Path::new("/target/sub").is_dir(),
             "links lead inside the new root"
         );
+        assert!(Path::new("/nowhere/deep").is_dir());
         let error = fs::write("/fixed/x", "").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS));
         let error = fs::write("/a/b/x", vec![1; 100_000]).unwrap_err();
@@ -311,10 +314,13 @@ fn what_is_shared_is_shown_in_many_places_each_with_options_of_its_own() {
             shared("/restricted", Some("d"), restricted),
             shared("/etc/deep/file", Some("f"), none),
             shared("/all", None, none),
+            shared("/dangling", Some("d"), none),
         ];
+        symlink("/nowhere/deep", "/dangling").unwrap();
         mounts::mount_planned(&plan(&mounts), &staging).unwrap();
         staging.leave().unwrap();
         fs::write("/rw/new", "new").unwrap();
+        assert_eq!(fs::read_to_string("/nowhere/deep/new").unwrap(), "new");
         assert_eq!(fs::read_to_string("/ro/new").unwrap(), "new");
         let error = fs::write("/ro/other", "").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS));

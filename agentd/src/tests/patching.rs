@@ -1,6 +1,7 @@
 //! Changes to the root file system, in an overlay as a guest has one.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -196,11 +197,47 @@ fn a_directory_that_is_there_stays_and_gets_the_mode_that_is_given() {
         make("/link", Some(0o750));
         assert_eq!(mode("/old/deep"), 0o750);
         assert!(fs::symlink_metadata("/link").unwrap().is_symlink());
-        symlink("/nowhere", "/dangling").unwrap();
-        for path in ["/file", "/dangling"] {
-            refused(&staging, directory(path, Some(0o700)), libc::ENOTDIR);
-        }
+        refused(&staging, directory("/file", Some(0o700)), libc::ENOTDIR);
     });
+}
+
+#[test]
+fn what_a_link_leads_to_is_made_within_the_root() {
+    let outside = tempfile::tempdir().unwrap();
+    let descriptor = File::open(outside.path()).unwrap();
+    in_overlay(|staging| {
+        let make = |path: &str| patches::make(&[directory(path, Some(0o700))], &staging);
+        for (target, link, path, made) in [
+            ("/nowhere", "/absolute", "/absolute", "/nowhere"),
+            ("/far/away", "/deep", "/deep/app", "/far/away/app"),
+            ("../../../up/./x", "/old/upwards", "/old/upwards", "/up/x"),
+            ("deep/", "/old/there", "/old/there/new", "/old/deep/new"),
+            ("old/next", "/chain", "/chain", "/last"),
+        ] {
+            symlink(target, link).unwrap();
+            if link == "/chain" {
+                symlink("/last", "/old/next").unwrap();
+            }
+            make(path).unwrap();
+            assert!(fs::symlink_metadata(link).unwrap().is_symlink(), "{link}");
+            assert_eq!(mode(made), 0o700, "{made}");
+            assert_eq!(fs::canonicalize(path).unwrap(), Path::new(made));
+        }
+        assert_eq!(mode("/far/away"), 0o755);
+        symlink("/beside", "/parent").unwrap();
+        let written = write("/parent/x/file", "text", None, false);
+        patches::make(&[written], &staging).unwrap();
+        assert_eq!(text("/beside/x/file"), "text");
+
+        symlink("/loop", "/loop").unwrap();
+        let failure = refused(&staging, directory("/loop/x", None), libc::ELOOP);
+        assert!(failure.message.contains("\"/loop/x\""), "{failure:?}");
+        symlink("/file", "/to-file").unwrap();
+        refused(&staging, directory("/to-file", None), libc::ENOTDIR);
+        // The kernel would go where the descriptor is, and not where the text of the link leads.
+        let _ = make(&format!("/proc/self/fd/{}/made", descriptor.as_raw_fd()));
+    });
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
 #[test]
