@@ -388,6 +388,18 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_image_as_root_has_a_type_unless_its_superblock_is_to_tell() {
+        for (given, fstype) in [("ext4", Some("ext4")), ("", None)] {
+            let builder = SandboxBuilder::new("web".to_owned())
+                .image("busybox")
+                .image_disk("/disks/root.qcow2", given);
+            let config = builder.config();
+            assert_eq!(config.image, PathBuf::from("/disks/root.qcow2"));
+            assert_eq!(config.image_fstype.as_deref(), fstype, "{given:?}");
+        }
+    }
+
+    #[test]
     fn of_two_mounts_at_one_place_the_later_counts() {
         let builder = SandboxBuilder::new("web".to_owned())
             .volume("/a", MountConfig::bind("/x"))
