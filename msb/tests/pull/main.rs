@@ -1,23 +1,22 @@
 //! `msb pull`, `msb login`, `msb logout` and `msb registry`, with Debian's docker-registry.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod broken_off;
 mod library;
+mod proxies;
 mod registry;
 mod terminal;
 
 use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use microsandbox::home::Home;
-use microsandbox::images::Images;
 use microsandbox::images::image::Digest;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -28,6 +27,9 @@ const ENCODED: &str = "YWxpY2U6aHVudGVyMmh1bnRlcjI=";
 
 /// An ordinary user for tests that root runs: root may write to every file.
 const ORDINARY_USER: u32 = 1000;
+
+/// The directories of a store of images: blobs, layers, and those of both that are not complete.
+const STORE: [&str; 4] = ["blobs/sha256", "layers/v1", "partial", "staging"];
 
 /// A user with a home of their own.
 struct User {
@@ -139,13 +141,8 @@ impl User {
         let layers = found[0]["layers"].as_array().unwrap().len();
         // Several layers are joined by two files.
         let joined = if layers > 1 { 2 } else { 0 };
-        let expected = [
-            ("blobs/sha256", layers + 2),
-            ("layers/v1", layers + joined),
-            ("partial", 0),
-            ("staging", 0),
-        ];
-        for (of, count) in expected {
+        let expected = [layers + 2, layers + joined, 0, 0];
+        for (of, count) in STORE.into_iter().zip(expected) {
             assert_eq!(self.stored(of).len(), count, "{of}");
         }
         assert_eq!(output(&["image", "prune", "--force"]), "freed: 0 bytes\n");
@@ -164,6 +161,16 @@ impl User {
     fn stored(&self, directory: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.home().images().join(directory)).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// Ends it when the test does.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -496,226 +503,4 @@ esac
         .arg(user.path().join("home"))
         .output();
     assert_eq!(text(&kept.unwrap().stdout), "");
-}
-
-#[test]
-fn an_interrupted_pull_ends_at_once() {
-    // It takes connections and never answers.
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let image = format!("{}/box", silent.local_addr().unwrap());
-    let user = User::new();
-    let mut pull = user.msb(&["pull", &image]);
-    let mut pull = Killed(pull.stderr(Stdio::piped()).spawn().unwrap());
-    let (mut connection, _) = silent.accept().unwrap();
-    // The request shows that it waits.
-    connection.read_exact(&mut [0; 4]).unwrap();
-    let process = Pid::from_raw(pull.0.id().try_into().unwrap());
-    kill(process, Signal::SIGINT).unwrap();
-    let status = pull.0.wait().unwrap();
-    assert_eq!(status.code(), Some(130));
-    let errors = std::io::read_to_string(pull.0.stderr.take().unwrap()).unwrap();
-    assert_eq!(errors, "");
-}
-
-#[test]
-fn registries_are_asked_through_the_proxy_and_this_machine_is_not() {
-    let user = User::new();
-    let pull = |image: &str, proxy: &TcpListener| {
-        let address = format!("http://user:hunter2@{}", proxy.local_addr().unwrap());
-        let mut pull = user.msb(&["pull", image]);
-        pull.env("HTTPS_PROXY", &address)
-            .env("http_proxy", &address);
-        Killed(pull.stderr(Stdio::piped()).spawn().unwrap())
-    };
-    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
-    let _through = pull("registry.example.com/box", &proxy);
-    let (connection, _) = proxy.accept().unwrap();
-    let mut head = String::new();
-    BufReader::new(&connection).read_line(&mut head).unwrap();
-    assert_eq!(head, "CONNECT registry.example.com:443 HTTP/1.1\r\n");
-
-    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
-    proxy.set_nonblocking(true).unwrap();
-    for image in ["127.0.0.1:1/box", "localhost:1/box"] {
-        let mut beside = pull(image, &proxy);
-        assert_eq!(beside.0.wait().unwrap().code(), Some(1));
-        let errors = std::io::read_to_string(beside.0.stderr.take().unwrap()).unwrap();
-        assert!(errors.contains("connection refused"), "{errors}");
-    }
-    assert!(proxy.accept().is_err(), "the proxy was asked");
-}
-
-/// The proxy and the registry are one here, and how it is spoken to tells what it is taken for.
-#[test]
-fn no_proxy_names_registries_that_are_asked_directly() {
-    let user = User::new();
-    let asked = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = asked.local_addr().unwrap();
-    let first_byte = |image: &str, variable: &str, excepted: &str| {
-        let mut pull = user.msb(&["pull", image]);
-        for variable in ["no_proxy", "NO_PROXY"] {
-            pull.env_remove(variable);
-        }
-        pull.env("HTTPS_PROXY", format!("http://{address}"))
-            .env(variable, excepted);
-        let _pull = Killed(pull.stderr(Stdio::null()).spawn().unwrap());
-        let (mut connection, _) = asked.accept().unwrap();
-        let mut byte = [0];
-        connection.read_exact(&mut byte).unwrap();
-        byte[0]
-    };
-    // Linux takes a connection to 0.0.0.0 for one to itself.
-    let image = format!("0.0.0.0:{}/box", address.port());
-    // CONNECT, or a record with a handshake (RFC 8446, section 5.1).
-    let (through, directly) = (b'C', 22);
-    for variable in ["no_proxy", "NO_PROXY"] {
-        let excepted = "example.org,0.0.0.0";
-        assert_eq!(first_byte(&image, variable, excepted), directly);
-        assert_eq!(first_byte(&image, variable, "example.org"), through);
-        let other = "registry.example.org.example.com/box";
-        assert_eq!(first_byte(other, variable, "example.org"), through);
-    }
-}
-
-/// Ends it when the test does.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_pull_that_is_killed_at_any_moment_leaves_nothing_broken() {
-    let registry = Registry::start();
-    for user in [User::new(), User::ordinary()] {
-        pull_and_kill(&registry, &user.log_in(&registry));
-    }
-}
-
-fn pull_and_kill(registry: &Registry, user: &User) {
-    let start = Instant::now();
-    user.pulls(registry);
-    let whole = start.elapsed();
-    for round in 0..10 {
-        // Each second one begins with nothing.
-        if round % 2 == 0 {
-            fs::remove_dir_all(user.path().join("home")).unwrap();
-        }
-        let mut pull = user.pull(registry, &registry.image());
-        let mut killed = Killed(
-            pull.stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap(),
-        );
-        let random = RandomState::new().hash_one(round) % 1000;
-        std::thread::sleep(whole * u32::try_from(random).unwrap() / 1000);
-        killed.0.kill().unwrap();
-        let is_killed = killed.0.wait().unwrap().code().is_none();
-        // Without the image there is nothing that could be of use.
-        if is_killed && round % 4 == 0 {
-            let pruned = user.msb(&["image", "prune", "-f"]).output().unwrap();
-            assert!(pruned.status.success(), "{pruned:?}");
-            let listed = user.msb(&["image", "ls", "-q"]).output().unwrap();
-            let left = ["blobs/sha256", "layers/v1", "partial", "staging"];
-            let left: usize = left
-                .map(|directory| user.stored(directory).len())
-                .iter()
-                .sum();
-            assert!(left == 0 || !listed.stdout.is_empty(), "{left} files");
-        }
-    }
-    user.pulls(registry);
-    user.has_only(registry);
-}
-
-/// Each time with more room on the disk of the home, until there is enough.
-#[test]
-fn a_full_disk_in_a_pull_is_told_and_leaves_nothing_broken() {
-    let registry = Registry::start();
-    let user = User::logged_in(&registry);
-    let home = user.path().join("home");
-    fs::create_dir_all(&home).unwrap();
-    let pull = user.pull(&registry, &registry.image());
-    let pull: Vec<_> = std::iter::once(pull.get_program())
-        .chain(pull.get_args())
-        .map(|word| word.to_str().unwrap().to_owned())
-        .collect();
-    for (failures, kilobytes) in (0..60).map(|step| 64 + step * 512).enumerate() {
-        // What the first one leaves, the second finds, with room enough.
-        let script = format!(
-            "mount -t tmpfs -o size={kilobytes}k none '{0}'
-            status=0; \"$@\" || status=$?
-            mount -o remount,size=64m '{0}'
-            \"$@\" >/dev/null && exit $status",
-            home.display()
-        );
-        let output = Command::new("unshare")
-            .args(["--map-root-user", "--mount", "sh", "-uc", &script, "sh"])
-            .args(&pull)
-            .env("MSB_HOME", &home)
-            .env("DOCKER_CONFIG", user.path().join("docker"))
-            .output()
-            .unwrap();
-        if output.status.success() {
-            assert!(failures > 4, "the disk was never full");
-            return;
-        }
-        let errors = text(&output.stderr);
-        assert_eq!(errors.matches("error:").count(), 1, "{kilobytes}: {errors}");
-        assert!(
-            errors.to_lowercase().contains("no space left on device") || errors.contains("full"),
-            "{kilobytes}: {errors}"
-        );
-    }
-    panic!("there was never room enough");
-}
-
-/// Says so when the test ends, however that is.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-#[test]
-fn two_pulls_and_a_prune_at_once() {
-    let registry = Registry::start();
-    let user = User::logged_in(&registry);
-    for _ in 0..2 {
-        let _ = fs::remove_dir_all(user.path().join("home/images"));
-        let _ = fs::remove_dir_all(user.path().join("home/db"));
-        let sent = registry.blobs_sent();
-        let images = Images::open(&user.home()).unwrap();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let ended = SetOnDrop(&done);
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    images.prune(false).unwrap();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            });
-            let pull = || {
-                let mut pull = user.pull(&registry, &registry.image());
-                Killed(pull.stdout(Stdio::null()).spawn().unwrap())
-            };
-            for mut pull in [pull(), pull()] {
-                let status = pull.0.wait().unwrap();
-                assert!(status.success(), "{status}");
-            }
-            drop(ended);
-        });
-        assert_eq!(
-            registry.blobs_sent() - sent,
-            5,
-            "something was downloaded twice"
-        );
-        user.has_only(&registry);
-    }
 }

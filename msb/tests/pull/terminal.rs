@@ -1,5 +1,6 @@
 //! What a terminal shows, and what it does not.
 
+use microsandbox::images::Images;
 use msb_tests::terminal::Terminal;
 
 use super::*;
