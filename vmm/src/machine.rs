@@ -26,7 +26,8 @@ pub use crate::platform::Console;
 use crate::platform::{ConsoleInput, ConsoleLog, ConsoleState, IoApic, MmioBus, Ports, VirtioSlot};
 use crate::vcpu::{Gate, Vcpu, VcpuContext};
 use crate::virtio::{
-    DeviceDescription, GuestMemory, Interrupt, MmioTransport, Parts, QUEUE_NOTIFY, Worker,
+    DeviceDescription, GuestMemory, INTERRUPT_ACK, Interrupt, MmioTransport, Parts, QUEUE_NOTIFY,
+    RegisterPages, Registers, Worker,
 };
 
 /// Everything that a machine is made of.
@@ -110,7 +111,8 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
         .iter()
         .map(|device| device.traffic.clone())
         .collect();
-    let (devices, slots) = attach_devices(&vm, &memory, config.devices, &ending)?;
+    let registers = RegisterPages::new(config.devices.len());
+    let (devices, slots) = attach_devices(&vm, &memory, &registers, config.devices, &ending)?;
     let lines = interrupt_lines(&slots);
     let pins = lines.last().map_or(0, |line| line + 1);
     let io_apic = IoApic::new(pins, Arc::clone(&vm), ending.clone());
@@ -160,6 +162,7 @@ pub fn boot(config: Config) -> Result<Machine, BootError> {
         context,
         _vm: vm,
         _memory: memory,
+        _registers: registers,
     })
 }
 
@@ -176,6 +179,7 @@ pub struct Machine {
     meter: Meter,
     _vm: Arc<VmFd>,
     _memory: Arc<GuestMemory>,
+    _registers: Arc<RegisterPages>,
 }
 
 impl Machine {
@@ -274,6 +278,7 @@ fn interrupt_lines(slots: &[VirtioSlot]) -> BTreeSet<u8> {
 fn attach_devices(
     vm: &VmFd,
     memory: &Arc<GuestMemory>,
+    registers: &Arc<RegisterPages>,
     devices: Vec<DeviceDescription>,
     ending: &EndingReporter,
 ) -> Result<(Vec<MmioTransport>, Vec<VirtioSlot>), BootError> {
@@ -281,9 +286,16 @@ fn attach_devices(
     let mut transports = Vec::with_capacity(count);
     let mut slots = Vec::with_capacity(count);
     for (index, device) in devices.into_iter().enumerate() {
-        let slot = VirtioSlot::new(index).ok_or(BootError::TooManyDevices(count))?;
-        transports.push(attach_device(vm, memory, device, slot, ending)?);
+        let slot = VirtioSlot::new(index).zip(registers.of_device(index));
+        let (slot, registers) = slot.ok_or(BootError::TooManyDevices(count))?;
+        transports.push(attach_device(vm, memory, device, registers, &slot, ending)?);
         slots.push(slot);
+    }
+    if count > 0 {
+        let number = u32::try_from(memory.num_regions()).unwrap_or(u32::MAX);
+        registers
+            .show(vm, number)
+            .map_err(kvm("show the devices' registers to the guest"))?;
     }
     Ok((transports, slots))
 }
@@ -292,12 +304,19 @@ fn attach_device(
     vm: &VmFd,
     memory: &Arc<GuestMemory>,
     device: DeviceDescription,
-    slot: VirtioSlot,
+    registers: Registers,
+    slot: &VirtioSlot,
     ending: &EndingReporter,
 ) -> Result<MmioTransport, BootError> {
-    let interrupt = Arc::new(Interrupt::new().map_err(resource("a device's interrupt"))?);
+    let interrupt = Interrupt::new(registers).map_err(resource("a device's interrupt"))?;
+    let interrupt = Arc::new(interrupt);
     vm.register_irqfd(interrupt.line(), slot.irq)
         .map_err(kvm("connect a device's interrupt"))?;
+    let (offset, answer) = INTERRUPT_ACK;
+    let answered = EventFd::new(EFD_NONBLOCK).map_err(resource("a device's answer"))?;
+    let place = IoEventAddress::Mmio(slot.address + offset);
+    vm.register_ioevent(&answered, &place, answer)
+        .map_err(kvm("catch the answers to a device's interrupts"))?;
 
     let queue_sizes: Vec<u16> = device
         .workers

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::interrupt::Interrupt;
+use super::registers::offset;
 
 /// The bytes that the driver reads. Clones are the same space.
 #[derive(Clone, Debug)]
@@ -40,33 +41,37 @@ impl ConfigSpace {
             *to = *from;
         }
         contents.generation = contents.generation.wrapping_add(1);
+        contents.show();
         if let Some(interrupt) = &contents.interrupt {
             interrupt.configuration_changed();
         }
     }
 
-    /// From now on changes raise this interrupt.
+    /// From now on the bytes are among the registers of the device with this interrupt, and changes raise it.
     pub(crate) fn connect(&self, interrupt: Arc<Interrupt>) {
-        self.lock().interrupt = Some(interrupt);
-    }
-
-    /// Copies bytes from `offset` on into `data` and leaves alone what is beyond the end.
-    pub(crate) fn read(&self, offset: usize, data: &mut [u8]) {
-        let contents = self.lock();
-        let bytes = contents.bytes.get(offset..).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-    }
-
-    /// The ConfigGeneration register: another one after each change, whatever is reset.
-    pub(crate) fn generation(&self) -> u32 {
-        self.lock().generation
+        let mut contents = self.lock();
+        contents.interrupt = Some(interrupt);
+        contents.show();
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
         // Every byte sequence is a valid content.
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    /// Shows the driver what there is. The ConfigGeneration register is another one after each change, whatever is reset, and changes
+    /// before the bytes do and after them: a driver that reads meanwhile begins again, or is told by the interrupt that follows.
+    fn show(&self) {
+        let Some(interrupt) = &self.interrupt else {
+            return;
+        };
+        let registers = interrupt.registers();
+        let after = self.generation.wrapping_mul(2);
+        registers.set(offset::CONFIG_GENERATION, after.wrapping_sub(1));
+        registers.set_bytes(offset::CONFIG, &self.bytes);
+        registers.set(offset::CONFIG_GENERATION, after);
     }
 }
 

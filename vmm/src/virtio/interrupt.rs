@@ -1,35 +1,48 @@
 //! What the device side tells the driver outside the rings: the interrupt, and that it needs a reset.
+//!
+//! InterruptStatus says that buffers were used as long as the driver runs, so its answer to that need not arrive here, and takes no more
+//! than KVM's own time. A handler that finds no used buffer has done nothing, as where devices share a line.
 
 use std::fmt::Display;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::registers::{Registers, offset};
 use super::status::Status;
 
 /// InterruptStatus bits, section 4.2.2.
-const USED_BUFFER: u32 = 1;
+pub(super) const USED_BUFFER: u32 = 1;
 const CONFIGURATION_CHANGE: u32 = 2;
 
 /// Shared by the transport, which shows it to the driver, and the workers, which raise it.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
-    pending: AtomicU32,
-    status: AtomicU32,
+    registers: Registers,
     line: EventFd,
     /// The device has asked for a reset before.
     warned: AtomicBool,
 }
 
 impl Interrupt {
-    pub(crate) fn new() -> io::Result<Interrupt> {
-        Ok(Interrupt {
-            pending: AtomicU32::new(0),
-            status: AtomicU32::new(0),
+    /// For the device with these registers.
+    ///
+    /// # Errors
+    /// As eventfd(2).
+    pub(crate) fn new(registers: Registers) -> io::Result<Interrupt> {
+        let interrupt = Interrupt {
+            registers,
             line: EventFd::new(EFD_NONBLOCK)?,
             warned: AtomicBool::new(false),
-        })
+        };
+        interrupt.reset();
+        Ok(interrupt)
+    }
+
+    /// Where it is told.
+    pub(crate) fn registers(&self) -> &Registers {
+        &self.registers
     }
 
     /// The event that KVM turns into an interrupt.
@@ -39,34 +52,37 @@ impl Interrupt {
 
     /// Buffers were used.
     pub(crate) fn used_buffers(&self) {
-        self.raise(USED_BUFFER);
+        self.raise();
     }
 
     /// The configuration space has other contents. A driver that is not ready yet reads it anyway.
     pub(crate) fn configuration_changed(&self) {
         if self.status().contains(Status::DRIVER_OK) {
-            self.raise(CONFIGURATION_CHANGE);
+            // The bit first: the driver reads it in the handler of the interrupt.
+            self.add(offset::INTERRUPT_STATUS, CONFIGURATION_CHANGE);
+            self.raise();
         }
-    }
-
-    /// The InterruptStatus register.
-    pub(crate) fn pending(&self) -> u32 {
-        self.pending.load(Ordering::SeqCst)
     }
 
     /// The InterruptACK register.
     pub(crate) fn acknowledge(&self, bits: u32) {
-        self.pending.fetch_and(!bits, Ordering::SeqCst);
+        if let Some(pending) = self.registers.word(offset::INTERRUPT_STATUS) {
+            pending.fetch_and(!(bits & CONFIGURATION_CHANGE), Ordering::SeqCst);
+        }
     }
 
     /// The device status register.
     pub(crate) fn status(&self) -> Status {
-        Status::from_bits(self.status.load(Ordering::SeqCst))
+        let status = self.registers.word(offset::STATUS);
+        Status::from_bits(status.map_or(0, |status| status.load(Ordering::SeqCst)))
     }
 
     /// Adds bits to the device status. Bits are only ever cleared by [`Interrupt::reset`].
     pub(crate) fn add_status(&self, status: Status) {
-        self.status.fetch_or(status.bits(), Ordering::SeqCst);
+        if status.contains(Status::DRIVER_OK) {
+            self.add(offset::INTERRUPT_STATUS, USED_BUFFER);
+        }
+        self.add(offset::STATUS, status.bits());
     }
 
     /// The device cannot go on before the driver resets it (section 2.1.2). The first `reason` is a warning, later ones
@@ -83,13 +99,17 @@ impl Interrupt {
 
     /// The driver reset the device.
     pub(crate) fn reset(&self) {
-        self.status.store(0, Ordering::SeqCst);
-        self.pending.store(0, Ordering::SeqCst);
+        self.registers.set(offset::STATUS, 0);
+        self.registers.set(offset::INTERRUPT_STATUS, 0);
     }
 
-    fn raise(&self, bit: u32) {
-        // The bit first: the driver reads it in the handler of the interrupt.
-        self.pending.fetch_or(bit, Ordering::SeqCst);
+    fn add(&self, place: u64, bits: u32) {
+        if let Some(word) = self.registers.word(place) {
+            word.fetch_or(bits, Ordering::SeqCst);
+        }
+    }
+
+    fn raise(&self) {
         // A non-blocking eventfd refuses only at its maximum, and then the interrupt is pending anyway.
         let _ = self.line.write(1);
     }

@@ -21,6 +21,7 @@ mod fs;
 mod halves;
 mod interrupt;
 mod queue;
+mod registers;
 mod rng;
 mod status;
 mod transport;
@@ -40,10 +41,11 @@ pub use fs::{FsDeviceError, exports_device, fs_device};
 pub(crate) use interrupt::Interrupt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use queue::QueueConfig;
+pub(crate) use registers::{RegisterPages, Registers};
 pub use rng::rng_device;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use status::Status;
-pub(crate) use transport::{MmioTransport, Parts, QUEUE_NOTIFY};
+pub(crate) use transport::{INTERRUPT_ACK, MmioTransport, Parts, QUEUE_NOTIFY};
 pub(crate) use worker::Worker;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use worker::{WorkerQueue, WorkerState};

@@ -1,50 +1,24 @@
 //! The registers of a device on the MMIO transport, section 4.2.
 //!
-//! The transport owns status, features and queue set-up; a device only learns of a start and of a reset.
+//! The transport owns features and queue set-up; a device only learns of a start and of a reset. What the driver reads stands in memory,
+//! see `registers`.
 
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, USED_BUFFER};
 use super::queue::QueueConfig;
+use super::registers::offset;
 use super::status::{Status, Step};
 use super::worker::{Worker, WorkerQueue};
 use super::{ConfigSpace, GuestMemory, features};
 
-/// Offsets of the registers, section 4.2.2.
-mod register {
-    pub(super) const MAGIC_VALUE: u64 = 0x000;
-    pub(super) const VERSION: u64 = 0x004;
-    pub(super) const DEVICE_ID: u64 = 0x008;
-    pub(super) const VENDOR_ID: u64 = 0x00c;
-    pub(super) const DEVICE_FEATURES: u64 = 0x010;
-    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub(super) const DRIVER_FEATURES: u64 = 0x020;
-    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub(super) const QUEUE_SEL: u64 = 0x030;
-    pub(super) const QUEUE_NUM_MAX: u64 = 0x034;
-    pub(super) const QUEUE_NUM: u64 = 0x038;
-    pub(super) const QUEUE_READY: u64 = 0x044;
-    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
-    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
-    pub(super) const INTERRUPT_ACK: u64 = 0x064;
-    pub(super) const STATUS: u64 = 0x070;
-    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
-    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    /// Shared memory regions: none, which reads as length and base of all ones.
-    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
-    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
-    pub(super) const CONFIG: u64 = 0x100;
-}
-
 /// Offset of QueueNotify, where KVM catches the driver's kicks.
-pub(crate) const QUEUE_NOTIFY: u64 = register::QUEUE_NOTIFY;
+pub(crate) const QUEUE_NOTIFY: u64 = offset::QUEUE_NOTIFY;
+
+/// Offset of InterruptACK, and what is written there when buffers were used: KVM catches it, and nobody needs to know.
+pub(crate) const INTERRUPT_ACK: (u64, u32) = (offset::INTERRUPT_ACK, USED_BUFFER);
 
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -54,13 +28,11 @@ const VENDOR: u32 = 0x0062_736d;
 
 /// One device's registers and the workers behind them.
 pub(crate) struct MmioTransport {
-    device_type: u32,
     device_features: u64,
     driver_features: u64,
     device_features_select: u32,
     driver_features_select: u32,
     queue_select: u32,
-    config: ConfigSpace,
     queues: Vec<QueueConfig>,
     kicks: Vec<Arc<EventFd>>,
     interrupt: Arc<Interrupt>,
@@ -84,15 +56,18 @@ pub(crate) struct Parts {
 
 impl MmioTransport {
     pub(crate) fn new(parts: Parts) -> MmioTransport {
+        let registers = parts.interrupt.registers();
+        registers.set(offset::MAGIC_VALUE, MAGIC);
+        registers.set(offset::VERSION, VERSION);
+        registers.set(offset::DEVICE_ID, parts.device_type);
+        registers.set(offset::VENDOR_ID, VENDOR);
         parts.config.connect(Arc::clone(&parts.interrupt));
-        MmioTransport {
-            device_type: parts.device_type,
+        let transport = MmioTransport {
             device_features: parts.features | features::RING,
             driver_features: 0,
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
-            config: parts.config,
             queues: parts
                 .queue_sizes
                 .into_iter()
@@ -103,56 +78,47 @@ impl MmioTransport {
             memory: parts.memory,
             workers: parts.workers,
             started: false,
-        }
+        };
+        transport.show();
+        transport
     }
 
-    /// The driver reads at `offset`. What is no register reads as all ones.
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        if let Some(at) = offset.checked_sub(register::CONFIG) {
-            if let Ok(at) = usize::try_from(at) {
-                self.config.read(at, data);
-            }
-        } else if let Ok(word) = <&mut [u8; 4]>::try_from(data) {
-            // Registers are 32 bits wide (section 4.2.2.2).
-            *word = self.read_register(offset).to_le_bytes();
-        }
+    /// The driver reads at `place`, where KVM has not read for it. What is no register reads as all ones.
+    pub(crate) fn read(&self, place: u64, data: &mut [u8]) {
+        self.interrupt.registers().read(place, data);
     }
 
-    fn read_register(&self, offset: u64) -> u32 {
-        match offset {
-            register::MAGIC_VALUE => MAGIC,
-            register::VERSION => VERSION,
-            register::DEVICE_ID => self.device_type,
-            register::VENDOR_ID => VENDOR,
-            register::DEVICE_FEATURES => word(self.device_features, self.device_features_select),
-            // A queue that does not exist has size 0.
-            register::QUEUE_NUM_MAX => self.queue().map_or(0, |queue| u32::from(queue.max_size)),
-            register::QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready)),
-            register::INTERRUPT_STATUS => self.interrupt.pending(),
-            register::STATUS => self.interrupt.status().bits(),
-            register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
-            register::CONFIG_GENERATION => self.config.generation(),
-            _ => u32::MAX,
-        }
+    /// Shows the driver the registers that depend on what it has selected.
+    fn show(&self) {
+        let registers = self.interrupt.registers();
+        let features = word(self.device_features, self.device_features_select);
+        registers.set(offset::DEVICE_FEATURES, features);
+        let queue = usize::try_from(self.queue_select).ok();
+        let queue = queue.and_then(|index| self.queues.get(index));
+        // A queue that does not exist has size 0.
+        let size = queue.map_or(0, |queue| u32::from(queue.max_size));
+        registers.set(offset::QUEUE_NUM_MAX, size);
+        let ready = queue.map_or(0, |queue| u32::from(queue.ready));
+        registers.set(offset::QUEUE_READY, ready);
     }
 
-    /// The driver writes at `offset`. What is no register, or not writable now, is ignored.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
+    /// The driver writes at `place`. What is no register, or not writable now, is ignored.
+    pub(crate) fn write(&mut self, place: u64, data: &[u8]) {
         let Ok(word) = <[u8; 4]>::try_from(data) else {
             return;
         };
         let value = u32::from_le_bytes(word);
-        match offset {
-            register::DEVICE_FEATURES_SEL => self.device_features_select = value,
-            register::DRIVER_FEATURES_SEL => self.driver_features_select = value,
-            register::DRIVER_FEATURES => self.accept_features(value),
-            register::QUEUE_SEL => self.queue_select = value,
-            register::QUEUE_NOTIFY => self.kick(value),
-            register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
-            register::STATUS => self.write_status(Status::from_bits(value)),
-            _ => self.write_queue(offset, value),
+        match place {
+            offset::DEVICE_FEATURES_SEL => self.device_features_select = value,
+            offset::DRIVER_FEATURES_SEL => self.driver_features_select = value,
+            offset::DRIVER_FEATURES => self.accept_features(value),
+            offset::QUEUE_SEL => self.queue_select = value,
+            offset::QUEUE_NOTIFY => self.kick(value),
+            offset::INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            offset::STATUS => self.write_status(Status::from_bits(value)),
+            _ => self.write_queue(place, value),
         }
+        self.show();
     }
 
     fn accept_features(&mut self, value: u32) {
@@ -170,7 +136,7 @@ impl MmioTransport {
     }
 
     /// Queues can be set up between FEATURES_OK and DRIVER_OK only (section 3.1.1).
-    fn write_queue(&mut self, offset: u64, value: u32) {
+    fn write_queue(&mut self, place: u64, value: u32) {
         let status = self.interrupt.status();
         if !status.contains(Status::FEATURES_OK) || status.contains(Status::DRIVER_OK) {
             return;
@@ -181,17 +147,17 @@ impl MmioTransport {
         else {
             return;
         };
-        match offset {
-            register::QUEUE_READY => queue.ready = value == 1,
+        match place {
+            offset::QUEUE_READY => queue.ready = value == 1,
             // A queue in use must be taken out of use first.
             _ if queue.ready => {}
-            register::QUEUE_NUM => queue.size = value,
-            register::QUEUE_DESC_LOW => set_low(&mut queue.descriptors, value),
-            register::QUEUE_DESC_HIGH => set_high(&mut queue.descriptors, value),
-            register::QUEUE_DRIVER_LOW => set_low(&mut queue.driver, value),
-            register::QUEUE_DRIVER_HIGH => set_high(&mut queue.driver, value),
-            register::QUEUE_DEVICE_LOW => set_low(&mut queue.device, value),
-            register::QUEUE_DEVICE_HIGH => set_high(&mut queue.device, value),
+            offset::QUEUE_NUM => queue.size = value,
+            offset::QUEUE_DESC_LOW => set_low(&mut queue.descriptors, value),
+            offset::QUEUE_DESC_HIGH => set_high(&mut queue.descriptors, value),
+            offset::QUEUE_DRIVER_LOW => set_low(&mut queue.driver, value),
+            offset::QUEUE_DRIVER_HIGH => set_high(&mut queue.driver, value),
+            offset::QUEUE_DEVICE_LOW => set_low(&mut queue.device, value),
+            offset::QUEUE_DEVICE_HIGH => set_high(&mut queue.device, value),
             _ => {}
         }
     }
@@ -270,10 +236,6 @@ impl MmioTransport {
             // The counter refuses only at its maximum, and then the worker is awake anyway.
             let _ = kick.write(1);
         }
-    }
-
-    fn queue(&self) -> Option<&QueueConfig> {
-        self.queues.get(usize::try_from(self.queue_select).ok()?)
     }
 }
 

@@ -16,7 +16,8 @@ use super::super::packet::Header;
 use super::super::token::{Occupant, Token};
 use super::super::{Route, VsockConfig, VsockError, vsock_device};
 use super::machine::from_guest;
-use crate::virtio::Chain;
+use crate::virtio::{Chain, Interrupt, RegisterPages};
+use std::sync::Arc;
 
 #[test]
 fn a_header_lies_in_memory_as_the_specification_says() {
@@ -49,9 +50,12 @@ fn the_description_has_the_address_and_three_queues() {
     })
     .unwrap();
     assert_eq!(device.device_type, 19);
-    let mut config = [0; 8];
-    device.config.read(0, &mut config);
-    assert_eq!(config, [0x34, 0x12, 0, 0, 0, 0, 0, 0]);
+    let registers = RegisterPages::new(1).of_device(0).unwrap();
+    let interrupt = Interrupt::new(registers.clone()).unwrap();
+    device.config.connect(Arc::new(interrupt));
+    let mut config = [0; 10];
+    registers.read(0x100, &mut config);
+    assert_eq!(config, [0x34, 0x12, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     assert_eq!(device.workers.len(), 1);
     assert_eq!(device.workers[0].queue_sizes.len(), 3);
 }
