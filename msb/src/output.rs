@@ -4,6 +4,15 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
 
 use anyhow::Context;
+use serde::Serialize;
+
+/// What `--format json` prints of `value`.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(crate) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
+}
 
 /// Prints `text`. A reader that has seen enough (`msb help | head -1`) is no error.
 ///

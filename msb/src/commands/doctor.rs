@@ -59,7 +59,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let diagnosis = Diagnosis { fine, checks };
     let text = match arguments.format {
         Format::Text => diagnosis.checks.iter().map(line).collect(),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&diagnosis)?),
+        Format::Json => output::json(&diagnosis)?,
     };
     output::print(&text)?;
     Ok(if fine { 0 } else { FAILED })

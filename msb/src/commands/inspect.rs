@@ -82,7 +82,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             let descriptions: Vec<_> = details.iter().map(Details::describe).collect();
             descriptions.join("\n")
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&details)?),
+        Format::Json => output::json(&details)?,
     };
     output::print(&text)?;
     Ok(status)

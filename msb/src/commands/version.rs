@@ -37,7 +37,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             "msb {} ({}, protocol {})\n",
             version.version, version.target, version.protocol
         ),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&version)?),
+        Format::Json => output::json(&version)?,
     };
     output::print(&text)?;
     Ok(0)

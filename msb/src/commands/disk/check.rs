@@ -83,7 +83,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     let text = match arguments.format {
         ListFormat::Table => lines(&report),
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&View::new(report))?),
+        ListFormat::Json => output::json(&View::new(report))?,
     };
     output::print(&text)?;
     Ok(status)

@@ -59,7 +59,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let view = View::new(arguments.file.to_string_lossy().into_owned(), info);
     let text = match arguments.format {
         ListFormat::Table => view.lines(),
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&view)?),
+        ListFormat::Json => output::json(&view)?,
     };
     output::print(&text)?;
     Ok(0)

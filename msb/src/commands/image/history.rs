@@ -64,7 +64,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
             ["MADE", "SIZE", "BY"],
             &steps.iter().map(row).collect::<Vec<_>>(),
         ),
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&steps)?),
+        ListFormat::Json => output::json(&steps)?,
     };
     output::print(&text)?;
     Ok(0)

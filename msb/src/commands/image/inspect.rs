@@ -63,7 +63,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
             let descriptions: Vec<_> = all.iter().map(describe).collect();
             descriptions.join("\n")
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&all)?),
+        Format::Json => output::json(&all)?,
     };
     output::print(&text)?;
     Ok(0)

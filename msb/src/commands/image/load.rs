@@ -76,7 +76,7 @@ pub(super) fn execute(images: &Images, arguments: Arguments) -> anyhow::Result<u
     let text = match arguments.format {
         Format::Json => {
             let views: Vec<_> = loaded.iter().map(View::of).collect();
-            format!("{}\n", serde_json::to_string_pretty(&views)?)
+            output::json(&views)?
         }
         Format::Text if arguments.quiet => String::new(),
         Format::Text => {

@@ -42,7 +42,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
             ),
             ListFormat::Json => {
                 let views: Vec<_> = images.iter().map(View::of).collect();
-                format!("{}\n", serde_json::to_string_pretty(&views)?)
+                output::json(&views)?
             }
         }
     };

@@ -46,7 +46,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
             let freed = display_rounded_size(removed.pruned.bytes);
             format!("{}freed: {freed}\n", lines(&removed))
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::from(&removed))?),
+        Format::Json => output::json(&View::from(&removed))?,
     };
     output::print(&text)?;
     Ok(0)

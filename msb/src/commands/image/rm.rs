@@ -51,7 +51,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
         }
     }
     if arguments.format == Format::Json {
-        output::print(&format!("{}\n", serde_json::to_string_pretty(&view)?))?;
+        output::print(&output::json(&view)?)?;
     }
     Ok(status)
 }

@@ -37,7 +37,7 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
         .map_err(advise)?;
     if arguments.format == Format::Json {
         let view = View::of(&image);
-        output::print(&format!("{}\n", serde_json::to_string_pretty(&view)?))?;
+        output::print(&output::json(&view)?)?;
     }
     Ok(0)
 }

@@ -7,6 +7,7 @@ use microsandbox::images::image::Reference;
 use serde::Serialize;
 
 use crate::commands::Format;
+use crate::output;
 use crate::utc::rfc3339;
 
 /// Digits of a digest that are enough for people.
@@ -47,7 +48,7 @@ pub(in crate::commands) fn named(
 ) -> anyhow::Result<String> {
     let digest = image.digest();
     Ok(match format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(image))?),
+        Format::Json => output::json(&View::of(image))?,
         Format::Text if quiet => format!("{digest}\n"),
         Format::Text => format!("{} {digest}\n", reference.familiar_tagged()),
     })

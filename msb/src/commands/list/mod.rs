@@ -160,7 +160,7 @@ impl Listing {
         } else {
             match self.format {
                 ListFormat::Table => columns(views),
-                ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(views)?),
+                ListFormat::Json => output::json(views)?,
             }
         };
         output::print(&text)?;

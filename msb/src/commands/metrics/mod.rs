@@ -77,7 +77,7 @@ fn render(readings: &[Reading], format: Format, on_one_line: bool) -> anyhow::Re
     Ok(match format {
         Format::Table => reading::in_columns(readings),
         Format::Json if on_one_line => format!("{}\n", serde_json::to_string(readings)?),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(readings)?),
+        Format::Json => output::json(readings)?,
         Format::Prometheus => prometheus::render(readings),
     })
 }

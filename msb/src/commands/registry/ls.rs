@@ -41,7 +41,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         ),
         ListFormat::Json => {
             let views: Vec<_> = logins.iter().map(view).collect();
-            format!("{}\n", serde_json::to_string_pretty(&views)?)
+            output::json(&views)?
         }
     })?;
     Ok(0)

@@ -47,7 +47,7 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::R
             let descriptions: Vec<_> = views.iter().map(View::describe).collect();
             descriptions.join("\n")
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&views)?),
+        Format::Json => output::json(&views)?,
     };
     output::print(&text)?;
     Ok(0)

@@ -43,7 +43,7 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::R
                 ["NAME", "BASED ON", "SANDBOX", "SIZE", "USED", "CREATED"],
                 &views.iter().map(row).collect::<Vec<_>>(),
             ),
-            ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&views)?),
+            ListFormat::Json => output::json(&views)?,
         }
     };
     output::print(&text)?;

@@ -105,7 +105,7 @@ pub(super) fn created(
     quiet: bool,
 ) -> anyhow::Result<String> {
     Ok(match format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(snapshot))?),
+        Format::Json => output::json(&View::of(snapshot))?,
         Format::Text if quiet => String::new(),
         Format::Text => format!("{}\n", snapshot.display_name()),
     })

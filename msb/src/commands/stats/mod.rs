@@ -75,9 +75,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
                 ListFormat::Json if live => {
                     output::stream(&format!("{}\n", serde_json::to_string(&readings)?))?
                 }
-                ListFormat::Json => {
-                    output::stream(&format!("{}\n", serde_json::to_string_pretty(&readings)?))?
-                }
+                ListFormat::Json => output::stream(&output::json(&readings)?)?,
             };
             if !live || shown.is_break() || subject.is_gone(&readings) {
                 return Ok(subject.status(&readings));

@@ -58,7 +58,7 @@ pub(super) fn execute(volumes: &Volumes, arguments: Arguments) -> anyhow::Result
     };
     let volume = volumes.create(&arguments.name, &config).map_err(advise)?;
     let text = match arguments.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&View::of(&volume)?)?),
+        Format::Json => output::json(&View::of(&volume)?)?,
         Format::Text if arguments.quiet => String::new(),
         Format::Text => format!("{}\n", arguments.name),
     };

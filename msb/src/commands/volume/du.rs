@@ -71,7 +71,7 @@ pub(super) fn execute(volumes: &Volumes, arguments: &Arguments) -> anyhow::Resul
     }
     let text = match arguments.format {
         ListFormat::Table => in_columns(&report),
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        ListFormat::Json => output::json(&report)?,
     };
     output::print(&text)?;
     Ok(status)

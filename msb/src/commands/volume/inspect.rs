@@ -36,7 +36,7 @@ pub(super) fn execute(volumes: &Volumes, arguments: &Arguments) -> anyhow::Resul
             let descriptions: Vec<_> = views.iter().map(View::describe).collect();
             descriptions.join("\n")
         }
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&views)?),
+        Format::Json => output::json(&views)?,
     };
     output::print(&text)?;
     Ok(0)

@@ -48,7 +48,7 @@ pub(super) fn execute(volumes: &Volumes, arguments: &Arguments) -> anyhow::Resul
                 ["NAME", "KIND", "SIZE", "USED", "CREATED"],
                 &views.iter().map(row).collect::<Vec<_>>(),
             ),
-            ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&views)?),
+            ListFormat::Json => output::json(&views)?,
         }
     };
     output::print(&text)?;
