@@ -413,11 +413,20 @@ fn open_lock(path: &Path) -> Result<File, StoreError> {
         .map_err(failed("open", path))
 }
 
-/// Waits until nobody else makes `what`. The file stays: only who has the store alone may remove it, because others may
-/// be about to lock it.
+/// Waits until nobody else makes `what`.
 fn lock(store: &Store, what: &str) -> Result<File, StoreError> {
+    lock_by(store, what, File::lock)
+}
+
+/// Locks `what` by `how`. The file stays: only who has the store alone may remove it, because others may be about to lock
+/// it.
+fn lock_by(
+    store: &Store,
+    what: &str,
+    how: fn(&File) -> io::Result<()>,
+) -> Result<File, StoreError> {
     let path = store.locks().join(what);
     let lock = open_lock(&path)?;
-    lock.lock().map_err(failed("lock", &path))?;
+    how(&lock).map_err(failed("lock", &path))?;
     Ok(lock)
 }

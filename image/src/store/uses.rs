@@ -1,9 +1,9 @@
 //! Images that somebody makes something of, and nobody has recorded yet.
 
 use std::fs::File;
+use std::io;
 
-use super::error::failed;
-use super::{Shared, StoreError, open_lock};
+use super::{Shared, StoreError, lock_by};
 use crate::digest::Digest;
 
 /// A lock on one image: shared by those who are about to record something that is made of it, and had alone by
@@ -35,12 +35,10 @@ impl Shared {
     fn lock_image(
         &self,
         manifest: &Digest,
-        lock: fn(&File) -> std::io::Result<()>,
+        how: fn(&File) -> io::Result<()>,
     ) -> Result<ImageLock, StoreError> {
         let name = format!("image-{}", manifest.hex());
-        let path = self.store.locks().join(name);
-        let file = open_lock(&path)?;
-        lock(&file).map_err(failed("lock", &path))?;
-        Ok(ImageLock { _lock: file })
+        let lock = lock_by(&self.store, &name, how)?;
+        Ok(ImageLock { _lock: lock })
     }
 }
