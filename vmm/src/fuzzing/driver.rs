@@ -15,8 +15,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::choices::Choices;
 use super::witness::{Deeds, Executed, Record, Witness};
 use crate::virtio::{
-    Executor, GuestMemory, Interrupt, QueueConfig, RegisterPages, Status, Worker, WorkerQueue,
-    WorkerState,
+    Executor, GuestMemory, Interrupt, QueueConfig, Status, Worker, WorkerQueue, WorkerState,
 };
 
 const RING_SPACE: u64 = 0x4000;
@@ -111,8 +110,7 @@ impl Driver {
             executor,
             record: record.clone(),
         };
-        let interrupt =
-            Arc::new(Interrupt::new(RegisterPages::new(1).of_device(0).unwrap()).unwrap());
+        let interrupt = Arc::new(Interrupt::of_lone_device().unwrap());
         let (worker, state) = Worker::prepare(
             queues,
             Box::new(witness),

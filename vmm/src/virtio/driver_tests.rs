@@ -78,8 +78,7 @@ struct Rig {
 impl Rig {
     fn new() -> Rig {
         let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap());
-        let interrupt =
-            Arc::new(Interrupt::new(RegisterPages::new(1).of_device(0).unwrap()).unwrap());
+        let interrupt = Arc::new(Interrupt::of_lone_device().unwrap());
         let (ending, endings) = EndingReporter::new();
         let (sender, done) = channel();
         let description = WorkerDescription {
@@ -201,7 +200,7 @@ fn a_worker_that_served_a_kick_sleeps_until_the_next() {
         count: 0,
         done: sender,
     };
-    let interrupt = Arc::new(Interrupt::new(RegisterPages::new(1).of_device(0).unwrap()).unwrap());
+    let interrupt = Arc::new(Interrupt::of_lone_device().unwrap());
     let (worker, mut state) =
         Worker::prepare(1, Box::new(executor), Arc::clone(&memory), interrupt).unwrap();
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());

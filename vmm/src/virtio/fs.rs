@@ -1,7 +1,7 @@
 //! The file system device, section 5.11 of the virtio specification: FUSE requests in, replies out.
 //!
-//! Decoding and encoding is the work of fuse-backend-rs's server, but for the entries of directories (`listing`), and
-//! this is the only module that knows it; the file system behind is a [`SharedFolder`] or several, [`Exports`]. A guard
+//! Decoding and encoding is the work of fuse-backend-rs's server, but for data (`data`) and the entries of
+//! directories (`listing`), and this is the only module that knows it; the file system behind is a [`SharedFolder`] or several, [`Exports`]. A guard
 //! stands before the server, because some requests must not reach it. What the guard relies on for memory safety and
 //! bounded memory are the lengths of the buffers, taken from the descriptors once: the guest can change a header after
 //! the guard has read it.

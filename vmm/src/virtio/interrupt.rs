@@ -103,6 +103,13 @@ impl Interrupt {
         self.registers.set(offset::INTERRUPT_STATUS, 0);
     }
 
+    /// Of a device that is in no machine.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_lone_device() -> io::Result<Interrupt> {
+        let registers = super::RegisterPages::new(1).of_device(0);
+        Interrupt::new(registers.ok_or(io::ErrorKind::NotFound)?)
+    }
+
     fn add(&self, place: u64, bits: u32) {
         if let Some(word) = self.registers.word(place) {
             word.fetch_or(bits, Ordering::SeqCst);

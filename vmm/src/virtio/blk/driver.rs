@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::{BlkConfig, BlkHandle, Engine, WorkerDescription, device_with};
 use crate::ending::{EndingReporter, Endings};
 use crate::virtio::{
-    GuestMemory, Interrupt, QueueConfig, RegisterPages, Traffic, Worker, WorkerQueue, WorkerState,
+    GuestMemory, Interrupt, QueueConfig, Traffic, Worker, WorkerQueue, WorkerState,
 };
 
 const QUEUE_SIZE: u16 = 256;
@@ -116,8 +116,7 @@ impl Guest {
         ) -> (Worker, Option<WorkerState>, Endings),
     ) -> Guest {
         let memory = Arc::new(crate::memory::map(&[(GuestAddress(0), MEMORY)]).unwrap());
-        let interrupt =
-            Arc::new(Interrupt::new(RegisterPages::new(1).of_device(0).unwrap()).unwrap());
+        let interrupt = Arc::new(Interrupt::of_lone_device().unwrap());
         let config = BlkConfig {
             image,
             read_only: false,

@@ -16,7 +16,7 @@ use super::super::packet::Header;
 use super::super::token::{Occupant, Token};
 use super::super::{Route, VsockConfig, VsockError, vsock_device};
 use super::machine::from_guest;
-use crate::virtio::{Chain, Interrupt, RegisterPages};
+use crate::virtio::{Chain, Interrupt};
 use std::sync::Arc;
 
 #[test]
@@ -50,11 +50,10 @@ fn the_description_has_the_address_and_three_queues() {
     })
     .unwrap();
     assert_eq!(device.device_type, 19);
-    let registers = RegisterPages::new(1).of_device(0).unwrap();
-    let interrupt = Interrupt::new(registers.clone()).unwrap();
-    device.config.connect(Arc::new(interrupt));
+    let interrupt = Arc::new(Interrupt::of_lone_device().unwrap());
+    device.config.connect(Arc::clone(&interrupt));
     let mut config = [0; 10];
-    registers.read(0x100, &mut config);
+    interrupt.registers().read(0x100, &mut config);
     assert_eq!(config, [0x34, 0x12, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     assert_eq!(device.workers.len(), 1);
     assert_eq!(device.workers[0].queue_sizes.len(), 3);
