@@ -2,9 +2,8 @@
 //!
 //! Decoding and encoding is the work of fuse-backend-rs's server, but for data (`data`) and the entries of
 //! directories (`listing`), and this is the only module that knows it; the file system behind is a [`SharedFolder`] or several, [`Exports`]. A guard
-//! stands before the server, because some requests must not reach it. What the guard relies on for memory safety and
-//! bounded memory are the lengths of the buffers, taken from the descriptors once: the guest can change a header after
-//! the guard has read it.
+//! stands before the server, because some requests must not reach it. The server gets a copy of the request, with the header that the guard
+//! has seen: what the guest changes after that, nobody reads.
 #![deny(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -21,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode};
 use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
+use fuse_backend_rs::transport::{FuseBuf, Reader, VirtioFsWriter, Writer};
 use virtio_queue::DescriptorChain;
 
 use self::message::{Message, REQUEST_HEADER};
@@ -177,23 +176,33 @@ impl<F: Served> Session<F> {
     /// Carries out the request in `chain` and returns the length of the reply.
     fn serve(&self, memory: &GuestMemory, chain: Chain<'_>) -> usize {
         let untouched = chain.untouched();
-        let Some(message) = Message::of(memory, chain) else {
-            return 0;
-        };
+        match Message::of(memory, chain) {
+            Some(message) => self.answer(memory, &message, &untouched),
+            None => 0,
+        }
+    }
+
+    /// Carries out the request `message`, which came in `chain`, and returns the length of the reply.
+    fn answer(
+        &self,
+        memory: &GuestMemory,
+        message: &Message<'_>,
+        chain: &DescriptorChain<&GuestMemory>,
+    ) -> usize {
         let header = &message.header;
         if let Err(error) = self.admit(header, message.readable.len()) {
             return message.reply_error(&io::Error::from_raw_os_error(error));
         }
         match Opcode::from(header.opcode) {
-            Opcode::Read => data::read(&*self.served, &message),
-            Opcode::Write => data::write(&*self.served, &message),
-            Opcode::Readdir => listing::list(&*self.served, &message, false),
-            Opcode::Readdirplus => listing::list(&*self.served, &message, true),
+            Opcode::Read => data::read(&*self.served, message),
+            Opcode::Write => data::write(&*self.served, message),
+            Opcode::Readdir => listing::list(&*self.served, message, false),
+            Opcode::Readdirplus => listing::list(&*self.served, message, true),
             Opcode::Destroy => {
                 self.end();
                 message.reply_with(0)
             }
-            opcode => match self.serve_by_library(memory, &untouched) {
+            opcode => match self.answer_by_library(memory, message, chain) {
                 Some(length) => {
                     if matches!(opcode, Opcode::Init) {
                         self.begun.store(true, Ordering::Relaxed);
@@ -207,12 +216,14 @@ impl<F: Served> Session<F> {
     }
 
     /// Has the server of fuse-backend-rs answer a request.
-    fn serve_by_library(
+    fn answer_by_library(
         &self,
         memory: &GuestMemory,
+        message: &Message<'_>,
         chain: &DescriptorChain<&GuestMemory>,
     ) -> Option<usize> {
-        let request = Reader::from_descriptor_chain(memory, chain.clone()).ok()?;
+        let mut request = message.copied().ok()?;
+        let request = Reader::from_fuse_buffer(FuseBuf::new(&mut request)).ok()?;
         let reply = VirtioFsWriter::new(memory, chain.clone()).ok()?;
         self.server
             .handle_message(request, Writer::VirtioFs(reply), None, None)

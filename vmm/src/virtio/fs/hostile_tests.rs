@@ -5,15 +5,18 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuse_backend_rs::abi::fuse_abi::{
-    BatchForgetIn, FsOptions, GetxattrIn, InHeader, IoctlIn, Opcode, OutHeader, ReadIn, WriteIn,
+    BatchForgetIn, EntryOut, FsOptions, GetxattrIn, InHeader, IoctlIn, Opcode, OutHeader, ReadIn,
+    WriteIn,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
-use virtio_queue::desc::split::Descriptor;
-use vm_memory::ByteValued;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use virtio_queue::mock::MockSplitQueue;
+use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::driver::{Driver, HIGH_PRIORITY, REQUESTS, ROOT, decode, dirents};
+use super::{Chain, Message, Session};
 use crate::fs::{FolderOptions, SharedFolder};
 
 const SHARED: FolderOptions = FolderOptions::DEFAULT;
@@ -65,6 +68,46 @@ fn every_request_may_end_anywhere() {
         driver.init(FsOptions::all());
     }
     driver.getattr(ROOT).unwrap();
+}
+
+#[test]
+fn a_request_is_what_it_was_when_it_was_admitted() {
+    let folder = folder();
+    let session = Session::new(SharedFolder::open(folder.path(), SHARED).unwrap());
+    session.begun.store(true, Ordering::Relaxed);
+    let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let (request, reply) = (GuestAddress(1 << 16), GuestAddress(1 << 17));
+    let lookup = InHeader {
+        len: 42,
+        opcode: Opcode::Lookup as u32,
+        nodeid: ROOT,
+        ..InHeader::default()
+    };
+    let bytes = [lookup.as_slice(), b"f\0"].concat();
+    memory.write_slice(&bytes, request).unwrap();
+    let writable = VRING_DESC_F_WRITE as u16;
+    let descriptors = [
+        Descriptor::new(request.0, 42, 0, 0),
+        Descriptor::new(reply.0, 4096, writable, 0),
+    ];
+    let queue = MockSplitQueue::new(&memory, 16);
+    let chain = queue
+        .build_desc_chain(&descriptors.map(RawDescriptor::from))
+        .unwrap();
+    let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
+    let untouched = chain.untouched();
+
+    let message = Message::of(&memory, chain).unwrap();
+    let unlink = InHeader {
+        len: u32::MAX,
+        opcode: Opcode::Unlink as u32,
+        ..lookup
+    };
+    memory.write_obj(unlink, request).unwrap();
+    let written = session.answer(&memory, &message, &untouched);
+
+    assert_eq!(written, HEADER + size_of::<EntryOut>());
+    assert!(folder.path().join("f").exists());
 }
 
 #[test]

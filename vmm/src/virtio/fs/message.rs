@@ -43,6 +43,22 @@ impl<'m> Message<'m> {
         })
     }
 
+    /// The request in memory of our own, as long as its header says and beginning with this header, whatever the guest has
+    /// made of it since.
+    ///
+    /// # Errors
+    /// If it is longer than the buffers, or shorter than a header.
+    pub(super) fn copied(&self) -> io::Result<Vec<u8>> {
+        let length = u64::from(self.header.len);
+        let mut request = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.readable.part(0, length).copy_to(&mut request)?;
+        let header = request
+            .get_mut(..size_of::<InHeader>())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        header.copy_from_slice(self.header.as_slice());
+        Ok(request)
+    }
+
     /// What follows the header.
     ///
     /// # Errors
