@@ -61,3 +61,30 @@ impl<'m> Halves<'m> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::desc::RawDescriptor;
+    use virtio_queue::desc::split::Descriptor;
+    use virtio_queue::mock::MockSplitQueue;
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    #[test]
+    fn chains_outside_memory_are_refused() {
+        let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let queue = MockSplitQueue::new(&memory, 16);
+        for (address, len) in [
+            (0xf_f000, 0x1001),
+            (u64::MAX, 1),
+            (1 << 40, 10),
+            (0, u32::MAX),
+        ] {
+            let descriptor = RawDescriptor::from(Descriptor::new(address, len, 0, 0));
+            let chain = queue.build_desc_chain(&[descriptor]).unwrap();
+            let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
+            assert!(!Halves::of(&memory, chain, 16).sound);
+        }
+    }
+}

@@ -3,9 +3,9 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use disk::Buffers;
 use vmm_sys_util::epoll::EventSet;
 
-use super::buffers::Buffers;
 use super::credit::{ReceiveCredit, SendCredit};
 use super::host_end::{HostEnd, Received};
 use super::observer::Tap;
@@ -144,7 +144,7 @@ impl Connection {
     }
 
     /// A packet of the guest for this connection arrived; `data` is its payload.
-    pub(super) fn on_packet(&mut self, op: Op, header: &Header, data: Buffers<'_>) -> Fate {
+    pub(super) fn on_packet(&mut self, op: Op, header: &Header, data: &Buffers<'_>) -> Fate {
         self.to_guest.update(header.buf_alloc, header.fwd_cnt);
         match (self.phase, op) {
             (_, Op::Reset) => Fate::Ended,
@@ -160,7 +160,7 @@ impl Connection {
         }
     }
 
-    fn on_open_packet(&mut self, op: Op, header: &Header, data: Buffers<'_>) -> Fate {
+    fn on_open_packet(&mut self, op: Op, header: &Header, data: &Buffers<'_>) -> Fate {
         match op {
             Op::ReadWrite => self.on_data(data),
             Op::Shutdown => self.on_shutdown(Shutdown::from_flags(header.flags)),
@@ -173,13 +173,14 @@ impl Connection {
         }
     }
 
-    fn on_data(&mut self, data: Buffers<'_>) -> Fate {
+    fn on_data(&mut self, data: &Buffers<'_>) -> Fate {
         let window = usize::try_from(self.from_guest.window()).unwrap_or(usize::MAX);
         let free = window.saturating_sub(self.host.backlog_len());
-        if self.guest_shutdown.send || data.len() > free {
+        let length = usize::try_from(data.len()).unwrap_or(usize::MAX);
+        if self.guest_shutdown.send || length > free {
             return Fate::Broken;
         }
-        self.from_guest.receive(data.len());
+        self.from_guest.receive(length);
         self.host.deliver(data);
         self.from_guest.forward(self.host.take_released());
         Fate::Alive

@@ -6,16 +6,20 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
+use disk::Buffers;
 use vmm_sys_util::epoll::EventSet;
 
-use super::buffers::Buffers;
 use super::connection::{Connection, Ports};
 use super::observer::Observer;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Op, TYPE_STREAM};
 use super::switchboard::Switchboard;
 use super::token::Token;
-use super::{Accept, QUEUE_RX, QUEUE_TX};
+use super::{Accept, QUEUE_RX, QUEUE_SIZE, QUEUE_TX};
+use crate::virtio::halves::Halves;
 use crate::virtio::{Chain, Completion, DeviceFailure, Events, Executor, GuestMemory};
+
+/// Bytes of a packet before its payload.
+const HEADER_SIZE: u64 = HEADER_LEN as u64;
 
 /// A nonblocking Unix listener whose connections go to a port of the guest.
 pub(super) struct Listener {
@@ -80,9 +84,9 @@ impl VsockExecutor {
     }
 
     /// A packet of the guest. What is not from it or not for the host is dropped, and so is what has no whole header.
-    fn take_packet(&mut self, mut packet: Buffers<'_>) {
+    fn take_packet(&mut self, packet: &Buffers<'_>) {
         let mut bytes = [0; HEADER_LEN];
-        if packet.take_front(HEADER_LEN).copy_to(&mut bytes) < HEADER_LEN {
+        if packet.part(0, HEADER_SIZE).copy_to(&mut bytes).is_err() {
             return;
         }
         let header = Header::decode(bytes);
@@ -98,7 +102,10 @@ impl VsockExecutor {
         };
         let op = Op::from_number(header.op);
         match self.switchboard.find(ports) {
-            Some(place) => self.switchboard.on_packet(place, op, &header, packet),
+            Some(place) => {
+                let payload = packet.part(HEADER_SIZE, u64::MAX);
+                self.switchboard.on_packet(place, op, &header, &payload);
+            }
             None if op == Some(Op::Request) => self.accept(&header),
             None => self.switchboard.refuse(&header),
         }
@@ -167,16 +174,19 @@ impl VsockExecutor {
     }
 
     /// Fills a chain of the guest with the next packet and returns its length; 0 when the chain is too small for any.
-    fn fill_chain(&mut self, mut chain: Buffers<'_>) -> u32 {
-        let front = chain.take_front(HEADER_LEN);
-        if front.len() < HEADER_LEN {
+    fn fill_chain(&mut self, chain: &Buffers<'_>) -> u32 {
+        let front = chain.part(0, HEADER_SIZE);
+        if front.len() < HEADER_SIZE {
             return 0;
         }
-        let Some(header) = self.switchboard.next_packet(&chain) else {
+        let data = chain.part(HEADER_SIZE, u64::MAX);
+        let Some(header) = self.switchboard.next_packet(&data) else {
             return 0;
         };
-        front.copy_from(&header.encode());
-        header.packet_len()
+        match front.copy_from(&header.encode()) {
+            Ok(()) => header.packet_len(),
+            Err(_) => 0,
+        }
     }
 }
 
@@ -222,17 +232,10 @@ impl Executor for VsockExecutor {
         chain: Chain<'_>,
     ) -> Result<Completion, DeviceFailure> {
         let mut written = 0;
+        let halves = Halves::of(memory, chain, usize::from(QUEUE_SIZE));
         match queue {
-            QUEUE_RX => {
-                if let Ok(chain) = Buffers::writable(memory, chain) {
-                    written = self.fill_chain(chain);
-                }
-            }
-            QUEUE_TX => {
-                if let Ok(packet) = Buffers::readable(memory, chain) {
-                    self.take_packet(packet);
-                }
-            }
+            QUEUE_RX if halves.sound => written = self.fill_chain(&halves.writable),
+            QUEUE_TX if halves.sound => self.take_packet(&halves.readable),
             _ => {}
         }
         if self.switchboard.take_vacated() {

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use disk::Buffers;
 use vmm_sys_util::epoll::EventSet;
 
-use super::buffers::Buffers;
 use super::observer::{Observation, Tap};
 use super::socket;
 
@@ -135,17 +135,18 @@ impl HostEnd {
     }
 
     /// Gives data of the guest to the host; what its socket does not take is kept.
-    pub(super) fn deliver(&mut self, mut data: Buffers<'_>) {
+    pub(super) fn deliver(&mut self, data: &Buffers<'_>) {
         if self.observation.is_some() && !self.deaf {
             self.keep(data);
             return self.flush();
         }
-        while self.backlog.is_empty() && !self.deaf && !data.is_empty() {
-            match socket::send(self.fd(), &data) {
-                Ok(sent) => {
-                    data.take_front(sent.bytes);
-                    self.release(sent.bytes);
-                    if !sent.complete {
+        let mut sent = 0;
+        while self.backlog.is_empty() && !self.deaf && sent < data.len() {
+            match socket::send(self.fd(), &data.part(sent, u64::MAX)) {
+                Ok(transfer) => {
+                    sent = sent.saturating_add(transfer.bytes as u64);
+                    self.release(transfer.bytes);
+                    if !transfer.complete {
                         break;
                     }
                 }
@@ -153,10 +154,11 @@ impl HostEnd {
                 Err(_) => self.lose(),
             }
         }
+        let rest = data.part(sent, u64::MAX);
         if self.deaf {
-            self.release(data.len());
+            self.release(usize::try_from(rest.len()).unwrap_or(usize::MAX));
         } else {
-            self.keep(data);
+            self.keep(&rest);
         }
     }
 
@@ -256,14 +258,15 @@ impl HostEnd {
         }
     }
 
-    /// Appends `data` to the backlog, in pieces through the stack: this path is for slow readers and taps only.
-    fn keep(&mut self, mut data: Buffers<'_>) {
-        self.backlog.reserve(data.len());
-        while !data.is_empty() {
-            let mut piece = [0; 4096];
-            let front = data.take_front(piece.len());
-            let copied = front.copy_to(&mut piece);
-            self.backlog.extend(piece.get(..copied).unwrap_or_default());
+    /// Appends `data` to the backlog.
+    fn keep(&mut self, data: &Buffers<'_>) {
+        let mut bytes = vec![0; usize::try_from(data.len()).unwrap_or(usize::MAX)];
+        // Fails only for another length.
+        let _ = data.copy_to(&mut bytes);
+        if self.backlog.is_empty() {
+            self.backlog = bytes.into();
+        } else {
+            self.backlog.extend(bytes);
         }
     }
 }

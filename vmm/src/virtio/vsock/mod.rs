@@ -14,7 +14,7 @@
 //!  protocol      packet, credit, turns (who is granted credit)
 //!  conversation  connection; host_end is its half towards the host
 //!  all of them   connections (table, ports, turns), switchboard (their events, deadlines and resets)
-//!  bytes         buffers (guest memory), socket (system calls on it)
+//!  bytes         socket (system calls on guest memory)
 //!  who watches   observer
 //! ```
 #![deny(
@@ -23,7 +23,6 @@
     clippy::arithmetic_side_effects
 )]
 
-mod buffers;
 mod connection;
 mod connections;
 mod credit;

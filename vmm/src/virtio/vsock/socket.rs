@@ -8,13 +8,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use disk::Buffers;
 use nix::sys::socket::MsgFlags;
-
-use super::buffers::{Buffers, Slice};
-
-/// Pieces that one call transfers at most, far below the limit of the kernel (IOV_MAX, 1024). Linux makes packets of at
-/// most 18 pieces.
-const MAX_PIECES: usize = 64;
 
 /// What one call transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +26,7 @@ pub(super) struct Transfer {
 /// # Errors
 /// As send(2), `WouldBlock` when the socket is full.
 pub(super) fn send(socket: BorrowedFd<'_>, buffers: &Buffers<'_>) -> io::Result<Transfer> {
-    with_pieces(buffers, usize::MAX, |message| {
+    with_message(buffers, |message| {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the message is valid for the call, and its pieces lie in guest memory that `buffers` keeps mapped. The
         // kernel copies from there as another processor would; it does not mind concurrent changes.
@@ -48,12 +43,10 @@ pub(super) fn receive(
     buffers: &Buffers<'_>,
     limit: usize,
 ) -> io::Result<Transfer> {
-    let received = with_pieces(buffers, limit, |message| {
+    with_message(&buffers.part(0, limit as u64), |message| {
         // SAFETY: as in `send`; guest memory may be written at any time because nobody holds a reference into it.
         unsafe { libc::recvmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT) }
-    })?;
-    buffers.mark_dirty(received.bytes);
-    Ok(received)
+    })
 }
 
 /// Sends the start of `bytes`, at most `limit` of them; returns how many bytes the socket took.
@@ -71,36 +64,23 @@ pub(super) fn send_bytes(
     Ok(nix::sys::socket::send(socket.as_raw_fd(), front, flags)?)
 }
 
-/// Calls `transfer` with a message over the first `limit` bytes of `buffers`, again when a signal interrupts it.
-fn with_pieces(
+/// Calls `transfer` with a message over `buffers`, again when a signal interrupts it. They are fewer pieces than a call may
+/// have (IOV_MAX, 1024), because no chain is longer than the queue.
+fn with_message(
     buffers: &Buffers<'_>,
-    limit: usize,
     transfer: impl Fn(*mut libc::msghdr) -> isize,
 ) -> io::Result<Transfer> {
-    let mut pieces = [libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    }; MAX_PIECES];
-    let mut count = 0_usize;
-    let mut offered = 0_usize;
-    for (piece, slice) in pieces.iter_mut().zip(buffers.slices()) {
-        piece.iov_base = start_of(slice);
-        piece.iov_len = slice.len().min(limit.saturating_sub(offered));
-        offered = offered.saturating_add(piece.iov_len);
-        count = count.saturating_add(1);
-        if offered == limit {
-            break;
-        }
-    }
+    let pieces = buffers.vectors();
     // SAFETY: a message header of zeros is valid: no address, no pieces, no control data.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = pieces.as_mut_ptr();
-    message.msg_iovlen = count;
+    // sendmsg(2) and recvmsg(2) do not change the pieces.
+    message.msg_iov = pieces.as_ptr().cast_mut();
+    message.msg_iovlen = pieces.len();
     loop {
         if let Ok(bytes) = usize::try_from(transfer(&raw mut message)) {
             return Ok(Transfer {
                 bytes,
-                complete: bytes == offered,
+                complete: bytes as u64 == buffers.len(),
             });
         }
         let error = io::Error::last_os_error();
@@ -108,9 +88,4 @@ fn with_pieces(
             return Err(error);
         }
     }
-}
-
-/// Guest memory is mapped as long as the machine lives, so the guard has nothing to hold beyond this function.
-fn start_of(slice: &Slice<'_>) -> *mut libc::c_void {
-    slice.ptr_guard_mut().as_ptr().cast()
 }

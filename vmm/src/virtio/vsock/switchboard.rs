@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use disk::Buffers;
 use vmm_sys_util::epoll::EventSet;
 
-use super::buffers::Buffers;
 use super::connection::{Connection, Fate, Ports};
 use super::connections::Connections;
 use super::credit::receive_window;
@@ -162,19 +162,19 @@ impl Switchboard {
         place: u16,
         op: Option<Op>,
         header: &Header,
-        mut payload: Buffers<'_>,
+        payload: &Buffers<'_>,
     ) {
         let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         let len = match op {
-            Some(Op::ReadWrite) => usize::try_from(header.len).unwrap_or(usize::MAX),
+            Some(Op::ReadWrite) => u64::from(header.len),
             _ => 0,
         };
-        let data = payload.take_front(len);
+        let data = payload.part(0, len);
         let fate = match op {
             // A header may claim more than the chain holds (CVE-2019-18960).
-            Some(op) if data.len() == len => connection.on_packet(op, header, data),
+            Some(op) if data.len() == len => connection.on_packet(op, header, &data),
             _ => Fate::Broken,
         };
         self.settle(place, fate);

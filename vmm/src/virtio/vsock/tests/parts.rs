@@ -1,14 +1,9 @@
-//! The parts by themselves: headers, counters, runs of bytes, the table.
+//! The parts by themselves: headers, counters, the table.
 
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
-use virtio_queue::desc::RawDescriptor;
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{Bytes, GuestAddress};
 
-use super::super::buffers::Buffers;
 use super::super::connection::{Connection, Ports};
 use super::super::connections::Connections;
 use super::super::credit::{ReceiveCredit, SendCredit, receive_window};
@@ -16,7 +11,7 @@ use super::super::packet::Header;
 use super::super::token::{Occupant, Token};
 use super::super::{Route, VsockConfig, VsockError, vsock_device};
 use super::machine::from_guest;
-use crate::virtio::{Chain, Interrupt};
+use crate::virtio::Interrupt;
 use std::sync::Arc;
 
 #[test]
@@ -249,54 +244,5 @@ proptest! {
             let free = window - buffered as u32;
             prop_assert_eq!(after, before.max(grant.min(free)));
         }
-    }
-
-    #[test]
-    fn a_run_can_be_cut_anywhere(
-        lens in proptest::collection::vec(0_u32..50, 1..10),
-        cuts in proptest::collection::vec(0_usize..80, 1..10),
-    ) {
-        let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let queue = MockSplitQueue::new(&memory, 16);
-        let mut expected = Vec::new();
-        let mut descriptors = Vec::new();
-        for (position, &len) in lens.iter().enumerate() {
-            let address = 0x1_0000 + position as u64 * 0x1000;
-            let bytes: Vec<u8> = (0..len).map(|byte| (byte + position as u32 * 50) as u8).collect();
-            memory.write_slice(&bytes, GuestAddress(address)).unwrap();
-            expected.extend(bytes);
-            descriptors.push(RawDescriptor::from(Descriptor::new(address, len, 0, 0)));
-        }
-        let chain = queue.build_desc_chain(&descriptors).unwrap();
-        let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
-        let mut run = Buffers::readable(&memory, chain).unwrap();
-        prop_assert_eq!(run.len(), expected.len());
-        for cut in cuts {
-            let front = run.take_front(cut);
-            let taken: Vec<u8> = expected.drain(..cut.min(expected.len())).collect();
-            let mut copy = vec![0; front.len() + 5];
-            prop_assert_eq!(front.copy_to(&mut copy), taken.len());
-            prop_assert_eq!(&copy[..taken.len()], &taken[..]);
-            prop_assert!(front.slices().iter().all(|slice| !slice.is_empty()));
-            prop_assert_eq!(run.len(), expected.len());
-            prop_assert_eq!(run.is_empty(), expected.is_empty());
-        }
-    }
-}
-
-#[test]
-fn chains_outside_memory_are_refused() {
-    let memory = crate::memory::map(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let queue = MockSplitQueue::new(&memory, 16);
-    for (address, len) in [
-        (0xf_f000, 0x1001),
-        (u64::MAX, 1),
-        (1 << 40, 10),
-        (0, u32::MAX),
-    ] {
-        let descriptor = RawDescriptor::from(Descriptor::new(address, len, 0, 0));
-        let chain = queue.build_desc_chain(&[descriptor]).unwrap();
-        let chain = Chain::new(&memory, chain, queue.desc_table_addr(), 16);
-        assert!(Buffers::readable(&memory, chain).is_err());
     }
 }
