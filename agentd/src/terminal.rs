@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
+use nix::sys::termios::{SpecialCharacterIndices, tcgetattr};
 use protocol::TerminalSize;
 
 nix::ioctl_write_ptr_bad!(unlock_slave, libc::TIOCSPTLCK, libc::c_int);
@@ -42,14 +42,14 @@ pub(crate) fn resize(master: &impl AsFd, size: TerminalSize) -> io::Result<()> {
     Ok(())
 }
 
-/// What a user types to end the input: the end-of-file character in line mode, nothing otherwise.
+/// What a user types to end the input, also where no line mode makes an end of it: a shell that edits its line itself takes it for
+/// one, and would wait for ever without. `None` if the terminal has no such character.
 pub(crate) fn end_of_file_character(master: &impl AsFd) -> Option<u8> {
     let settings = tcgetattr(master).ok()?;
     let character = settings
         .control_chars
         .get(SpecialCharacterIndices::VEOF as usize)?;
-    let in_line_mode = settings.local_flags.contains(LocalFlags::ICANON);
-    in_line_mode.then_some(*character)
+    (*character != libc::_POSIX_VDISABLE).then_some(*character)
 }
 
 /// Makes the terminal on standard input the controlling one of the calling session leader.

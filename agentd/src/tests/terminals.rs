@@ -74,6 +74,16 @@ fn the_end_of_stdin_is_typed_too() {
 }
 
 #[test]
+fn who_reads_keys_by_itself_is_told_the_end_of_stdin() {
+    let Some(guest) = Guest::start() else { return };
+    let line = "stty -icanon -echo; echo ready; dd bs=1 count=1 2>&- | od -An -tx1";
+    let mut client = guest.exec(on_terminal(shell(line)));
+    client.hear_until("ready\r\n");
+    client.say(HostMessage::StdinEnd);
+    assert_eq!(client.outcome().text().trim(), "04");
+}
+
+#[test]
 fn all_output_of_a_terminal_comes_before_the_exit() {
     let Some(guest) = Guest::start() else { return };
     let outcome = guest.exec(on_terminal(shell("seq 1 100000"))).outcome();
