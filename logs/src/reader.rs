@@ -114,8 +114,8 @@ impl RawEntry<'_> {
     }
 }
 
-/// Identity of the log in `directory`, if it has entries.
-fn identity(directory: &Path) -> Result<Option<u64>, LogError> {
+/// Identity of the log in `directory`, if it has a segment with a whole header.
+pub(super) fn identity(directory: &Path) -> Result<Option<u64>, LogError> {
     for number in segment::list(directory)?.into_iter().rev() {
         if let Some(mut segment) = SegmentReader::open(directory, number)? {
             segment.next()?;

@@ -3,12 +3,14 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::format::MAX_DATA;
 use crate::segment;
 
 const LIMIT: u64 = 1 << 20;
@@ -337,6 +339,43 @@ fn a_cursor_of_another_log_is_refused() {
     };
     let error = LogStream::open(one.path(), both).unwrap_err();
     assert!(matches!(error, LogError::TwoStarts), "{error}");
+}
+
+/// What comes after `cursor`.
+fn after(directory: &Path, cursor: LogCursor) -> Vec<Written> {
+    let options = LogStreamOptions {
+        from_cursor: Some(cursor),
+        ..LogStreamOptions::default()
+    };
+    let entries = drain(LogStream::open(directory, options).unwrap());
+    entries.iter().map(told).collect()
+}
+
+#[test]
+fn a_cursor_stays_good_behind_a_segment_without_a_header() {
+    let entries = [1, 2].map(|second| written(second, LogSource::Stdout, b"x"));
+    let directory = log_of(&entries);
+    let cursor = read_logs(directory.path(), &everything()).unwrap()[0].cursor;
+    // As a machine leaves it that lost its power when it had just begun the segment.
+    fs::write(segment::path(directory.path(), u64::from(u32::MAX)), b"msb").unwrap();
+    let more = written(3, LogSource::Stdout, b"y");
+    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    write(&mut writer, slice::from_ref(&more));
+    assert_eq!(after(directory.path(), cursor), [entries[1].clone(), more]);
+}
+
+#[test]
+fn a_cursor_whose_segment_is_gone_leads_to_the_oldest_entry_that_there_is() {
+    let directory = log_of(&[written(1, LogSource::Stdout, b"first")]);
+    let cursor = read_logs(directory.path(), &everything()).unwrap()[0].cursor;
+    let mut writer = LogWriter::open(directory.path(), 0).unwrap();
+    let large = written(2, LogSource::Stdout, &[7; MAX_DATA]);
+    for _ in 0..20 {
+        write(&mut writer, slice::from_ref(&large));
+    }
+    let left = read(directory.path(), &everything());
+    assert!(!left.is_empty() && left.iter().all(|entry| *entry == large));
+    assert_eq!(after(directory.path(), cursor), left);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::error::failed;
 use super::format::{ENTRY_HEADER, EntryHeader, MAX_DATA, SEGMENT_HEADER, seal, segment_header};
+use super::reader;
 use super::segment::{self, SegmentReader};
 use super::{LogBatch, LogError};
 
@@ -73,7 +74,11 @@ impl LogWriter {
                 _lock: lock,
             });
         }
-        let identity = random_identity()?;
+        // A segment that was torn before its header was whole follows others, whose cursors stay good.
+        let identity = match reader::identity(directory)? {
+            Some(identity) => identity,
+            None => random_identity()?,
+        };
         let number = last.unwrap_or_default().saturating_add(1);
         Ok(LogWriter {
             directory: directory.to_owned(),
