@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::DiskError;
@@ -41,7 +42,7 @@ impl Staging {
     pub(crate) fn new(target: &Path) -> Result<Staging, DiskError> {
         let failed = |source| create_error(target, source);
         if target.symlink_metadata().is_ok() {
-            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+            return Err(failed(Errno::EEXIST.into()));
         }
         let name = target
             .file_name()
