@@ -1,10 +1,9 @@
 //! What happens when `msb` itself has a bug.
 
-use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
 use std::process;
 
-use crate::{failure, terminal};
+use crate::{failure, output, terminal};
 
 /// Makes a panic of any thread end the process: the terminal is put back, one line says what
 /// happened. The machine's process notices that its creator is gone and cleans up after both.
@@ -28,6 +27,5 @@ fn report(info: &PanicHookInfo<'_>) {
         .map(|place| format!(" ({place})"))
         .unwrap_or_default();
     let text = format!("error: internal error: {message}{place}\n  hint: please report this\n");
-    // Without standard error there is nobody to tell.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    output::tell(&text);
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Write};
 
 use crate::output;
 
@@ -77,8 +76,7 @@ pub(crate) fn with_console(error: impl Into<anyhow::Error>, log: &[u8]) -> anyho
 
 /// Prints an error: one line that says what, one per cause, one per hint.
 pub(crate) fn report(error: &anyhow::Error) {
-    // Without standard error there is nobody to tell.
-    let _ = io::stderr().lock().write_all(render(error).as_bytes());
+    output::tell(&render(error));
 }
 
 fn render(error: &anyhow::Error) -> String {
@@ -140,6 +138,8 @@ fn without_controls(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use anyhow::{Context, anyhow};
 
     use super::*;

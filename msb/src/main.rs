@@ -1,5 +1,10 @@
 //! The command line of microsandbox.
 
+#![deny(
+    clippy::print_stderr,
+    reason = "it panics where standard error is closed: there is `output::tell`"
+)]
+
 mod boot_files;
 mod commands;
 mod crash;

@@ -1,4 +1,4 @@
-//! Standard output for what `msb` itself has to say.
+//! What `msb` itself has to say, on standard output and standard error.
 
 use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
@@ -37,6 +37,12 @@ pub(crate) fn stream(text: &str) -> anyhow::Result<ControlFlow<()>> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(error).context("cannot write to standard output"),
     }
+}
+
+/// Tells whoever sits there something on standard error; without standard error there is nobody to tell. (`eprint!` panics then,
+/// and takes the exit status of a command with it.)
+pub(crate) fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// What anybody may have written, a guest or the maker of an image, without anything that moves the cursor.

@@ -313,3 +313,16 @@ fn the_phases_of_a_run_are_timed() {
         "spawn, build, kernel, agentd, ready, first byte, exit, stop"
     );
 }
+
+#[test]
+fn nobody_at_standard_error_costs_no_exit_status() {
+    let home = Home::new();
+    for options in [&["--timings"][..], &["--timings", "--name=box", "--rm"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = home.busybox().with(options).shell_command("exit 3");
+        command.stderr(writer);
+        let finished = Running::start(&mut command).finish();
+        assert_eq!(finished.code(), 3, "{options:?}: {finished}");
+    }
+}

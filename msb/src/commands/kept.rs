@@ -9,6 +9,7 @@ use super::process::{Outcome, Returning, conclude, refused};
 use super::running::{RunningSandbox, gone};
 use crate::failure::{self, with_hint};
 use crate::options::DetachKeys;
+use crate::output;
 use crate::signals::Signals;
 
 /// How long a machine's process may take to answer. It does so at once, unless the host is overloaded.
@@ -59,7 +60,9 @@ pub(super) fn report(
             None => format!("msb attach {name}"),
             Some(_) => format!("msb exec --reattach {session} {name}"),
         };
-        eprintln!("\nThe process goes on: `{back}` comes back to it.");
+        output::tell(&format!(
+            "\nThe process goes on: `{back}` comes back to it.\n"
+        ));
     }
     let (status, error) = conclude(outcome, "the process", None, || gone(&sandbox.name));
     if let Some(error) = error {

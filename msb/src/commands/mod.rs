@@ -5,6 +5,7 @@ mod attach;
 mod boot_advice;
 mod commit;
 mod completion;
+mod confirmation;
 mod cp;
 mod create;
 mod disk;

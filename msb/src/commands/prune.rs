@@ -1,16 +1,14 @@
 //! `msb prune`
 
-use std::io::{self, IsTerminal, Write};
-
-use anyhow::{Context, anyhow};
 use clap::Args;
 use microsandbox::Sandbox;
 use microsandbox::sandbox::SandboxHandle;
 
 use super::advice::advise;
+use super::confirmation::is_to_go;
 use super::runtime::block_on;
 use super::selection::has_all;
-use crate::failure::{self, FAILED, with_hint};
+use crate::failure::{self, FAILED};
 use crate::options::Label;
 use crate::output;
 
@@ -62,23 +60,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     })
 }
 
-/// Asks whoever sits at the terminal.
 fn confirm(sandboxes: &[SandboxHandle]) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Err(with_hint(
-            anyhow!(
-                "there is nobody to ask whether {} sandboxes may go",
-                sandboxes.len()
-            ),
-            "--force does not ask",
-        ));
-    }
     let names: Vec<_> = sandboxes.iter().map(SandboxHandle::name).collect();
-    eprint!("Remove {}? [y/N] ", names.join(", "));
-    let mut answer = String::new();
-    io::stderr()
-        .flush()
-        .and_then(|()| io::stdin().read_line(&mut answer))
-        .context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    is_to_go(&names.join(", "))
 }

@@ -1,15 +1,12 @@
 //! `msb image prune`
 
-use std::io::{self, IsTerminal, Write};
-
-use anyhow::{Context, anyhow};
 use clap::Args;
 use microsandbox::images::Images;
 
 use super::advice::advise;
 use super::removed::{View, lines};
 use crate::commands::Format;
-use crate::failure::with_hint;
+use crate::commands::confirmation::is_to_go;
 use crate::options::display_rounded_size;
 use crate::output;
 
@@ -52,23 +49,9 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
     Ok(0)
 }
 
-/// Asks whoever sits at the terminal.
 fn confirm(all: bool) -> anyhow::Result<bool> {
-    let what = match all {
+    is_to_go(match all {
         true => "all images that no sandbox was made of",
         false => "all images without a name that no sandbox was made of",
-    };
-    if !io::stdin().is_terminal() {
-        return Err(with_hint(
-            anyhow!("there is nobody to ask whether {what} may go"),
-            "--force does not ask",
-        ));
-    }
-    eprint!("Remove {what}? [y/N] ");
-    let mut answer = String::new();
-    io::stderr()
-        .flush()
-        .and_then(|()| io::stdin().read_line(&mut answer))
-        .context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    })
 }

@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::timings::{Timings, TimingsFormat};
 use crate::commands::process::{Attended, Outcome, conclude, signal_status, wait_for};
 use crate::failure;
+use crate::output;
 use crate::signals::Signals;
 
 /// How long a machine may take to end when it has been asked to. Its process stops a guest that does
@@ -105,7 +106,7 @@ impl Attendance {
             failure::report(&error);
         }
         if let Some(format) = self.timings_format {
-            eprintln!("{}", self.timings.display(format));
+            output::tell(&format!("{}\n", self.timings.display(format)));
         }
         Ok(status)
     }

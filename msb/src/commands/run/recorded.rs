@@ -99,7 +99,7 @@ pub(super) fn run(
         };
         timings.stopped();
         if let Some(format) = plan.timings_format {
-            eprintln!("{}", timings.display(format));
+            output::tell(&format!("{}\n", timings.display(format)));
         }
         Ok(status)
     })
