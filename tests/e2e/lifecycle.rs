@@ -369,6 +369,26 @@ fn what_ended_because_nobody_used_it_lives_again() {
         home.exec_shell("web", "sleep 5; echo slept").lines(),
         ["slept"]
     );
+#[test]
+fn a_foreground_run_that_others_end_is_told_once() {
+    let home = Home::new();
+    for (end, code, said) in [
+        ("stop", 143, None),
+        ("kill", 125, Some("\"job\" ended meanwhile")),
+    ] {
+        let guest = home.busybox().with(["--name=job", "--replace"]);
+        let running = guest.start("echo up; exec sleep 1000");
+        running.stdout.wait_for("up");
+        assert_eq!(home.msb([end, "job"]).lines(), ["job"]);
+        let finished = running.finish();
+        assert_eq!(finished.code(), code, "{finished}");
+        let errors = finished.errors().matches("error: ").count();
+        assert_eq!(errors, usize::from(said.is_some()), "{finished}");
+        assert!(finished.errors().contains(said.unwrap_or("")), "{finished}");
+    }
+    remove(&home, &["job"]);
+}
+
     remove(&home, &["web"]);
 }
 

@@ -93,7 +93,8 @@ pub(super) fn run(
             Manner::Terminal(keys) => on_terminal(*sandbox, &running, &keys, signals).await?,
             Manner::Foreground => {
                 let status = exec::run(&running, plan.exec, plan.timeout, signals);
-                advised(sandbox.stop()).await?;
+                // Others may have ended it: that the command was told, and it told the exit status.
+                advised(sandbox.close()).await?;
                 status?
             }
         };
@@ -163,10 +164,10 @@ async fn on_terminal(
     match outcome {
         Outcome::Detached => advised(sandbox.detach()).await?,
         Outcome::Exited(_) | Outcome::Refused(_) => {
-            advised(sandbox.wait_until_stopped()).await?;
+            even_if_gone(sandbox.wait_until_stopped().await.map(drop)).await?;
         }
         Outcome::OutputClosed | Outcome::Disconnected | Outcome::TimedOut | Outcome::Killed(_) => {
-            advised(sandbox.kill()).await?;
+            even_if_gone(sandbox.kill().await).await?;
         }
     }
     Ok(kept::report(running, outcome, None, session))
@@ -187,6 +188,18 @@ async fn ended_before(sandbox: &Sandbox, error: anyhow::Error) -> anyhow::Result
     };
     tracing::warn!("the command ended before its output could be shown: `msb logs {name}` has it");
     Ok(status)
+}
+
+/// What became of an end that may have come by itself, or by others, before it was asked for or waited for.
+async fn even_if_gone(ended: Result<(), MicrosandboxError>) -> anyhow::Result<()> {
+    match ended {
+        Err(
+            MicrosandboxError::SandboxNotRunning { .. }
+            | MicrosandboxError::SandboxNotFound { .. }
+            | MicrosandboxError::InvalidHandle { .. },
+        ) => Ok(()),
+        ended => advised(async { ended }).await,
+    }
 }
 
 async fn advised<T>(work: impl Future<Output = Result<T, MicrosandboxError>>) -> anyhow::Result<T> {
