@@ -40,6 +40,7 @@ Examples:
   msb run ./rootfs ls -l /                        One command
   msb run ./rootfs -- sh -c 'echo $HOME'          The same, with -- before the command
   msb run -d --name web ./rootfs ./server         By itself; then msb attach, exec, logs, stop, start, rm
+  msb run -dit --name box ./rootfs                A shell that waits for msb attach
   tar c . | msb run ./rootfs tar t                Standard input is passed
   msb run -v .:/work:ro -w /work ./rootfs make    A folder of the host, read-only
   msb run -v cache:/var/cache ./rootfs make       A named volume, made at its first use
@@ -62,12 +63,12 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_tty: bool,
 
-    /// Passes standard input, which is always done
+    /// Passes standard input, which is always done; with --detach it is for terminals (-dit)
     #[arg(short, long)]
     interactive: bool,
 
     /// Lets the sandbox run by itself, and prints its name
-    #[arg(short, long, conflicts_with_all = ["interactive", "timeout"])]
+    #[arg(short, long, conflicts_with = "timeout")]
     detach: bool,
 
     /// Removes the sandbox when it has ended, which is done with one that has no name unless it is detached

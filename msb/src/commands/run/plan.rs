@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use microsandbox::protocol::Exec;
 use microsandbox::session;
 
@@ -9,7 +10,7 @@ use super::Arguments;
 use super::recorded::Manner;
 use super::timings::TimingsFormat;
 use crate::commands::sandbox::SandboxPlan;
-use crate::failure::Hint;
+use crate::failure::{Hint, with_hint};
 use crate::terminal;
 
 /// What `msb run` is to do.
@@ -38,6 +39,12 @@ impl Plan {
     /// # Errors
     /// The first mistake, with what to do about it.
     pub(super) fn from_arguments(arguments: Arguments) -> anyhow::Result<Plan> {
+        if arguments.detach && arguments.interactive && !arguments.tty {
+            return Err(with_hint(
+                anyhow!("a command that is detached and has no terminal has no standard input"),
+                "with --tty `msb attach` types into it, or leave --interactive out",
+            ));
+        }
         let terminal = wants_terminal(&arguments).then(terminal::size);
         let detached = arguments.detach.then_some(arguments.tty);
         let sandbox = arguments.sandbox.resolve()?.running_image();
@@ -71,4 +78,43 @@ impl Plan {
 
 fn wants_terminal(arguments: &Arguments) -> bool {
     arguments.tty || (!arguments.no_tty && terminal::is_interactive())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn manner(options: &[&str]) -> anyhow::Result<Manner> {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["run"].iter().chain(options).map(|word| (*word).into());
+        let words = words.chain([folder.path().as_os_str().to_owned()]);
+        let command = Command::try_parse_from(words)?;
+        Ok(Plan::from_arguments(command.arguments)?.manner)
+    }
+
+    #[test]
+    fn what_is_detached_has_input_from_a_terminal_only() {
+        for options in [&["-dit"][..], &["-d", "-t"]] {
+            let manner = manner(options).unwrap();
+            assert!(
+                matches!(manner, Manner::Detached { tty: true }),
+                "{manner:?}"
+            );
+        }
+        let plain = manner(&["-d"]).unwrap();
+        assert!(
+            matches!(plain, Manner::Detached { tty: false }),
+            "{plain:?}"
+        );
+        let refused = manner(&["-di"]).unwrap_err().to_string();
+        assert!(refused.contains("no standard input"), "{refused}");
+    }
 }
