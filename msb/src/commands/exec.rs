@@ -73,12 +73,18 @@ pub(super) struct Arguments {
     #[arg(short, long, conflicts_with = "reattach")]
     detach: bool,
 
-    /// Comes back to a command that goes on by itself
-    #[arg(long, value_name = "SESSION")]
+    /// Comes back to a command that goes on by itself, as it was begun
+    #[arg(long, value_name = "SESSION", conflicts_with_all = ["tty", "no_tty", "env", "workdir", "user", "rlimit", "timeout"])]
     reattach: Option<u64>,
 
     /// Keys that leave a command of --reattach alone
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    #[arg(
+        long,
+        value_name = "KEYS",
+        default_value = "ctrl-p,ctrl-q",
+        requires = "reattach",
+        conflicts_with = "command"
+    )]
     detach_keys: DetachKeys,
 }
 
@@ -141,6 +147,50 @@ impl Arguments {
             stdin: (self.interactive || wanted) && !self.detach,
             timeout_ms: self.timeout.map(milliseconds),
             stop_signal: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn read(line: &str) -> Result<Command, clap::Error> {
+        Command::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn who_comes_back_changes_nothing_of_the_command() {
+        let back = read("exec -i --reattach 3 --detach-keys q web").unwrap();
+        assert_eq!(back.arguments.reattach, Some(3));
+        for option in [
+            "-t",
+            "--no-tty",
+            "-e A=1",
+            "-w /tmp",
+            "-u nobody",
+            "--rlimit nofile=5",
+            "--timeout 5s",
+            "-d",
+        ] {
+            let error = read(&format!("exec {option} --reattach 3 web")).unwrap_err();
+            assert!(
+                error.to_string().contains("--reattach"),
+                "{option}: {error}"
+            );
+        }
+        assert!(read("exec --reattach 3 web ls").is_err());
+        // Nor can one that is not come back to be left.
+        for line in ["exec --detach-keys q web ls", "exec --detach-keys q web"] {
+            assert!(read(line).is_err(), "{line}");
         }
     }
 }
