@@ -144,6 +144,14 @@ fn metrics_are_a_table_and_what_prometheus_reads() {
             "{line}"
         );
     }
+    // That one is gone is told once, and a file gets text and nothing that moves a cursor.
+    let watched = ["metrics", "--watch", "--interval=50ms", "one", "two"];
+    let watching = Running::start(&mut home.command(watched));
+    assert!(watching.stdout.lines_come(12));
+    assert_eq!(home.msb(["stop", "one"]).code(), 0);
+    let watched = watching.finish();
+    assert_eq!(watched.errors().matches("error: ").count(), 2, "{watched}");
+    assert!(!watched.text().contains('\x1b'), "{watched}");
     remove(&home, &["one", "two"]);
 }
 

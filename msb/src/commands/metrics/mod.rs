@@ -55,12 +55,12 @@ enum Format {
 /// Shows them.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     block_on(async {
-        let subject = Subject::new(arguments.names);
+        let mut subject = Subject::new(arguments.names);
         let mut ticks = tokio::time::interval(arguments.interval);
         let mut screen = Screen::new();
         loop {
             ticks.tick().await;
-            let readings = subject.read().await?;
+            let readings = subject.read(&mut screen).await?;
             let text = render(&readings, arguments.format, arguments.watch)?;
             let shown = match arguments.format {
                 Format::Table if arguments.watch => screen.show(&text)?,

@@ -1,6 +1,6 @@
 //! What sandboxes use, read at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use microsandbox::names::Name;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::commands::advice::advise;
+use crate::commands::stats::screen::Screen;
 use crate::failure::{self, FAILED};
 use crate::options::display_rounded_size;
 use crate::table::table;
@@ -19,6 +20,13 @@ use crate::table::table;
 pub(in crate::commands) struct Subject {
     /// All that run if there are none.
     names: Vec<Name>,
+    missing: Missing,
+}
+
+/// Sandboxes that could not be read when they were looked at last. Who looks again and again wants to be told once.
+#[derive(Debug, Default)]
+struct Missing {
+    names: BTreeSet<String>,
 }
 
 /// What a sandbox uses. Bytes and times count from its last start.
@@ -46,26 +54,41 @@ pub(in crate::commands) struct Reading {
 impl Subject {
     /// These sandboxes; all that run if there are no names.
     pub(in crate::commands) fn new(names: Vec<Name>) -> Subject {
-        Subject { names }
+        Subject {
+            names,
+            missing: Missing::default(),
+        }
     }
 
-    /// Reads all of them at the same time. What cannot be read and was asked for by name is reported.
+    /// Reads all of them at the same time. That one cannot be read and was asked for by name is reported on `screen`, but not again
+    /// by the next reading.
     ///
     /// # Errors
     /// When the sandboxes cannot be listed.
-    pub(in crate::commands) async fn read(&self) -> anyhow::Result<Vec<Reading>> {
+    pub(in crate::commands) async fn read(
+        &mut self,
+        screen: &mut Screen,
+    ) -> anyhow::Result<Vec<Reading>> {
+        let mut failures = Vec::new();
         let mut work = JoinSet::new();
-        for handle in self.handles().await? {
-            work.spawn(async move { read(&handle).await });
+        for handle in self.handles(&mut failures).await? {
+            work.spawn(async move {
+                let reading = read(&handle).await;
+                (handle.name().to_owned(), reading)
+            });
         }
         let mut readings = Vec::new();
         while let Some(done) = work.join_next().await {
             match done.context("a task ended early")? {
-                Ok(reading) => readings.push(reading),
+                (_, Ok(reading)) => readings.push(reading),
                 // Of those that nobody named, the ones that run are shown, and this one does not any more.
-                Err(_) if self.names.is_empty() => {}
-                Err(error) => failure::report(&advise(error).await),
+                (_, Err(_)) if self.names.is_empty() => {}
+                (name, Err(error)) => failures.push((name, error)),
             }
+        }
+        for error in self.missing.update(failures) {
+            screen.leave();
+            failure::report(&advise(error).await);
         }
         readings.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(readings)
@@ -85,7 +108,10 @@ impl Subject {
         if missing { FAILED } else { 0 }
     }
 
-    async fn handles(&self) -> anyhow::Result<Vec<SandboxHandle>> {
+    async fn handles(
+        &self,
+        failures: &mut Vec<(String, MicrosandboxError)>,
+    ) -> anyhow::Result<Vec<SandboxHandle>> {
         if self.names.is_empty() {
             let all = match Sandbox::list().await {
                 Ok(all) => all.into_iter(),
@@ -97,10 +123,20 @@ impl Subject {
         for name in &self.names {
             match Sandbox::get(name.as_str()).await {
                 Ok(handle) => handles.push(handle),
-                Err(error) => failure::report(&advise(error).await),
+                Err(error) => failures.push((name.to_string(), error)),
             }
         }
         Ok(handles)
+    }
+}
+
+impl Missing {
+    /// Takes the failures of a reading; returns those of sandboxes that did not fail at the reading before.
+    fn update<E>(&mut self, failures: Vec<(String, E)>) -> Vec<E> {
+        let now = failures.iter().map(|(name, _)| name.clone()).collect();
+        let before = std::mem::replace(&mut self.names, now);
+        let is_new = |(name, error)| (!before.contains(&name)).then_some(error);
+        failures.into_iter().filter_map(is_new).collect()
     }
 }
 
@@ -201,6 +237,19 @@ fn uptime(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_missing_is_told_once_and_again_after_coming_back() {
+        let mut missing = Missing::default();
+        let mut update = |names: &[&'static str]| {
+            let failures = names.iter().map(|&name| (name.to_owned(), name));
+            missing.update(failures.collect())
+        };
+        assert_eq!(update(&["one"]), ["one"]);
+        assert_eq!(update(&["one", "two"]), ["two"]);
+        assert_eq!(update(&["two"]), [""; 0]);
+        assert_eq!(update(&["one", "two"]), ["one"]);
+    }
 
     #[test]
     fn uptimes_as_people_read_them() {

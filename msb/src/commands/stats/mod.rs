@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shows what running sandboxes use, as a table that stays up to date
 ///
-/// Without a terminal, or with --no-stream, it is printed once.
+/// Without a terminal, or with --no-stream, the table is printed once.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   0 when all of them are shown, 1 otherwise
@@ -59,15 +59,15 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     let on_terminal = io::stdout().is_terminal();
     let live = !arguments.no_stream && (on_terminal || arguments.format == ListFormat::Json);
     block_on(async {
-        let subject = Subject::new(arguments.names);
+        let mut subject = Subject::new(arguments.names);
+        let mut screen = Screen::new();
         // Use is measured from one reading to the next.
-        subject.read().await?;
+        subject.read(&mut screen).await?;
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.tick().await;
-        let mut screen = Screen::new();
         loop {
             ticks.tick().await;
-            let mut readings = subject.read().await?;
+            let mut readings = subject.read(&mut screen).await?;
             sort(&mut readings, arguments.sort);
             let shown = match arguments.format {
                 ListFormat::Table if live => screen.show(&in_columns(&readings))?,

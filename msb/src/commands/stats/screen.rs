@@ -1,5 +1,6 @@
-//! Text on a terminal that is shown again and again in the same place.
+//! Text that is shown again and again: on a terminal in the same place, elsewhere one below the other.
 
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
 use crate::{output, terminal};
@@ -17,12 +18,20 @@ impl Screen {
         Screen { lines: 0 }
     }
 
-    /// Shows `text` in the place of what was shown before, as far as the terminal has room. Breaks off when nobody looks
-    /// any more.
+    /// Something else is about to be printed: what comes next is shown below it.
+    pub(in crate::commands) fn leave(&mut self) {
+        self.lines = 0;
+    }
+
+    /// Shows `text` in the place of what was shown before, as far as the terminal has room; where there is none, all of it. Breaks
+    /// off when nobody looks any more.
     ///
     /// # Errors
     /// When standard output cannot be written.
     pub(in crate::commands) fn show(&mut self, text: &str) -> anyhow::Result<ControlFlow<()>> {
+        if !io::stdout().is_terminal() {
+            return output::stream(text);
+        }
         let size = terminal::size();
         output::stream(&self.redraw(text, size.rows.into(), size.columns.into()))
     }
@@ -64,5 +73,7 @@ mod tests {
             "\x1b[3A\rtitl\x1b[K\none\x1b[K\n\x1b[J"
         );
         assert!(screen.redraw(text, 24, 80).starts_with("\x1b[2A\r"));
+        screen.leave();
+        assert!(screen.redraw(text, 24, 80).starts_with("title"));
     }
 }
