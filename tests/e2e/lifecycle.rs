@@ -129,6 +129,15 @@ fn several_are_named_or_found_by_their_labels() {
     home.msb(["prune"]).assert_error(1, "--force");
     // Whoever sits at a terminal is asked, and asked again.
     for (answer, left) in [("n\r", 2), ("y\r", 0)] {
+    let ended = ["ps", "-q", "-f", "status=crashed", "-f", "status=stopped"];
+    assert_eq!(home.msb(ended).lines(), ["Three", "one", "two"]);
+    let named = home.msb(["status", "two", "one", "none"]);
+    assert_eq!(named.text().lines().count(), 3, "{named}");
+    assert!(
+        named.text().contains("one ") && named.text().contains("two "),
+        "{named}"
+    );
+    named.assert_error(1, "\"none\"");
         let mut terminal = Terminal::start(home.command(["prune"]));
         terminal.screen.wait_for("two");
         terminal.screen.wait_for("? [y/N] ");

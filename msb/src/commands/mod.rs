@@ -125,6 +125,7 @@ commands! {
     #[command(visible_alias = "list")]
     "ls" Ls(list::LsArguments) => |arguments| list::ls(&arguments),
     "ps" Ps(list::PsArguments) => |arguments| list::ps(&arguments),
+    #[command(visible_alias = "status")]
     "inspect" Inspect(inspect::Arguments) => |arguments| inspect::execute(&arguments),
     "exec" Exec(exec::Arguments) => exec::execute,
     "attach" Attach(attach::Arguments) => attach::execute,

@@ -1,4 +1,4 @@
-//! Filters, as of docker(1): `status=running`.
+//! Filters, as of docker(1): `status=running`. Of several of one key one must be so, but all labels.
 
 use std::str::FromStr;
 
@@ -25,6 +25,8 @@ pub(super) enum Filter {
     Name(String),
     /// It is in this state.
     Status(SandboxStatus),
+    /// It has run and does not: `exited`, as docker(1) has it.
+    Exited,
     /// It has this label.
     Label(Label),
 }
@@ -53,6 +55,7 @@ impl FromStr for Filter {
                 Ok(label) => Ok(Filter::Label(label)),
                 Err(_) => Err(FilterError::Key),
             },
+            Some(("status", "exited")) => Ok(Filter::Exited),
             Some(("status", wanted)) => STATUSES
                 .into_iter()
                 .find(|status| status.name() == wanted)
@@ -66,19 +69,73 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// Whether it is so.
-    pub(super) fn matches(&self, view: &View) -> bool {
+    fn matches(&self, view: &View) -> bool {
         match self {
             Filter::Name(part) => view.name.contains(part),
             Filter::Status(status) => view.status == *status,
+            Filter::Exited => !view.status.is_alive(),
             Filter::Label(label) => view.has(label),
         }
     }
+
+    /// Whether it says which states are wanted.
+    pub(super) fn is_of_status(&self) -> bool {
+        matches!(self, Filter::Status(_) | Filter::Exited)
+    }
+
+    fn is_of_name(&self) -> bool {
+        matches!(self, Filter::Name(_))
+    }
+}
+
+/// Whether a sandbox is one of those that `filters` want.
+pub(super) fn are_met(filters: &[Filter], view: &View) -> bool {
+    let any_of = |is_of_key: fn(&Filter) -> bool| {
+        let mut of_key = filters.iter().filter(|filter| is_of_key(filter)).peekable();
+        of_key.peek().is_none() || of_key.any(|filter| filter.matches(view))
+    };
+    let mut labels = filters
+        .iter()
+        .filter(|filter| matches!(filter, Filter::Label(_)));
+    any_of(Filter::is_of_name) && any_of(Filter::is_of_status) && labels.all(|it| it.matches(view))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_each_key_must_be_so_and_all_labels() {
+        let met = |filters: &[&str], view: &View| {
+            let filters: Vec<_> = filters.iter().map(|text| text.parse().unwrap()).collect();
+            are_met(&filters, view)
+        };
+        let mut view = View::sample("web", SandboxStatus::Stopped);
+        view.labels.insert("tier".to_owned(), "a".to_owned());
+        for filters in [
+            &[][..],
+            &["status=stopped", "status=crashed"],
+            &["name=db", "name=web", "label=tier"],
+            &["status=exited", "label=tier=a"],
+        ] {
+            assert!(met(filters, &view), "{filters:?}");
+        }
+        for filters in [
+            &["status=running", "status=crashed"][..],
+            &["status=stopped", "name=db"],
+            &["label=tier", "label=other"],
+        ] {
+            assert!(!met(filters, &view), "{filters:?}");
+        }
+        assert!(!met(
+            &["status=exited"],
+            &View::sample("web", SandboxStatus::Paused)
+        ));
+        assert!(met(
+            &["status=exited"],
+            &View::sample("web", SandboxStatus::Crashed)
+        ));
+    }
 
     #[test]
     fn filters_as_docker_users_write_them() {

@@ -4,15 +4,17 @@ mod filter;
 mod view;
 
 use clap::Args;
-use microsandbox::Sandbox;
+use microsandbox::names::Name;
+use microsandbox::{MicrosandboxError, Sandbox};
 
 use super::ListFormat;
 use super::advice::advise;
 use super::runtime::block_on;
+use crate::failure::{self, FAILED};
 use crate::options::Label;
 use crate::output;
 use crate::table::table;
-use filter::Filter;
+use filter::{Filter, are_met};
 use view::View;
 
 pub(super) use view::View as SandboxView;
@@ -39,13 +41,21 @@ pub(super) struct LsArguments {
 
 /// Lists the sandboxes that run, and what runs in them
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "Exit status:
+  0 when all that were named are there, 1 otherwise
+
+Examples:
   msb ps
   msb ps -a
+  msb ps web db
   msb ps -q --label tier=batch
   msb ps --filter name=web")]
 pub(super) struct PsArguments {
-    /// Also those that do not run
+    /// Only those with these names, running or not
+    #[arg(value_name = "NAME")]
+    names: Vec<Name>,
+
+    /// Also those that do not run; a filter of status finds them without
     #[arg(short, long)]
     all: bool,
 
@@ -60,7 +70,7 @@ struct Listing {
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = Label::parse)]
     label: Vec<Label>,
 
-    /// Only those where this is so: name=PART, status=STATUS, label=KEY[=VALUE]
+    /// Only those where this is so: name=PART, status=STATUS, label=KEY[=VALUE]; of several of one key one, but all labels
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
 
@@ -87,7 +97,7 @@ pub(super) fn ls(arguments: &LsArguments) -> anyhow::Result<u8> {
         stopped: !arguments.running,
     };
     let listing = &arguments.listing;
-    listing.print(&listing.views(wanted)?, |views| {
+    listing.print(&listing.wanted(&all()?, wanted), |views| {
         let rows = views.iter().map(|view| {
             [
                 view.name.clone(),
@@ -100,17 +110,24 @@ pub(super) fn ls(arguments: &LsArguments) -> anyhow::Result<u8> {
             ["NAME", "IMAGE", "STATUS", "CREATED"],
             &rows.collect::<Vec<_>>(),
         )
-    })
+    })?;
+    Ok(0)
 }
 
 /// Lists them with what runs in them.
 pub(super) fn ps(arguments: &PsArguments) -> anyhow::Result<u8> {
+    let listing = &arguments.listing;
     let wanted = Wanted {
         running: true,
-        stopped: arguments.all,
+        stopped: arguments.all
+            || !arguments.names.is_empty()
+            || listing.filter.iter().any(Filter::is_of_status),
     };
-    let listing = &arguments.listing;
-    listing.print(&listing.views(wanted)?, |views| {
+    let all = all()?;
+    let mut views = listing.wanted(&all, wanted);
+    let names = &arguments.names;
+    views.retain(|view| names.is_empty() || names.iter().any(|name| is_of(view, name)));
+    listing.print(&views, |views| {
         let rows = views.iter().map(|view| {
             [
                 view.name.clone(),
@@ -125,33 +142,58 @@ pub(super) fn ps(arguments: &PsArguments) -> anyhow::Result<u8> {
             ["NAME", "IMAGE", "COMMAND", "CPUS", "MEMORY", "STATUS"],
             &rows.collect::<Vec<_>>(),
         )
-    })
+    })?;
+    let mut status = 0;
+    for name in names
+        .iter()
+        .filter(|name| !all.iter().any(|view| is_of(view, name)))
+    {
+        let name = name.to_string();
+        let error =
+            block_on(async { Ok(advise(MicrosandboxError::SandboxNotFound { name }).await) });
+        failure::report(&error?);
+        status = FAILED;
+    }
+    Ok(status)
+}
+
+fn is_of(view: &View, name: &Name) -> bool {
+    view.name == name.as_str()
+}
+
+/// All sandboxes, by name.
+fn all() -> anyhow::Result<Vec<View>> {
+    let sandboxes = block_on(async {
+        match Sandbox::list().await {
+            Ok(sandboxes) => Ok(sandboxes),
+            Err(error) => Err(advise(error).await),
+        }
+    })?;
+    let mut views: Vec<_> = sandboxes.iter().map(View::of).collect();
+    views.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(views)
 }
 
 impl Listing {
-    /// The sandboxes that are wanted, by name.
-    fn views(&self, wanted: Wanted) -> anyhow::Result<Vec<View>> {
-        let sandboxes = block_on(async {
-            match Sandbox::list().await {
-                Ok(sandboxes) => Ok(sandboxes),
-                Err(error) => Err(advise(error).await),
-            }
-        })?;
-        let mut views: Vec<_> = sandboxes.iter().map(View::of).collect();
-        views.retain(|view| {
+    /// Those that are wanted.
+    fn wanted<'a>(&self, all: &'a [View], wanted: Wanted) -> Vec<&'a View> {
+        let is_wanted = |view: &&View| {
             let alive = view.status.is_alive();
             (if alive {
                 wanted.running
             } else {
                 wanted.stopped
             }) && self.label.iter().all(|label| view.has(label))
-                && self.filter.iter().all(|filter| filter.matches(view))
-        });
-        views.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(views)
+                && are_met(&self.filter, view)
+        };
+        all.iter().filter(is_wanted).collect()
     }
 
-    fn print(&self, views: &[View], columns: impl FnOnce(&[View]) -> String) -> anyhow::Result<u8> {
+    fn print(
+        &self,
+        views: &[&View],
+        columns: impl FnOnce(&[&View]) -> String,
+    ) -> anyhow::Result<()> {
         let text = if self.quiet {
             views
                 .iter()
@@ -163,7 +205,6 @@ impl Listing {
                 ListFormat::Json => output::json(views)?,
             }
         };
-        output::print(&text)?;
-        Ok(0)
+        output::print(&text)
     }
 }

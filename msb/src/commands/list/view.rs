@@ -71,18 +71,28 @@ impl View {
 mod tests {
     use super::*;
 
+    impl View {
+        /// One that has nothing but a name and a state.
+        pub(in super::super) fn sample(name: &str, status: SandboxStatus) -> View {
+            View {
+                name: name.to_owned(),
+                status,
+                image: String::new(),
+                command: Vec::new(),
+                cpus: 1,
+                memory_mib: 512,
+                labels: BTreeMap::new(),
+                created_at: String::new(),
+                updated_at: String::new(),
+            }
+        }
+    }
+
     #[test]
     fn a_long_command_is_cut_between_characters() {
         let view = |command: &[&str]| View {
-            name: "web".to_owned(),
-            status: SandboxStatus::Running,
-            image: String::new(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
-            cpus: 1,
-            memory_mib: 512,
-            labels: BTreeMap::new(),
-            created_at: String::new(),
-            updated_at: String::new(),
+            ..View::sample("web", SandboxStatus::Running)
         };
         assert_eq!(view(&[]).shown_command(), "-");
         assert_eq!(view(&["a\n", "b"]).shown_command(), "a  b");
