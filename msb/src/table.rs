@@ -1,9 +1,15 @@
 //! Tables, as lists are printed for people.
 
-/// Columns that line up, under their titles. The last is not filled up.
+use crate::output;
+
+/// Columns that line up, under their titles. The last is not filled up. A cell may come from anybody: it cannot move the cursor.
 pub(crate) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| output::clean(cell)))
+        .collect();
     let mut widths = titles.map(str::len);
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -16,7 +22,7 @@ pub(crate) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> 
         format!("{}\n", line.trim_end())
     };
     let mut text = line(titles);
-    for row in rows {
+    for row in &rows {
         text.push_str(&line(row.each_ref().map(String::as_str)));
     }
     text
@@ -34,5 +40,11 @@ mod tests {
             "NAME   N\na      1\n\u{fc}bung\n"
         );
         assert_eq!(table(["NAME", "N"], &[]), "NAME  N\n");
+    }
+
+    #[test]
+    fn a_cell_moves_no_cursor() {
+        let rows = [["a\x1b[2J\r\nb", "\u{9b}1m"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["NAME", "N"], &rows), "NAME      N\na [2J  b   1m\n");
     }
 }

@@ -124,7 +124,9 @@ impl Details {
         let fields = self.config.as_object().into_iter().flatten();
         for (key, value) in fields.filter(|(key, value)| *key != "name" && is_set(value)) {
             match value {
-                Value::String(value) => text.push_str(&format!("{key}: {value}\n")),
+                Value::String(value) => {
+                    text.push_str(&format!("{key}: {}\n", output::clean(value)));
+                }
                 value => text.push_str(&format!("{key}: {value}\n")),
             }
         }
@@ -155,8 +157,9 @@ impl StopView {
         }
         text.push_str(&format!(", {}", self.at));
         if let Some(detail) = &self.detail {
-            // The lines of the kernel's log are part of it.
-            text.push_str(&format!(": {}", detail.replace('\n', "\n  ")));
+            // The lines of the kernel's log are part of it, and whoever is root in the guest can write to that.
+            let lines: Vec<_> = detail.lines().map(output::clean).collect();
+            text.push_str(&format!(": {}", lines.join("\n  ")));
         }
         text
     }
@@ -168,5 +171,36 @@ fn is_set(value: &Value) -> bool {
         Value::Array(values) => !values.is_empty(),
         Value::Object(values) => !values.is_empty(),
         Value::Bool(true) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_last_words_move_no_cursor() {
+        let stop = StopView {
+            at: "2026-11-25T20:50:07Z".to_owned(),
+            reason: StopReason::Crashed,
+            exit_code: None,
+            signal: None,
+            source: None,
+            detail: Some("it panicked\n[1.0] \x1b[2Jroot\rX\n[2.0] end\n".to_owned()),
+        };
+        let details = Details {
+            name: "web".to_owned(),
+            status: "crashed".to_owned(),
+            created_at: String::new(),
+            updated_at: String::new(),
+            directory: "/home".to_owned(),
+            last_stop: Some(stop),
+            metrics: None,
+            config: serde_json::json!({ "hostname": "a\x1b[2Jb" }),
+        };
+        let text = details.describe();
+        let last = "last stop: crashed, 2026-11-25T20:50:07Z: it panicked\n  [1.0]  [2Jroot X\n  [2.0] end\n";
+        assert!(text.contains(last), "{text:?}");
+        assert!(text.ends_with("hostname: a [2Jb\n"), "{text:?}");
     }
 }

@@ -54,9 +54,9 @@ pub(super) fn execute(images: &Images, arguments: &Arguments) -> anyhow::Result<
     let row = |step: &Step| {
         let size = step.size_bytes.map(display_rounded_size);
         [
-            output::clean(step.created.as_deref().unwrap_or("-")),
+            step.created.as_deref().unwrap_or("-").to_owned(),
             size.unwrap_or_else(|| "-".to_owned()),
-            shortened(&output::clean(&step.created_by), limit),
+            shortened(&step.created_by, limit),
         ]
     };
     let text = match arguments.format {

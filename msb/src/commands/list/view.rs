@@ -6,7 +6,6 @@ use microsandbox::sandbox::{SandboxHandle, SandboxStatus};
 use serde::Serialize;
 
 use crate::options::Label;
-use crate::output;
 use crate::utc::rfc3339;
 
 /// Most characters of a command in a table.
@@ -56,9 +55,9 @@ impl View {
         }
     }
 
-    /// The command in a column: in one line, and not all of it if it is long.
+    /// The command in a column: not all of it if it is long.
     pub(super) fn shown_command(&self) -> String {
-        let command = output::clean(&self.command.join(" "));
+        let command = self.command.join(" ");
         match command.char_indices().nth(MAX_COMMAND) {
             Some((end, _)) => format!("{}\u{2026}", command.get(..end).unwrap_or_default()),
             None if command.is_empty() => "-".to_owned(),
@@ -95,7 +94,7 @@ mod tests {
             ..View::sample("web", SandboxStatus::Running)
         };
         assert_eq!(view(&[]).shown_command(), "-");
-        assert_eq!(view(&["a\n", "b"]).shown_command(), "a  b");
+        assert_eq!(view(&["a", "b"]).shown_command(), "a b");
         let long = "\u{fc}".repeat(31);
         assert_eq!(
             view(&[&long]).shown_command(),

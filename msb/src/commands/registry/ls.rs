@@ -50,8 +50,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
 /// Names come from files and programs of others, and must not steer a terminal.
 fn row(login: &Login) -> [String; 3] {
     let user = login.username.as_deref().unwrap_or("-");
-    let cells = [&login.registry, user, &login.kept_in.to_string()];
-    cells.map(output::clean)
+    [&login.registry, user, &login.kept_in.to_string()].map(str::to_owned)
 }
 
 fn view(login: &Login) -> View<'_> {

@@ -51,7 +51,7 @@ impl View {
 
     /// The image, or the path.
     pub(super) fn based_on(&self) -> String {
-        output::clean(&self.root.display_name())
+        self.root.display_name()
     }
 
     /// What can be written.
