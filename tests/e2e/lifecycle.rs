@@ -58,9 +58,17 @@ fn a_sandbox_stays_with_its_files_until_it_is_removed() {
     assert_eq!(home.msb(["restart", "-t", "0", "web"]).lines(), ["web"]);
     assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
     // Of one that does not run it is a start.
-    assert_eq!(home.msb(["restart", "web"]).lines(), ["web"]);
+    let restarted = home.msb(["restart", "--format=json", "web"]);
+    let restarted: Value = serde_json::from_str(restarted.text()).unwrap();
+    assert_eq!(restarted, serde_json::json!([{ "name": "web" }]));
     assert_eq!(home.exec_shell("web", "cat /file").lines(), ["kept"]);
-    assert_eq!(home.msb(["kill", "web"]).lines(), ["web"]);
+    let stopped = home.msb(["stop", "--force", "--quiet", "web"]);
+    assert_eq!((stopped.code(), stopped.text()), (0, ""));
+    let inspected = home.msb(["inspect", "web"]);
+    assert!(
+        inspected.text().contains("last stop: killed, "),
+        "{inspected}"
+    );
     assert_eq!(home.msb(["rm", "web"]).lines(), ["web"]);
     assert_eq!(list(&home, &[]), [Value::Null; 0]);
     assert!(
@@ -94,6 +102,8 @@ fn what_cannot_be_done_now_says_what_can() {
     home.msb(["pause", "web"]).assert_error(1, "msb start web");
     remove(&home, &["web"]);
     home.msb(["rm", "web"]).assert_error(1, "web");
+    // As with docker.
+    assert_eq!(home.msb(["rm", "-f", "web"]).code(), 0);
 }
 
 #[test]
@@ -119,16 +129,6 @@ fn several_are_named_or_found_by_their_labels() {
     assert!(finished.errors().contains("\"none\""), "{finished}");
     assert_eq!(home.msb(["ps", "-q"]).text(), "");
     assert_eq!(home.msb(["ps", "-aq"]).lines(), ["Three", "one", "two"]);
-    let table = home.msb(["list"]);
-    assert!(table.lines()[0].starts_with("NAME "), "{table}");
-    assert!(table.lines()[1].contains(" stopped "), "{table}");
-    let stopped = list(&home, &["--stopped"]);
-    assert_eq!(names(&stopped), ["Three", "one", "two"]);
-    let pruned = home.msb(["prune", "--force", "--label=n=1"]);
-    assert_eq!(pruned.lines(), ["one"]);
-    home.msb(["prune"]).assert_error(1, "--force");
-    // Whoever sits at a terminal is asked, and asked again.
-    for (answer, left) in [("n\r", 2), ("y\r", 0)] {
     let ended = ["ps", "-q", "-f", "status=crashed", "-f", "status=stopped"];
     assert_eq!(home.msb(ended).lines(), ["Three", "one", "two"]);
     let named = home.msb(["status", "two", "one", "none"]);
@@ -138,6 +138,17 @@ fn several_are_named_or_found_by_their_labels() {
         "{named}"
     );
     named.assert_error(1, "\"none\"");
+    let table = home.msb(["list"]);
+    assert!(table.lines()[0].starts_with("NAME "), "{table}");
+    assert!(table.lines()[1].contains(" stopped "), "{table}");
+    let stopped = list(&home, &["--stopped"]);
+    assert_eq!(names(&stopped), ["Three", "one", "two"]);
+    let pruned = home.msb(["prune", "--force", "--label=n=1", "--format=json"]);
+    let pruned: Value = serde_json::from_str(pruned.text()).unwrap();
+    assert_eq!(pruned, serde_json::json!([{ "name": "one" }]));
+    home.msb(["prune"]).assert_error(1, "--force");
+    // Whoever sits at a terminal is asked, and asked again.
+    for (answer, left) in [("n\r", 2), ("y\r", 0)] {
         let mut terminal = Terminal::start(home.command(["prune"]));
         terminal.screen.wait_for("two");
         terminal.screen.wait_for("? [y/N] ");
@@ -479,6 +490,22 @@ fn wait_tells_signals_and_crashes() {
         "sysrq: Trigger a crash",
     ] {
         assert!(inspected.text().contains(part), "{part:?}: {inspected}");
+    let other = home.busybox().with(["-d", "--name=another"]);
+    assert_eq!(other.shell("sleep 2; exit 5").lines(), ["another"]);
+    // In the order in which they are named, and not in that in which they end.
+    let both = home.msb(["wait", "another", "job"]);
+    assert_eq!(both.lines(), ["5", "137"]);
+    let told = home.msb(["wait", "--format=json", "job", "another"]);
+    let told: Vec<Value> = serde_json::from_str(told.text()).unwrap();
+    assert_eq!(names(&told), ["job", "another"]);
+    assert_eq!(
+        (&told[0]["signal"], &told[0]["exit_code"]),
+        (&9.into(), &Value::Null)
+    );
+    assert_eq!(
+        (&told[1]["exit_code"], &told[1]["reason"]),
+        (&5.into(), &"completed".into())
+    );
     }
-    remove(&home, &["job", "web"]);
+    remove(&home, &["job", "another", "web"]);
 }

@@ -113,7 +113,11 @@ fn sandboxes_begin_with_a_snapshot_and_change_their_own() {
         "cat /file",
     ]);
     assert_eq!(shown.text(), "kept\n", "{}", shown.errors());
-    succeed(&home, ["snap", "rm", "base"]);
+    for command in ["verify", "rm"] {
+        let told = succeed(&home, ["snap", command, "--format=json", "base"]);
+        let told: serde_json::Value = serde_json::from_str(told.text()).unwrap();
+        assert_eq!(told, serde_json::json!([{ "name": "base" }]), "{command}");
+    }
     succeed(&home, ["image", "rm", "demo"]);
 }
 

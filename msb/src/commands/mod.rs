@@ -10,6 +10,7 @@ mod cp;
 mod create;
 mod disk;
 mod doctor;
+mod done;
 mod drain;
 mod events;
 mod exec;
@@ -124,8 +125,8 @@ commands! {
     "prune" Prune(prune::Arguments) => |arguments| prune::execute(&arguments),
     #[command(visible_alias = "list")]
     "ls" Ls(list::LsArguments) => |arguments| list::ls(&arguments),
-    "ps" Ps(list::PsArguments) => |arguments| list::ps(&arguments),
     #[command(visible_alias = "status")]
+    "ps" Ps(list::PsArguments) => |arguments| list::ps(&arguments),
     "inspect" Inspect(inspect::Arguments) => |arguments| inspect::execute(&arguments),
     "exec" Exec(exec::Arguments) => exec::execute,
     "attach" Attach(attach::Arguments) => attach::execute,

@@ -6,11 +6,11 @@ use microsandbox::sandbox::SandboxHandle;
 
 use super::advice::advise;
 use super::confirmation::is_to_go;
+use super::done::{Done, DoneArguments, Named};
 use super::runtime::block_on;
 use super::selection::has_all;
 use crate::failure::{self, FAILED};
 use crate::options::Label;
-use crate::output;
 
 /// Removes all sandboxes that do not run, with all that they have written, and prints their names
 ///
@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// Does not ask
     #[arg(short, long)]
     force: bool,
+
+    #[command(flatten)]
+    done: DoneArguments,
 }
 
 /// Removes them.
@@ -43,19 +46,19 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             !sandbox.status().is_alive() && has_all(sandbox, &arguments.label)
         };
         let wanted: Vec<_> = all.into_iter().filter(is_wanted).collect();
-        if wanted.is_empty() || !(arguments.force || confirm(&wanted)?) {
-            return Ok(0);
-        }
+        let is_to_be = wanted.is_empty() || arguments.force || confirm(&wanted)?;
+        let mut done = Done::new(arguments.done);
         let mut status = 0;
-        for sandbox in wanted {
+        for sandbox in wanted.iter().filter(|_| is_to_be) {
             match sandbox.remove().await {
-                Ok(()) => output::print(&format!("{}\n", sandbox.name()))?,
+                Ok(()) => done.add(Named::new(sandbox.name()))?,
                 Err(error) => {
                     failure::report(&advise(error).await);
                     status = FAILED;
                 }
             }
         }
+        done.finish()?;
         Ok(status)
     })
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::done::Named;
 use super::grace::Grace;
 use super::runtime::block_on;
 use super::selection::Selection;
@@ -24,16 +25,16 @@ pub(super) struct Arguments {
 
 /// Restarts them.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
-    let timeout = arguments.grace.timeout;
+    let grace = arguments.grace;
     block_on(
         arguments
             .selection
             .each("restart", move |sandbox| async move {
                 if sandbox.status().is_alive() {
-                    sandbox.stop_with_timeout(timeout).await?;
+                    grace.stop(&sandbox).await?;
                 }
                 sandbox.start_detached().await?;
-                Ok(format!("{}\n", sandbox.name()))
+                Ok(Named::new(sandbox.name()))
             }),
     )
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use microsandbox::ErrorKind;
 
+use super::done::Named;
 use super::runtime::block_on;
 use super::selection::Selection;
 
@@ -21,7 +22,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     selection: Selection,
 
-    /// Ends those that run at once
+    /// Ends those that run at once, and is content with those that do not exist
     #[arg(short, long)]
     force: bool,
 }
@@ -32,17 +33,17 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     block_on(
         arguments
             .selection
+            .that_exist(force)
             .each("remove", move |sandbox| async move {
-                let ends = force && sandbox.status().is_alive();
-                if ends {
+                if force && sandbox.status().is_alive() {
                     sandbox.kill().await?;
                 }
                 match sandbox.remove().await {
                     // One that is removed at its end is so by now.
-                    Err(error) if ends && error.kind() == ErrorKind::SandboxNotFound => {}
+                    Err(error) if force && error.kind() == ErrorKind::SandboxNotFound => {}
                     removed => removed?,
                 }
-                Ok(format!("{}\n", sandbox.name()))
+                Ok(Named::new(sandbox.name()))
             }),
     )
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::done::Named;
 use super::grace::Grace;
 use super::runtime::block_on;
 use super::selection::Selection;
@@ -28,9 +29,9 @@ pub(super) struct Arguments {
 
 /// Stops them.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
-    let timeout = arguments.grace.timeout;
+    let grace = arguments.grace;
     block_on(arguments.selection.each("stop", move |sandbox| async move {
-        sandbox.stop_with_timeout(timeout).await?;
-        Ok(format!("{}\n", sandbox.name()))
+        grace.stop(&sandbox).await?;
+        Ok(Named::new(sandbox.name()))
     }))
 }

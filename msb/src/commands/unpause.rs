@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::done::Named;
 use super::runtime::block_on;
 use super::selection::Selection;
 
@@ -22,6 +23,6 @@ pub(super) struct Arguments {
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     block_on(arguments.selection.each("unpause", |sandbox| async move {
         sandbox.resume().await?;
-        Ok(format!("{}\n", sandbox.name()))
+        Ok(Named::new(sandbox.name()))
     }))
 }

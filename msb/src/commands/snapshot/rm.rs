@@ -4,8 +4,8 @@ use clap::Args;
 use microsandbox::snapshots::{SnapshotError, SnapshotName, Snapshots};
 
 use super::advice::advise;
+use crate::commands::done::{Done, DoneArguments, Named};
 use crate::failure::{self, FAILED};
-use crate::output;
 
 /// Removes snapshots that have names, and prints the names
 ///
@@ -26,14 +26,18 @@ pub(super) struct Arguments {
     /// Is content with snapshots that do not exist
     #[arg(short, long)]
     force: bool,
+
+    #[command(flatten)]
+    done: DoneArguments,
 }
 
 /// Removes them.
 pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut done = Done::new(arguments.done);
     let mut status = 0;
     for name in &arguments.names {
         match snapshots.remove(name) {
-            Ok(()) => output::print(&format!("{name}\n"))?,
+            Ok(()) => done.add(Named::new(name.to_string()))?,
             Err(SnapshotError::SnapshotNotFound { .. }) if arguments.force => {}
             Err(error) => {
                 failure::report(&advise(error));
@@ -41,5 +45,6 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::R
             }
         }
     }
+    done.finish()?;
     Ok(status)
 }

@@ -4,9 +4,9 @@ use clap::Args;
 use microsandbox::snapshots::{SnapshotHandle, Snapshots};
 
 use super::advice::advise;
+use crate::commands::done::{Done, DoneArguments, Named};
 use crate::commands::progress::Progress;
 use crate::failure::{self, FAILED};
-use crate::output;
 
 /// Reads all data of snapshots, compares it with what was copied, and prints which are in order
 ///
@@ -23,19 +23,18 @@ pub(super) struct Arguments {
     #[arg(value_name = "SNAPSHOT", required = true)]
     snapshots: Vec<String>,
 
-    /// Prints nothing of those that are in order
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    done: DoneArguments,
 }
 
 /// Verifies them.
 pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::Result<u8> {
-    verify(snapshots, &arguments.snapshots, |found| {
-        match arguments.quiet {
-            true => Ok(()),
-            false => output::print(&format!("{}\n", found.display_name())),
-        }
-    })
+    let mut done = Done::new(arguments.done);
+    let status = verify(snapshots, &arguments.snapshots, |found| {
+        done.add(Named::new(found.display_name()))
+    })?;
+    done.finish()?;
+    Ok(status)
 }
 
 /// Verifies all of them, and reports each that is not in order. Returns the exit status.
@@ -45,7 +44,7 @@ pub(super) fn execute(snapshots: &Snapshots, arguments: &Arguments) -> anyhow::R
 pub(super) fn verify(
     snapshots: &Snapshots,
     names: &[String],
-    in_order: impl Fn(&SnapshotHandle) -> anyhow::Result<()>,
+    mut in_order: impl FnMut(&SnapshotHandle) -> anyhow::Result<()>,
 ) -> anyhow::Result<u8> {
     let mut status = 0;
     let mut progress = Progress::new(0)?;

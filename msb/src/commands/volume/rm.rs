@@ -4,8 +4,8 @@ use clap::Args;
 use microsandbox::volumes::{VolumeError, VolumeName, Volumes};
 
 use super::advice::advise;
+use crate::commands::done::{Done, DoneArguments, Named};
 use crate::failure::{self, FAILED};
-use crate::output;
 
 /// Removes volumes and their files, and prints their names
 ///
@@ -25,14 +25,18 @@ pub(super) struct Arguments {
     /// Is content with volumes that do not exist
     #[arg(short, long)]
     force: bool,
+
+    #[command(flatten)]
+    done: DoneArguments,
 }
 
 /// Removes them.
 pub(super) fn execute(volumes: &Volumes, arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut done = Done::new(arguments.done);
     let mut status = 0;
     for name in &arguments.names {
         match volumes.remove(name) {
-            Ok(()) => output::print(&format!("{name}\n"))?,
+            Ok(()) => done.add(Named::new(name.to_string()))?,
             Err(VolumeError::VolumeNotFound { .. }) if arguments.force => {}
             Err(error) => {
                 failure::report(&advise(error));
@@ -40,5 +44,6 @@ pub(super) fn execute(volumes: &Volumes, arguments: &Arguments) -> anyhow::Resul
             }
         }
     }
+    done.finish()?;
     Ok(status)
 }
