@@ -15,7 +15,7 @@ use microsandbox::logs::{
 use microsandbox::names::Name;
 use regex::bytes::Regex;
 
-use self::printer::{Printer, Style};
+use self::printer::{Color, Printer, Style};
 use super::advice::advise;
 use super::runtime::block_on;
 use crate::failure::with_hint;
@@ -86,7 +86,7 @@ pub(super) struct Arguments {
     color: bool,
 
     /// Does not
-    #[arg(long)]
+    #[arg(long, overrides_with = "color")]
     no_color: bool,
 }
 
@@ -99,7 +99,11 @@ impl Arguments {
             timestamps: self.timestamps,
             show_id: self.show_id,
             json: self.json,
-            color: self.color || (!self.no_color && printer::is_terminal()),
+            color: match (self.color, self.no_color) {
+                (true, _) => Color::always(true),
+                (_, true) => Color::always(false),
+                _ => Color::of_terminals(),
+            },
             grep: self.grep.clone(),
             tail,
         }

@@ -22,29 +22,61 @@ pub(super) struct Style {
     pub(super) timestamps: bool,
     pub(super) show_id: bool,
     pub(super) json: bool,
-    pub(super) color: bool,
+    pub(super) color: Color,
     pub(super) grep: Option<Regex>,
     /// The last so many are held back, until they are printed.
     pub(super) tail: Option<usize>,
 }
 
 impl Style {
+    /// Colours alone do not: whoever sits at a terminal sees a prompt, too, which has no end.
     fn asks_for_lines(&self) -> bool {
         let Style {
             timestamps,
             show_id,
             json: _,
-            color,
+            color: _,
             grep,
             tail,
         } = self;
-        *timestamps || *show_id || *color || grep.is_some() || tail.is_some()
+        *timestamps || *show_id || grep.is_some() || tail.is_some()
     }
 }
 
-/// Whether colours make sense.
-pub(super) fn is_terminal() -> bool {
-    io::stdout().is_terminal()
+/// Which of the two streams has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Color {
+    /// Standard output, with the lines of the machine.
+    pub(super) stdout: bool,
+    /// Standard error, with those of standard error.
+    pub(super) stderr: bool,
+}
+
+impl Color {
+    /// Both, or none.
+    pub(super) fn always(color: bool) -> Color {
+        Color {
+            stdout: color,
+            stderr: color,
+        }
+    }
+
+    /// Those that are terminals.
+    pub(super) fn of_terminals() -> Color {
+        Color {
+            stdout: io::stdout().is_terminal(),
+            stderr: io::stderr().is_terminal(),
+        }
+    }
+
+    /// What entries of `source` begin with; they end with [`PLAIN`] then.
+    fn of(self, source: LogSource) -> Option<&'static str> {
+        match source {
+            LogSource::Stderr => self.stderr.then_some(RED),
+            LogSource::System => self.stdout.then_some(DIM),
+            LogSource::Stdout | LogSource::Output => None,
+        }
+    }
 }
 
 /// Prints entries: as they are, unless the style asks for lines.
@@ -110,7 +142,10 @@ impl Printer {
         } else {
             outputs.push(Output {
                 to_stderr: entry.source == LogSource::Stderr,
-                bytes: entry.data.clone(),
+                bytes: match self.style.color.of(entry.source) {
+                    Some(color) => colored(color, &entry.data),
+                    None => entry.data.clone(),
+                },
             });
         }
         self.put(outputs)
@@ -160,7 +195,9 @@ impl Printer {
     }
 
     fn as_line(&self, line: &Line) -> Option<Output> {
-        if !self.matches(&line.bytes) {
+        // What a terminal shows ends with a carriage return, which is not part of the line.
+        let text = line.bytes.strip_suffix(b"\r").unwrap_or(&line.bytes);
+        if !self.matches(text) {
             return None;
         }
         let mut bytes = Vec::new();
@@ -172,15 +209,9 @@ impl Printer {
             let id = line.session.map_or("-".to_owned(), |id| id.to_string());
             bytes.extend(format!("[{id}] ").as_bytes());
         }
-        let color = match line.source {
-            LogSource::Stderr if self.style.color => RED,
-            LogSource::System if self.style.color => DIM,
-            _ => "",
-        };
-        bytes.extend(color.as_bytes());
-        bytes.extend(&line.bytes);
-        if !color.is_empty() {
-            bytes.extend(PLAIN.as_bytes());
+        match self.style.color.of(line.source) {
+            Some(color) => bytes.extend(colored(color, &line.bytes)),
+            None => bytes.extend(&line.bytes),
         }
         bytes.push(b'\n');
         Some(Output {
@@ -188,6 +219,19 @@ impl Printer {
             bytes,
         })
     }
+}
+
+/// Text in a color, line by line: nothing else that is printed has it.
+fn colored(color: &str, text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in text.split_inclusive(|&byte| byte == b'\n') {
+        let line = piece.strip_suffix(b"\n").unwrap_or(piece);
+        if !line.is_empty() {
+            bytes.extend([color.as_bytes(), line, PLAIN.as_bytes()].concat());
+        }
+        bytes.extend(piece.get(line.len()..).unwrap_or_default());
+    }
+    bytes
 }
 
 fn as_json(entry: &LogEntry) -> anyhow::Result<Output> {
@@ -266,10 +310,22 @@ mod tests {
             timestamps: false,
             show_id: false,
             json: false,
-            color: false,
+            color: Color::always(false),
             grep: None,
             tail: None,
         }
+    }
+
+    /// What would be printed of each entry as soon as it comes.
+    fn printed_at_once(style: Style, written: &[(LogSource, u64, &[u8])]) -> Vec<String> {
+        let mut printer = Printer::new(style);
+        // Held back, so that it can be looked at.
+        printer.style.tail = Some(usize::MAX);
+        for entry in entries(written) {
+            let _ = printer.take(&entry).unwrap();
+        }
+        let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
+        printer.held.iter().map(text).collect()
     }
 
     /// What would be printed.
@@ -331,12 +387,45 @@ mod tests {
         let lines = printed(
             Style {
                 grep,
-                color: true,
+                color: Color::always(true),
                 ..style()
             },
             &written,
         );
         assert_eq!(lines, ["\x1b[31merr\u{fffd}\x1b[0m\n"]);
+    }
+
+    #[test]
+    fn colours_wait_for_no_end_of_a_line() {
+        let written = [
+            (OUT, 1, &b"name? "[..]),
+            (LogSource::Stderr, 1, b"one\n\ntw"),
+            (LogSource::System, 0, b"ready\n"),
+        ];
+        let color = Color::always(true);
+        let coloured = printed_at_once(Style { color, ..style() }, &written);
+        assert_eq!(
+            coloured,
+            [
+                "name? ",
+                "\x1b[31mone\x1b[0m\n\n\x1b[31mtw\x1b[0m",
+                "\x1b[2mready\x1b[0m\n"
+            ]
+        );
+        // Each stream for itself: one of them may be a file.
+        let color = Color {
+            stdout: true,
+            stderr: false,
+        };
+        let coloured = printed_at_once(Style { color, ..style() }, &written);
+        assert_eq!(coloured, ["name? ", "one\n\ntw", "\x1b[2mready\x1b[0m\n"]);
+    }
+
+    #[test]
+    fn lines_of_terminals_end_where_people_see_it() {
+        let grep = Some(Regex::new("^done$").unwrap());
+        let written = [(LogSource::Output, 1, &b"done\r\nnot done\r\n"[..])];
+        assert_eq!(printed(Style { grep, ..style() }, &written), ["done\r\n"]);
     }
 
     #[test]
