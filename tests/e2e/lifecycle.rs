@@ -370,26 +370,6 @@ fn a_foreground_run_with_a_name_stops_and_keeps_its_files() {
 }
 
 #[test]
-fn what_ended_because_nobody_used_it_lives_again() {
-    let home = Home::new();
-    home.create(&["--idle-timeout=3s"], "web");
-    assert_eq!(home.msb(["wait", "web"]).code(), 0);
-    let inspected = home.msb(["inspect", "web"]);
-    assert!(
-        inspected.text().contains("last stop: idle, "),
-        "{inspected}"
-    );
-    assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
-    // Longer than the time-out, computing and not: a command is use.
-    let busy =
-        "n=0; while [ $(($(cut -d. -f1 /proc/uptime) - $0)) -lt 6 ]; do n=1; done; echo busy";
-    let script = format!("sh -c '{busy}' $(cut -d. -f1 /proc/uptime)");
-    assert_eq!(home.exec_shell("web", &script).lines(), ["busy"]);
-    assert_eq!(
-        home.exec_shell("web", "sleep 5; echo slept").lines(),
-        ["slept"]
-    );
-#[test]
 fn a_foreground_run_that_others_end_is_told_once() {
     let home = Home::new();
     for (end, code, said) in [
@@ -409,6 +389,26 @@ fn a_foreground_run_that_others_end_is_told_once() {
     remove(&home, &["job"]);
 }
 
+#[test]
+fn what_ended_because_nobody_used_it_lives_again() {
+    let home = Home::new();
+    home.create(&["--idle-timeout=3s"], "web");
+    assert_eq!(home.msb(["wait", "web"]).code(), 0);
+    let inspected = home.msb(["inspect", "web"]);
+    assert!(
+        inspected.text().contains("last stop: idle, "),
+        "{inspected}"
+    );
+    assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
+    // Longer than the time-out, computing and not: a command is use.
+    let busy =
+        "n=0; while [ $(($(cut -d. -f1 /proc/uptime) - $0)) -lt 6 ]; do n=1; done; echo busy";
+    let script = format!("sh -c '{busy}' $(cut -d. -f1 /proc/uptime)");
+    assert_eq!(home.exec_shell("web", &script).lines(), ["busy"]);
+    assert_eq!(
+        home.exec_shell("web", "sleep 5; echo slept").lines(),
+        ["slept"]
+    );
     remove(&home, &["web"]);
 }
 
@@ -431,6 +431,19 @@ fn files_go_in_and_out() {
     // What is in it, not it.
     copy(&path("out/."), "web:/mnt");
     assert_eq!(home.exec_shell("web", "cat /mnt/a").lines(), ["contents"]);
+    // A path in a sandbox begins at its root, and . is what is in this directory.
+    copy(&path("out/a"), "web:opt");
+    assert_eq!(home.exec_shell("web", "cat /opt").lines(), ["contents"]);
+    let mut here = home.command(["cp", ".", "web:home"]);
+    let copied = Running::start(here.current_dir(home.path().join("out"))).finish();
+    assert_eq!(copied.code(), 0, "{copied}");
+    assert_eq!(home.exec_shell("web", "cat /home/a").lines(), ["contents"]);
+    // Only a folder is meant.
+    home.msb(["cp", &path("out/a"), "web:/none/"])
+        .assert_error(1, "no folder /none/");
+    home.msb(["cp", "web:/opt", &path("none/")])
+        .assert_error(1, "no folder");
+    assert_eq!(home.exec_shell("web", "ls -d /none*").code(), 1);
     copy("web:/srv/a", &path("b"));
     assert_eq!(
         fs::read_to_string(home.path().join("b")).unwrap(),
@@ -477,19 +490,6 @@ fn wait_tells_signals_and_crashes() {
             .contains("last stop: completed, signal 9, "),
         "{inspected}"
     );
-    home.create(&[], "web");
-    let crashed = home.exec_shell("web", "echo c >/proc/sysrq-trigger");
-    assert_eq!(crashed.code(), 125, "{crashed}");
-    assert_eq!(home.msb(["wait", "web"]).lines(), ["1"]);
-    let inspected = home.msb(["inspect", "web"]);
-    // The headline, and what the kernel said before.
-    for part in [
-        "status: crashed\n",
-        "last stop: crashed, ",
-        "  [",
-        "sysrq: Trigger a crash",
-    ] {
-        assert!(inspected.text().contains(part), "{part:?}: {inspected}");
     let other = home.busybox().with(["-d", "--name=another"]);
     assert_eq!(other.shell("sleep 2; exit 5").lines(), ["another"]);
     // In the order in which they are named, and not in that in which they end.
@@ -506,6 +506,19 @@ fn wait_tells_signals_and_crashes() {
         (&told[1]["exit_code"], &told[1]["reason"]),
         (&5.into(), &"completed".into())
     );
+    home.create(&[], "web");
+    let crashed = home.exec_shell("web", "echo c >/proc/sysrq-trigger");
+    assert_eq!(crashed.code(), 125, "{crashed}");
+    assert_eq!(home.msb(["wait", "web"]).lines(), ["1"]);
+    let inspected = home.msb(["inspect", "web"]);
+    // The headline, and what the kernel said before.
+    for part in [
+        "status: crashed\n",
+        "last stop: crashed, ",
+        "  [",
+        "sysrq: Trigger a crash",
+    ] {
+        assert!(inspected.text().contains(part), "{part:?}: {inspected}");
     }
     remove(&home, &["job", "another", "web"]);
 }

@@ -20,7 +20,7 @@ use crate::options::os_value;
 /// Copies files and folders between this machine and a sandbox that runs
 ///
 /// Into a folder that exists, the source goes beneath it; else it becomes the destination. A source that ends with /. stands for
-/// what is in the folder. With - a tar archive comes from standard input, or goes to standard output.
+/// what is in the folder. Paths in a sandbox begin at its root. With - a tar archive comes from standard input, or goes to standard output.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   0 when everything is copied, 1 otherwise
@@ -52,23 +52,10 @@ enum End {
     Stream,
 }
 
-/// Why a text is neither.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum EndError {
-    /// Where a relative path would lead is not known.
-    #[error("the path in the sandbox, {path:?}, does not begin with /")]
-    Relative {
-        /// What was given.
-        path: String,
-    },
-    /// The part before the colon is no name.
-    #[error(transparent)]
-    Name(#[from] NameError),
-}
-
 impl End {
-    /// As docker(1) tells them apart: a path of this machine begins with / or ./ if it has a colon.
-    fn parse(text: &OsStr) -> Result<End, EndError> {
+    /// As docker(1) tells them apart: a path of this machine begins with / or ./ if it has a colon, and one in a sandbox begins at
+    /// its root even if it does not say so.
+    fn parse(text: &OsStr) -> Result<End, NameError> {
         let bytes = text.as_bytes();
         if bytes == b"-" {
             return Ok(End::Stream);
@@ -80,12 +67,10 @@ impl End {
         };
         let (name, path) = (&bytes[..colon], &bytes[colon + 1..]);
         let name = String::from_utf8_lossy(name).parse()?;
-        if path.first() != Some(&b'/') {
-            return Err(EndError::Relative {
-                path: String::from_utf8_lossy(path).into_owned(),
-            });
-        }
-        Ok(End::Guest(name, PathBuf::from(OsStr::from_bytes(path))))
+        Ok(End::Guest(
+            name,
+            Path::new("/").join(OsStr::from_bytes(path)),
+        ))
     }
 }
 
@@ -135,11 +120,14 @@ async fn files_of(name: &Name) -> anyhow::Result<SandboxFs> {
 }
 
 async fn into_guest(files: &SandboxFs, source: &Path, destination: &Path) -> anyhow::Result<u8> {
-    std::fs::symlink_metadata(source).hint("SOURCE is a file or a folder that exists")?;
+    let kind = std::fs::symlink_metadata(source)
+        .hint("SOURCE is a file or a folder that exists")?
+        .file_type();
     let target = match kind_of(files, destination).await {
         Ok(Some(FsEntryKind::Directory)) if !is_contents(source) => {
             destination.join(base_name(source)?)
         }
+        Ok(_) if is_folder(destination) && !kind.is_dir() => return Err(no_folder(destination)),
         Ok(_) => destination.to_owned(),
         Err(error) => return Err(advise(error).await),
     };
@@ -149,6 +137,12 @@ async fn into_guest(files: &SandboxFs, source: &Path, destination: &Path) -> any
 async fn out_of_guest(files: &SandboxFs, source: &Path, destination: &Path) -> anyhow::Result<u8> {
     let target = if destination.is_dir() && !is_contents(source) {
         destination.join(base_name(source)?)
+    } else if is_folder(destination) && !destination.is_dir() {
+        match kind_of(files, source).await {
+            Ok(Some(FsEntryKind::Directory) | None) => destination.to_owned(),
+            Ok(_) => return Err(no_folder(destination)),
+            Err(error) => return Err(advise(error).await),
+        }
     } else {
         destination.to_owned()
     };
@@ -166,7 +160,20 @@ async fn kind_of(files: &SandboxFs, path: &Path) -> Result<Option<FsEntryKind>, 
 
 /// Whether what is in a folder is meant, and not the folder.
 fn is_contents(source: &Path) -> bool {
-    source.as_os_str().as_bytes().ends_with(b"/.")
+    let bytes = source.as_os_str().as_bytes();
+    bytes == b"." || bytes.ends_with(b"/.")
+}
+
+/// Whether nothing but a folder is meant.
+fn is_folder(destination: &Path) -> bool {
+    destination.as_os_str().as_bytes().ends_with(b"/")
+}
+
+fn no_folder(destination: &Path) -> anyhow::Error {
+    with_hint(
+        anyhow!("there is no folder {}", destination.display()),
+        "make it first, or leave the / at its end out for a file of that name",
+    )
 }
 
 fn base_name(source: &Path) -> anyhow::Result<&OsStr> {
@@ -202,8 +209,19 @@ mod tests {
         for path in ["file", "./a:b", "../a:/b", "/a:b", "a/b"] {
             assert_eq!(end(path), Ok(End::Host(path.into())), "{path}");
         }
-        assert!(matches!(end("web:srv"), Err(EndError::Relative { .. })));
-        assert!(matches!(end(":/srv"), Err(EndError::Name(_))));
-        assert!(matches!(end("a/b:/srv"), Err(EndError::Name(_))));
+        assert_eq!(end("web:srv/"), guest("web", "/srv/"));
+        assert_eq!(end("web:"), guest("web", "/"));
+        assert!(end(":/srv").is_err());
+        assert!(end("a/b:/srv").is_err());
+    }
+
+    #[test]
+    fn folders_and_what_is_in_them_as_docker_users_write_them() {
+        let are =
+            |test: fn(&Path) -> bool, paths: [&str; 3]| paths.map(|path| test(Path::new(path)));
+        assert_eq!(are(is_contents, [".", "a/.", "./."]), [true; 3]);
+        assert_eq!(are(is_contents, ["a", "a.", ".."]), [false; 3]);
+        assert_eq!(are(is_folder, ["a/", "/", "./"]), [true; 3]);
+        assert_eq!(are(is_folder, ["a", ".", "a/."]), [false; 3]);
     }
 }
