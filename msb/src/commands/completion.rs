@@ -12,7 +12,8 @@ const OF_COMMANDS: [(&str, &[&str]); 4] = [
         "ls -q",
         &[
             "start", "stop", "kill", "restart", "pause", "unpause", "drain", "wait", "rm",
-            "remove", "inspect", "exec", "attach", "shell", "logs", "commit",
+            "remove", "inspect", "exec", "attach", "shell", "logs", "stats", "metrics", "commit",
+            "ps", "status",
         ],
     ),
     (
@@ -208,6 +209,17 @@ mod tests {
             for command in commands {
                 assert!(find(command).get_positionals().count() > 0, "{command}");
             }
+        }
+        // And of none that takes names of sandboxes they are missing.
+        let (_, with_sandboxes) = OF_COMMANDS[0];
+        for command in all.get_subcommands() {
+            let takes_name = command.get_positionals().any(|argument| {
+                argument
+                    .get_value_names()
+                    .is_some_and(|names| names == ["NAME"])
+            });
+            let name = command.get_name();
+            assert!(!takes_name || with_sandboxes.contains(&name), "{name}");
         }
         let takers = [find("run"), find("snapshot create")];
         for (_, short, long) in OF_OPTIONS {
