@@ -1,4 +1,4 @@
-//! Durations: `500ms`, `5s`, `2m`, `1h`, `5` (seconds).
+//! Durations: `500ms`, `5s`, `2m`, `1h30m`, `5` (seconds).
 
 use std::time::Duration;
 
@@ -6,7 +6,9 @@ use std::time::Duration;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DurationError {
     /// No number, or an unknown unit.
-    #[error("a duration is a number with ms, s, m or h behind it; without, it counts seconds")]
+    #[error(
+        "a duration is a number with ms, s, m or h behind it, or several of them (1h30m); a bare number counts seconds"
+    )]
     Format,
     /// Zero.
     #[error("a duration of 0 is over at once")]
@@ -16,26 +18,36 @@ pub(crate) enum DurationError {
     TooLong,
 }
 
+/// Units with their milliseconds, in the order in which a duration has them.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
 /// Reads a duration.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
+    let is_digit = |c: char| c.is_ascii_digit();
+    if text.is_empty() {
         return Err(DurationError::Format);
     }
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        _ => return Err(DurationError::Format),
-    };
-    // Nothing but digits: the only possible error is one of size.
-    let number: u64 = number.parse().map_err(|_| DurationError::TooLong)?;
-    match number.checked_mul(milliseconds) {
-        Some(0) => Err(DurationError::Zero),
-        Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
-        None => Err(DurationError::TooLong),
+    let seconds = text.chars().all(is_digit).then(|| format!("{text}s"));
+    let mut rest = seconds.as_deref().unwrap_or(text);
+    let mut units = UNITS.into_iter();
+    let mut sum: u64 = 0;
+    while !rest.is_empty() {
+        let (number, behind) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
+        let (name, behind) = behind.split_at(behind.find(is_digit).unwrap_or(behind.len()));
+        // Where this one was found the search for the next goes on: each comes once.
+        let unit = units.find(|(unit, _)| *unit == name && !number.is_empty());
+        let (_, milliseconds) = unit.ok_or(DurationError::Format)?;
+        // Nothing but digits: the only possible error is one of size.
+        let number: u64 = number.parse().map_err(|_| DurationError::TooLong)?;
+        sum = number
+            .checked_mul(milliseconds)
+            .and_then(|part| sum.checked_add(part))
+            .ok_or(DurationError::TooLong)?;
+        rest = behind;
+    }
+    match sum {
+        0 => Err(DurationError::Zero),
+        milliseconds => Ok(Duration::from_millis(milliseconds)),
     }
 }
 
@@ -61,6 +73,8 @@ mod tests {
             ("500ms", 500),
             ("2m", 120_000),
             ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("2m0s250ms", 120_250),
         ] {
             assert_eq!(
                 parse_duration(text),
@@ -72,7 +86,9 @@ mod tests {
 
     #[test]
     fn what_is_no_duration() {
-        for text in ["", "s", "-1s", "1.5s", "1 s", "1d", "1sec"] {
+        for text in [
+            "", "s", "-1s", "1.5s", "1 s", "1d", "1sec", "1m1h", "1s1s", "1m30", "h1",
+        ] {
             assert_eq!(parse_duration(text), Err(DurationError::Format), "{text}");
         }
         assert_eq!(parse_duration("0"), Err(DurationError::Zero));
