@@ -475,7 +475,7 @@ fn files_go_in_and_out() {
 }
 
 #[test]
-fn wait_tells_signals_and_crashes() {
+fn wait_tells_signals_crashes_and_kills() {
     let home = Home::new();
     let finished = home
         .busybox()
@@ -520,5 +520,8 @@ fn wait_tells_signals_and_crashes() {
     ] {
         assert!(inspected.text().contains(part), "{part:?}: {inspected}");
     }
+    assert_eq!(home.msb(["start", "web"]).code(), 0);
+    assert_eq!(home.msb(["kill", "web"]).code(), 0);
+    assert_eq!(home.msb(["wait", "web"]).lines(), ["137"]);
     remove(&home, &["job", "another", "web"]);
 }

@@ -11,8 +11,8 @@ use crate::utc;
 
 /// Waits until sandboxes have stopped, and prints the exit status of each in the order in which they are named
 ///
-/// That is the status of the sandbox's own process, 128+N when signal N ended it; 0 of a sandbox without such a process that
-/// stopped in good order, 1 of one that crashed.
+/// That is the status of the sandbox's own process, 128+N when signal N ended it, 137 when it ended with a machine that was killed. Of a
+/// sandbox without such a process it is 0 when it stopped in good order, 137 when it was killed, 1 when it crashed.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
   0 when all of them have stopped, in whatever way; 1 otherwise
@@ -39,9 +39,12 @@ struct End {
 
 impl Line for End {
     fn line(&self) -> String {
-        let crashed = i32::from(self.status == SandboxStatus::Crashed);
+        let machine = match self.reason {
+            StopReason::Killed | StopReason::CreatorDied => 128 + libc::SIGKILL,
+            _ => i32::from(self.status == SandboxStatus::Crashed),
+        };
         let signal = self.signal.map(|signal| signal.saturating_add(128));
-        self.exit_code.or(signal).unwrap_or(crashed).to_string()
+        self.exit_code.or(signal).unwrap_or(machine).to_string()
     }
 }
 
