@@ -26,9 +26,11 @@ class Result:
 
 
 class Guest:
-    def __init__(self, commands: IO[bytes], console: IO[bytes]) -> None:
-        self._commands = commands
-        self._console = console
+    def __init__(self, machine: subprocess.Popen[bytes]) -> None:
+        assert machine.stdin and machine.stdout
+        self._machine = machine
+        self._commands: IO[bytes] = machine.stdin
+        self._console: IO[bytes] = machine.stdout
         self._answer()
 
     def run(self, command: str, at_mark: Callable[[], None] | None = None) -> Result:
@@ -50,6 +52,14 @@ class Guest:
         self._commands.flush()
 
     def _answer(self, at_mark: Callable[[], None] | None = None) -> tuple[str, list[str]]:
+        watchdog = threading.Timer(PATIENCE, self._machine.kill)
+        watchdog.start()
+        try:
+            return self._read_answer(at_mark)
+        finally:
+            watchdog.cancel()
+
+    def _read_answer(self, at_mark: Callable[[], None] | None) -> tuple[str, list[str]]:
         lines: list[str] = []
         for raw in self._console:
             line = raw.decode(errors="replace").strip()
@@ -69,14 +79,10 @@ class Guest:
 def booted(command: list[str]) -> Iterator[Guest]:
     """The guest of the machine that this command starts; the machine ends with the block."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
         try:
-            guest = Guest(process.stdin, process.stdout)
+            guest = Guest(process)
             yield guest
             guest.end()
-            process.wait()
+            process.wait(PATIENCE)
         finally:
-            watchdog.cancel()
             process.kill()
