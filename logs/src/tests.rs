@@ -297,6 +297,26 @@ fn readers_follow_a_writer_that_rotates() {
 }
 
 #[test]
+fn who_reads_on_after_what_was_removed_begins_with_the_oldest() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let entry = |second| written(second, LogSource::Stdout, &[7; 9_999]);
+    write(&mut writer, &[entry(0), entry(1)]);
+    let cursor = read_logs(directory.path(), &everything()).unwrap()[0].cursor;
+    for second in 2..400 {
+        write(&mut writer, &[entry(second)]);
+    }
+    let options = LogStreamOptions {
+        from_cursor: Some(cursor),
+        ..LogStreamOptions::default()
+    };
+    let rest = drain(LogStream::open(directory.path(), options).unwrap());
+    let rest: Vec<_> = rest.iter().map(told).collect();
+    assert_eq!(rest, read(directory.path(), &everything()));
+    assert!(rest.len() < 399 && rest.last() == Some(&entry(399)));
+}
+
+#[test]
 fn a_log_has_one_writer() {
     let directory = tempfile::tempdir().unwrap();
     let writer = LogWriter::open(directory.path(), LIMIT).unwrap();
