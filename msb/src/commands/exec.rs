@@ -8,13 +8,12 @@ use anyhow::Context;
 use clap::Args;
 use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec};
-use microsandbox::session;
 
 use super::kept;
 use super::process::{Attended, conclude};
 use super::running::{RunningSandbox, gone};
 use super::sandbox::{ProcessArguments, milliseconds};
-use crate::failure::{self, Hint};
+use crate::failure;
 use crate::options::{DetachKeys, GuestPath, parse_duration};
 use crate::signals::Signals;
 use crate::{output, terminal};
@@ -96,9 +95,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     if let Some(number) = arguments.reattach {
         return kept::attach(&sandbox, Some(number), &arguments.detach_keys, &signals);
     }
-    let exec = sandbox.complete(arguments.exec());
-    session::check(&exec)
-        .hint("they may have 1 MiB together: pass large data in a file or on standard input")?;
+    let exec = sandbox.complete(arguments.exec())?;
     if arguments.detach {
         let number = kept::begin(&sandbox, exec)?;
         output::print(&format!("{number}\n"))?;

@@ -9,7 +9,7 @@ use microsandbox::names::Name;
 use microsandbox::protocol::{Bytes, Exec, ResourceLimit};
 use microsandbox::run_directory::RunDirectory;
 use microsandbox::sandbox::{SandboxConfig, SandboxStatus};
-use microsandbox::{MicrosandboxError, Sandbox};
+use microsandbox::{MicrosandboxError, Sandbox, session};
 
 use super::advice::advise;
 use super::runtime::block_on;
@@ -73,7 +73,10 @@ impl RunningSandbox {
     }
 
     /// Gives a process what it does not have itself: the environment of the sandbox, its directory, its user and its limits.
-    pub(super) fn complete(&self, exec: Exec) -> Exec {
+    ///
+    /// # Errors
+    /// When it is more than the guest takes.
+    pub(super) fn complete(&self, exec: Exec) -> anyhow::Result<Exec> {
         let own = self.config.env.iter();
         let own = own.map(|(key, value)| (bytes(key), bytes(value)));
         let mut rlimits = exec.rlimits;
@@ -82,7 +85,7 @@ impl RunningSandbox {
                 rlimits.push(limit);
             }
         }
-        Exec {
+        let exec = Exec {
             env: own.chain(exec.env).collect(),
             cwd: exec
                 .cwd
@@ -90,7 +93,10 @@ impl RunningSandbox {
             user: exec.user.or_else(|| self.config.user.clone()),
             rlimits,
             ..exec
-        }
+        };
+        session::check(&exec)
+            .hint("they may have 1 MiB together: pass large data in a file or on standard input")?;
+        Ok(exec)
     }
 }
 
@@ -159,8 +165,8 @@ mod tests {
             directory: RunDirectory::of(&Home::at("/nowhere"), &"web".parse().unwrap()),
             config,
         };
-        let exec = sandbox.complete(Exec {
-            args: vec![bytes("true")],
+        let exec = |argument: &str| Exec {
+            args: vec![bytes(argument)],
             env: vec![(bytes("A"), bytes("given"))],
             user: Some("given".to_owned()),
             rlimits: vec![limit("nofile=5").into()],
@@ -169,7 +175,10 @@ mod tests {
             stdin: false,
             timeout_ms: None,
             stop_signal: None,
-        });
+        };
+        let refused = sandbox.complete(exec(&"x".repeat(1 << 20))).unwrap_err();
+        assert!(refused.to_string().contains("too long"), "{refused}");
+        let exec = sandbox.complete(exec("true")).unwrap();
         assert_eq!(exec.user.as_deref(), Some("given"));
         assert_eq!(exec.cwd, Some(bytes("/own")));
         // Of two variables of one name the later one counts.

@@ -44,7 +44,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     // Before the first thread.
     let signals = Signals::take_over().context("cannot take over signals")?;
     let sandbox = RunningSandbox::find(arguments.name.clone())?;
-    let exec = sandbox.complete(arguments.exec(sandbox.config.shell.as_deref()));
+    let exec = sandbox.complete(arguments.exec(sandbox.config.shell.as_deref()))?;
     exec::run(&sandbox, exec, None, &signals)
 }
 
