@@ -137,7 +137,8 @@ fn rm_goes_on_after_an_error() {
     removed.assert_error(1, "\"none\"");
     assert_eq!(removed.text(), "one\ntwo\n");
     assert_eq!(volume(&home, ["rm", "-f", "none"]).lines(), [""; 0]);
-    volume(&home, ["create", "-q", "one"]).lines();
+    let created = volume(&home, ["create", "--name=one"]);
+    assert_eq!(created.lines(), ["one"]);
     let removed = volume(&home, ["rm", "--format=json", "none", "one"]);
     removed.assert_error(1, "\"none\"");
     let removed: serde_json::Value = serde_json::from_str(removed.text()).unwrap();

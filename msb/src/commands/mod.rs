@@ -143,10 +143,10 @@ commands! {
     "logout" Logout(logout::Arguments) => |arguments| logout::execute(&arguments),
     "registry" Registry(registry::Arguments) => registry::execute,
     "vm" Vm(vm::Arguments) => vm::execute,
-    #[command(visible_alias = "vol")]
+    #[command(visible_aliases = ["vol", "vols", "volumes"])]
     "volume" Volume(volume::Arguments) => volume::execute,
     "image" Image(image::Arguments) => image::execute,
-    #[command(visible_aliases = ["snap", "snapshots"])]
+    #[command(visible_aliases = ["snap", "snaps", "snapshots"])]
     "snapshot" Snapshot(snapshot::Arguments) => snapshot::execute,
     "disk" Disk(disk::Arguments) => disk::execute,
     "doctor" Doctor(doctor::Arguments) => |arguments| doctor::execute(&arguments),
@@ -223,6 +223,38 @@ mod tests {
         );
         for alone in alone.get_subcommands_mut() {
             assert_same_help(alone, among.find_subcommand_mut(alone.get_name()).unwrap());
+        }
+    }
+
+    #[test]
+    fn other_spellings_mean_the_same() {
+        let mut all = Cli::command();
+        all.build();
+        let found = |line: &str| {
+            let found = line
+                .split(' ')
+                .try_fold(&all, clap::Command::find_subcommand);
+            found.map(|command| command.get_bin_name().unwrap_or_default().to_owned())
+        };
+        for (spelling, command) in [
+            ("list", "ls"),
+            ("status", "ps"),
+            ("remove", "rm"),
+            ("copy", "cp"),
+            ("vol list", "volume ls"),
+            ("volumes remove", "volume rm"),
+            ("vols ls", "volume ls"),
+            ("snap list", "snapshot ls"),
+            ("snaps remove", "snapshot rm"),
+            ("image list", "image ls"),
+            ("image remove", "image rm"),
+            ("registry list", "registry ls"),
+        ] {
+            assert_eq!(
+                found(spelling),
+                Some(format!("msb {command}")),
+                "{spelling}"
+            );
         }
     }
 

@@ -42,12 +42,14 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(pull::Arguments),
+    #[command(visible_alias = "list")]
     Ls(ls::Arguments),
     Inspect(inspect::Arguments),
     History(history::Arguments),
     Load(load::Arguments),
     Save(save::Arguments),
     Tag(tag::Arguments),
+    #[command(visible_alias = "remove")]
     Rm(rm::Arguments),
     Prune(prune::Arguments),
 }

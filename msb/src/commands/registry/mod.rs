@@ -18,6 +18,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(visible_alias = "list")]
     Ls(ls::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),

@@ -40,9 +40,11 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::Arguments),
+    #[command(visible_alias = "list")]
     Ls(ls::Arguments),
     Inspect(inspect::Arguments),
     Verify(verify::Arguments),
+    #[command(visible_alias = "remove")]
     Rm(rm::Arguments),
     Save(save::Arguments),
     Load(load::Arguments),

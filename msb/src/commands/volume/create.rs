@@ -1,5 +1,6 @@
 //! `msb volume create`
 
+use anyhow::Context;
 use clap::Args;
 use microsandbox::volumes::{VolumeConfig, VolumeKind, VolumeName, Volumes};
 
@@ -17,8 +18,12 @@ use crate::output;
   msb volume create db --kind disk --size 20G")]
 pub(super) struct Arguments {
     /// Name of the volume
-    #[arg(value_name = "NAME")]
-    name: VolumeName,
+    #[arg(value_name = "NAME", required_unless_present = "named")]
+    name: Option<VolumeName>,
+
+    /// The same, as an option
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+    named: Option<VolumeName>,
 
     /// A directory (dir), which sandboxes share, or a disk with a file system, for one at a time
     #[arg(long, value_name = "dir|disk", default_value = "dir")]
@@ -56,11 +61,16 @@ pub(super) fn execute(volumes: &Volumes, arguments: Arguments) -> anyhow::Result
             .map(|label| (label.key, label.value.unwrap_or_default()))
             .collect(),
     };
-    let volume = volumes.create(&arguments.name, &config).map_err(advise)?;
+    // The grammar wants one of them.
+    let name = arguments
+        .name
+        .or(arguments.named)
+        .context("there is no name")?;
+    let volume = volumes.create(&name, &config).map_err(advise)?;
     let text = match arguments.format {
         Format::Json => output::json(&View::of(&volume)?)?,
         Format::Text if arguments.quiet => String::new(),
-        Format::Text => format!("{}\n", arguments.name),
+        Format::Text => format!("{name}\n"),
     };
     output::print(&text)?;
     Ok(0)

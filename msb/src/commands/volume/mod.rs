@@ -31,8 +31,10 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::Arguments),
+    #[command(visible_alias = "list")]
     Ls(ls::Arguments),
     Inspect(inspect::Arguments),
+    #[command(visible_alias = "remove")]
     Rm(rm::Arguments),
     Du(du::Arguments),
 }
