@@ -50,7 +50,8 @@ fn a_sandbox_stays_with_its_files_until_it_is_removed() {
     );
     assert_eq!(web["labels"]["tier"], "web");
 
-    assert_eq!(home.msb(["stop", "web"]).lines(), ["web"]);
+    // As docker spells it.
+    assert_eq!(home.msb(["stop", "--time=5", "web"]).lines(), ["web"]);
     assert_eq!(list(&home, &[])[0]["status"], "stopped");
     home.wait_until_alone();
     assert_eq!(home.msb(["start", "web"]).lines(), ["web"]);
@@ -138,6 +139,13 @@ fn several_are_named_or_found_by_their_labels() {
         "{named}"
     );
     named.assert_error(1, "\"none\"");
+    let table = home.msb(["ps", "-a"]);
+    let titles = ["NAME", "IMAGE", "COMMAND", "CPUS", "MEMORY", "STATUS"];
+    assert_eq!(
+        table.lines()[0].split_whitespace().collect::<Vec<_>>(),
+        titles
+    );
+    assert!(table.lines()[2].contains("  128 MiB  stopped"), "{table}");
     let table = home.msb(["list"]);
     assert!(table.lines()[0].starts_with("NAME "), "{table}");
     assert!(table.lines()[1].contains(" stopped "), "{table}");
@@ -343,6 +351,51 @@ fn keys_leave_a_process_alone() {
     assert_eq!(closed.code, 6, "{}", closed.screen);
     assert!(closed.screen.contains("got it"), "{}", closed.screen);
     assert_eq!(home.msb(["wait", "box"]).lines(), ["6"]);
+    remove(&home, &["box"]);
+}
+
+#[test]
+fn a_detached_shell_waits_for_whoever_attaches() {
+    let home = Home::new();
+    let root = product::busybox();
+    let detached = home.msb(["run", "-dit", "--name=box", root.to_str().unwrap()]);
+    assert_eq!(detached.lines(), ["box"]);
+    let mut terminal = Terminal::start(home.command(["attach", "box"]));
+    terminal.screen.wait_for("# ");
+    terminal.type_keys("echo $((6 * 7)) there\r");
+    terminal.screen.wait_for("42 there\r\n");
+    terminal.type_keys("exit 6\r");
+    assert_eq!(terminal.finish().code, 6);
+    assert_eq!(home.msb(["wait", "box"]).lines(), ["6"]);
+    // The same with `create`; with --rm nothing is left of it.
+    let options = [
+        "create",
+        "-t",
+        "--rm",
+        "--format=json",
+        "--memory=128M",
+        "--name=brief",
+    ];
+    let words = [
+        root.to_str().unwrap(),
+        "sh",
+        "-c",
+        "tty; read line; echo got $line",
+    ];
+    let created = home.msb(options.iter().chain(&words));
+    let created: Value = serde_json::from_str(created.text()).unwrap();
+    assert_eq!(
+        (&created["name"], &created["status"]),
+        (&"brief".into(), &"running".into())
+    );
+    let mut terminal = Terminal::start(home.command(["attach", "brief"]));
+    terminal.screen.wait_for("/dev/pts/0\r\n");
+    terminal.type_keys("it\r");
+    let closed = terminal.finish();
+    assert_eq!(closed.code, 0, "{closed:?}");
+    assert!(closed.screen.contains("got it\r\n"), "{closed:?}");
+    home.wait_until_alone();
+    assert_eq!(names(&list(&home, &[])), ["box"]);
     remove(&home, &["box"]);
 }
 

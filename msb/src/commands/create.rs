@@ -3,7 +3,9 @@
 use clap::Args;
 use microsandbox::Sandbox;
 
+use super::Format;
 use super::advice::advise;
+use super::list::SandboxView;
 use super::runtime::block_on;
 use super::sandbox::{SandboxArguments, name_or_new};
 use crate::{logging, output};
@@ -34,6 +36,10 @@ pub(super) struct Arguments {
     /// Removes the sandbox when it has ended
     #[arg(long)]
     rm: bool,
+
+    /// How to print; JSON is what `msb ls` says of it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Makes it.
@@ -48,8 +54,16 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     config.tty = arguments.tty;
     config.ephemeral = arguments.rm;
     block_on(async {
-        match Sandbox::create(config).await {
-            Ok(_) => output::print(&format!("{name}\n")),
+        let told = async {
+            let sandbox = Sandbox::create(config).await?;
+            Ok(match arguments.format {
+                Format::Text => None,
+                Format::Json => Some(SandboxView::of(&Sandbox::get(sandbox.name()).await?)),
+            })
+        };
+        match told.await {
+            Ok(None) => output::print(&format!("{name}\n")),
+            Ok(Some(view)) => output::print(&output::json(&view)?),
             Err(error) => Err(advise(error).await),
         }
     })?;
