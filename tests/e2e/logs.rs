@@ -2,7 +2,7 @@
 // What fails in a helper fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use msb_tests::{Finished, Home, Running};
+use msb_tests::{Finished, Home, Running, Terminal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -76,6 +76,12 @@ fn lines_are_chosen() {
     assert_eq!(until("2999-01-01T00:00:00Z"), ["20", "last"]);
     let colored = logs(&home, &["--color", "--source=stderr", "web"]);
     assert_eq!(colored.stderr, b"\x1b[31mno number\x1b[0m\n", "{colored}");
+    let plain = logs(&home, &["--color", "--no-color", "--source=stderr", "web"]);
+    assert_eq!(plain.stderr, b"no number\n", "{plain}");
+    // Without being asked, on terminals only.
+    let mut terminal = Terminal::start(home.command(["logs", "--source=stderr", "web"]));
+    terminal.screen.wait_for("\x1b[31mno number\x1b[0m\r\n");
+    assert_eq!(terminal.finish().code, 0);
     // The last line need not have an end.
     home.exec_shell("web", "printf 'whole\\nrest'");
     assert_eq!(logs(&home, &["--tail=2", "web"]).lines(), ["whole", "rest"]);

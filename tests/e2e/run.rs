@@ -125,6 +125,13 @@ fn arguments_arrive_as_they_are() {
 }
 
 #[test]
+fn an_entry_point_gets_the_command_as_its_arguments() {
+    let home = Home::new();
+    let guest = home.busybox().with(["--entrypoint=printf"]);
+    assert_eq!(guest.run(["<%s>", "a b", "--", "c"]).text(), "<a b><--><c>");
+}
+
+#[test]
 fn without_a_command_the_users_shell_runs() {
     let home = Home::new();
     let mut shell = Running::start(&mut home.busybox().command([""; 0]));
