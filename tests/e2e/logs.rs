@@ -79,7 +79,7 @@ fn lines_are_chosen() {
     let plain = logs(&home, &["--color", "--no-color", "--source=stderr", "web"]);
     assert_eq!(plain.stderr, b"no number\n", "{plain}");
     // Without being asked, on terminals only.
-    let mut terminal = Terminal::start(home.command(["logs", "--source=stderr", "web"]));
+    let terminal = Terminal::start(home.command(["logs", "--source=stderr", "web"]));
     terminal.screen.wait_for("\x1b[31mno number\x1b[0m\r\n");
     assert_eq!(terminal.finish().code, 0);
     // The last line need not have an end.
