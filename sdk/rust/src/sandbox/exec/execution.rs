@@ -6,7 +6,9 @@ use bytes::Bytes;
 use protocol::{Exit, ExitStatus, HostMessage, Started, TerminalSize};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
+use super::OPEN_LIMIT;
 use super::channel::{Channel, ChannelError, Event, Opening, Sender};
 use super::connection::Connection;
 use super::options::{ExecOptions, Stdin};
@@ -15,6 +17,10 @@ use super::stdin::StdinWriter;
 use crate::control::ControlSession;
 use crate::error::MicrosandboxError;
 use crate::sandbox::machine::Machine;
+
+/// How long an agent may say nothing about a command whose time is over. It kills the command by itself, so one that does not is in
+/// a guest that hangs, or stands still.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What comes from a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +117,8 @@ pub struct Execution {
     /// Writes input that was given as bytes.
     feeding: Option<JoinHandle<()>>,
     timeout: Option<Duration>,
+    /// When its time is over.
+    over: Option<Instant>,
     exit: Option<ExecExit>,
     /// Bytes of output that came before what this value gives, as far as is known.
     position: u64,
@@ -122,13 +130,24 @@ impl Execution {
     /// Waits until the command of a fresh session runs.
     ///
     /// # Errors
-    /// [`MicrosandboxError::ExecFailed`], [`MicrosandboxError::SandboxDraining`], [`MicrosandboxError::SandboxEnded`].
+    /// [`MicrosandboxError::ExecFailed`], [`MicrosandboxError::SandboxDraining`], [`MicrosandboxError::SandboxEnded`];
+    /// [`MicrosandboxError::Timeout`] if its time is limited and it does not come to run.
     pub(crate) async fn begin(
         mut channel: Channel,
         machine: Machine,
         options: ExecOptions,
     ) -> Result<Execution, MicrosandboxError> {
-        let started = match channel.next().await {
+        let limit = options.timeout.map(|_| Instant::now() + OPEN_LIMIT);
+        let Some(first) = next_until(&mut channel, limit).await else {
+            return Err(MicrosandboxError::Timeout {
+                what: format!(
+                    "The start of a command in the sandbox {:?}",
+                    machine.name().as_str()
+                ),
+                after: OPEN_LIMIT,
+            });
+        };
+        let started = match first {
             Ok(Some(Event::Started(started))) => started,
             Ok(Some(Event::Failed(failure))) => {
                 return Err(refused(machine.name().as_str(), failure));
@@ -152,6 +171,9 @@ impl Execution {
             started: Some(started),
             feeding,
             timeout: options.timeout,
+            over: options
+                .timeout
+                .and_then(|timeout| Instant::now().checked_add(timeout)),
             exit: None,
             position: 0,
             missed: 0,
@@ -185,6 +207,7 @@ impl Execution {
             started: None,
             feeding: None,
             timeout: None,
+            over: None,
             exit: None,
             position: opened.position,
             missed: opened.missed,
@@ -215,8 +238,9 @@ impl Execution {
     /// Waits for the next event; `None` after [`ExecEvent::Exited`]. What is given up while it waits is not lost.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxEnded`] when the sandbox ends before the command; [`MicrosandboxError::Runtime`] when its
-    /// agent cannot be understood.
+    /// [`MicrosandboxError::SandboxEnded`] when the sandbox ends before the command; [`MicrosandboxError::ExecTimeout`] when its
+    /// time is over and its guest, which is to end it then, hangs; [`MicrosandboxError::Runtime`] when its agent cannot be
+    /// understood.
     pub async fn recv(&mut self) -> Result<Option<ExecEvent>, MicrosandboxError> {
         if self.exit.is_some() {
             return Ok(None);
@@ -224,9 +248,16 @@ impl Execution {
         if let Some(Started { pid, session, .. }) = self.started.take() {
             return Ok(Some(ExecEvent::Started { pid, session }));
         }
-        let event = match self.channel.next().await {
-            Ok(event) => event,
-            Err(error) => return Err(self.machine.session_error(error).await),
+        // What has come already is told first, however late somebody takes it.
+        let limit = self.over.map(|over| over.max(Instant::now()) + SILENCE);
+        let event = match next_until(&mut self.channel, limit).await {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => return Err(self.machine.session_error(error).await),
+            None => {
+                return Err(MicrosandboxError::ExecTimeout {
+                    timeout: self.timeout.unwrap_or_default(),
+                });
+            }
         };
         let event = match event {
             Some(Event::Stdout(data)) => ExecEvent::Stdout(data),
@@ -332,6 +363,17 @@ impl Drop for Execution {
         if let Some(feeding) = &self.feeding {
             feeding.abort();
         }
+    }
+}
+
+/// The next event; `None` if there is none until `limit`.
+async fn next_until(
+    channel: &mut Channel,
+    limit: Option<Instant>,
+) -> Option<Result<Option<Event>, ChannelError>> {
+    match limit {
+        Some(limit) => timeout_at(limit, channel.next()).await.ok(),
+        None => Some(channel.next().await),
     }
 }
 

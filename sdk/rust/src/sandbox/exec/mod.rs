@@ -30,9 +30,10 @@ use self::connection::{Connection, encoded};
 use super::Sandbox;
 use crate::control::{ControlClient, ControlError, ControlRequest, ControlSession, RefusalKind};
 use crate::error::MicrosandboxError;
+use crate::launch::BOOT_TIMEOUT_MS;
 
 /// How long a machine may take to open a session: it may have to wait for its guest to come up.
-const OPEN_LIMIT: Duration = Duration::from_secs(60);
+const OPEN_LIMIT: Duration = Duration::from_millis(BOOT_TIMEOUT_MS as u64);
 
 impl Sandbox {
     /// Runs a program with arguments, without input, and waits until it has ended. Its output is kept without a limit.

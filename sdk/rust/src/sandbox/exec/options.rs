@@ -37,7 +37,8 @@ pub struct ExecOptions {
     pub tty: Option<TerminalSize>,
     /// Resource limits; they add to those of the sandbox, and win.
     pub rlimits: Vec<Rlimit>,
-    /// After which time the guest's agent kills the command.
+    /// After which time the guest's agent kills the command. Who waits for the command is told so a few seconds later also if the
+    /// guest hangs or is paused.
     pub timeout: Option<Duration>,
     /// Standard input.
     pub stdin: Stdin,
@@ -103,7 +104,8 @@ impl ExecOptions {
         self
     }
 
-    /// After which time the guest's agent kills the command.
+    /// After which time the guest's agent kills the command. Who waits for the command is told so a few seconds later also if the
+    /// guest hangs or is paused.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> ExecOptions {
         self.timeout = Some(timeout);

@@ -11,6 +11,7 @@ use protocol::{
 };
 
 use super::*;
+use crate::ErrorKind;
 use crate::control::{ControlReply, SessionOpened};
 use crate::home::Home;
 use crate::sandbox::machine::Machine;
@@ -263,6 +264,42 @@ fn failures_are_typed() {
             MicrosandboxError::ExecTimeout { timeout: told } if told == timeout
         ));
         agent.join().unwrap();
+    });
+}
+
+#[test]
+fn a_guest_that_hangs_does_not_keep_who_waits_for_a_time_limit() {
+    let limited = || ExecOptions::new().timeout(Duration::from_millis(1));
+    run(async {
+        let (let_go, held) = mpsc::channel::<()>();
+        let (slow, lively) = begin(limited(), |mut agent, _| {
+            agent.start();
+            for _ in 0..100 {
+                agent.say(GuestMessage::Stdout(b"output"));
+            }
+            agent.exit(ExitStatus::Signal(9), true);
+        })
+        .await;
+        let (hung, hanging) = begin(limited(), move |mut agent, _| {
+            agent.start();
+            let _ = held.recv();
+        })
+        .await;
+        let error = hung.unwrap().collect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ExecTimeout, "{error}");
+        drop(let_go);
+        // By then the time of the other is over for as long, and all of its output is there nevertheless.
+        let mut slow = slow.unwrap();
+        let mut bytes = 0;
+        while let Some(event) = slow.recv().await.unwrap() {
+            if let ExecEvent::Stdout(data) = event {
+                bytes += data.len();
+            }
+        }
+        assert_eq!(bytes, 600);
+        assert!(slow.wait().await.unwrap().timed_out);
+        hanging.join().unwrap();
+        lively.join().unwrap();
     });
 }
 
