@@ -7,6 +7,7 @@ use std::fs;
 
 use msb_tests::namespace::in_namespace;
 use msb_tests::{Finished, Home, Running, product};
+use nix::sys::signal::{Signal, kill};
 use rusqlite::{Connection, TransactionBehavior};
 
 fn create_command(home: &Home, name: &str) -> std::process::Command {
@@ -77,6 +78,11 @@ fn a_locked_database_stops_writers_and_no_readers() {
     assert_eq!(home.exec_shell("web", "echo hello").lines(), ["hello"]);
     let refused = create(&home, "other");
     refused.assert_error(1, "locked for too long");
+    // Not even those who see that a machine has died, which nobody can record now.
+    kill(home.machine(), Signal::SIGKILL).unwrap();
+    home.wait_until_alone();
+    let crashed = home.msb(["ls", "-q", "--filter=status=crashed"]);
+    assert_eq!(crashed.lines(), ["web"]);
     drop(locked);
     assert_eq!(create(&home, "other").lines(), ["other"]);
     assert_eq!(home.msb(["rm", "-f", "web", "other"]).code(), 0);

@@ -18,7 +18,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::control::StopReason;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
 use crate::identity::Id;
@@ -113,9 +113,50 @@ impl Registry {
             if let Some(status) = self.status(&record)? {
                 return Ok(Some(Observed { record, status }));
             }
-            self.conclude_dead(&record, StopReason::Crashed)?;
+            if !self.try_conclude(&record)? {
+                return self.as_concluded(record);
+            }
         }
         Err(restless(name))
+    }
+
+    /// Concludes the run of a machine that is gone; returns false where nothing can be recorded now. That is for whoever comes
+    /// when it can: to tell how things are, nothing has to be written.
+    ///
+    /// # Errors
+    /// When the database is no good.
+    fn try_conclude(&self, record: &Record) -> Result<bool, MicrosandboxError> {
+        match self.conclude_dead(record, StopReason::Crashed) {
+            Ok(()) => Ok(true),
+            Err(MicrosandboxError::Database(
+                DatabaseError::Locked { .. }
+                | DatabaseError::ReadOnly { .. }
+                | DatabaseError::Failed { .. },
+            )) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The sandbox as it will be when the end of its machine is recorded; `None` if it is forgotten then.
+    fn as_concluded(&self, record: Record) -> Result<Option<Observed>, MicrosandboxError> {
+        if record.ephemeral || !record.ever_ready {
+            return Ok(None);
+        }
+        let end = self.end_of(&record, StopReason::Crashed)?;
+        Ok(Some(Observed {
+            status: SandboxStatus::after(end.ended.reason),
+            record: Record {
+                active: false,
+                ended: Some(end),
+                ..record
+            },
+        }))
+    }
+
+    /// How the last run of a machine that is gone ended, by what it left.
+    fn end_of(&self, record: &Record, presumed: StopReason) -> Result<End, MicrosandboxError> {
+        let ended = self.directory(record).ended()?;
+        Ok(ended.map_or_else(|| End::untold(presumed), End::told))
     }
 
     /// The sandboxes that have all of these labels, newest first.
@@ -130,11 +171,17 @@ impl Registry {
             .database
             .read(|transaction| record::with_labels(transaction, labels))?;
         let mut observed = Vec::with_capacity(records.len());
+        // Who cannot write may have waited for that, and need not do so again.
+        let mut can_conclude = true;
         for record in records {
             match self.status(&record)? {
                 Some(status) => observed.push(Observed { record, status }),
                 None => {
-                    self.conclude_dead(&record, StopReason::Crashed)?;
+                    can_conclude = can_conclude && self.try_conclude(&record)?;
+                    if !can_conclude {
+                        observed.extend(self.as_concluded(record)?);
+                        continue;
+                    }
                     // It may be gone, or started again.
                     observed.extend(
                         self.observe(&record.name)?
@@ -302,9 +349,7 @@ impl Registry {
         record: &Record,
         presumed: StopReason,
     ) -> Result<(), MicrosandboxError> {
-        let directory = self.directory(record);
-        let ended = directory.ended()?;
-        let end = ended.map_or_else(|| End::untold(presumed), End::told);
+        let end = self.end_of(record, presumed)?;
         let text = serde_json::to_string(&end).map_err(MicrosandboxError::runtime(
             "The end of the sandbox cannot be recorded",
         ))?;
@@ -312,7 +357,7 @@ impl Registry {
             .database
             .change(|transaction| record::end_run(transaction, record, &text))?;
         if forgotten {
-            directory.remove()?;
+            self.directory(record).remove()?;
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) ephemeral: bool,
     pub(crate) created_at: SystemTime,
     pub(crate) updated_at: SystemTime,
+    /// Whether its guest was ever up. Until then, its creation has not come to its end.
+    pub(crate) ever_ready: bool,
     /// Number of the last run that was begun, from 1.
     pub(crate) run: i64,
     /// Whether that run has a machine, as far as anybody has noticed.
@@ -46,6 +48,7 @@ impl Record {
             ephemeral,
             created_at: now,
             updated_at: now,
+            ever_ready: false,
             run: 1,
             active: true,
             ended: None,
@@ -157,8 +160,7 @@ pub(crate) fn ids(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<Id>> {
     ids.collect()
 }
 
-const SELECT: &str =
-    "SELECT id, name, config, ephemeral, created_at, updated_at, run, active, ended FROM sandboxes";
+const SELECT: &str = "SELECT id, name, config, ephemeral, created_at, updated_at, run, active, ended, ever_ready FROM sandboxes";
 
 /// The sandbox of this name.
 pub(crate) fn by_name(
@@ -204,6 +206,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         ended: ended
             .map(|ended| serde_json::from_str(&ended).map_err(|error| invalid(8, error)))
             .transpose()?,
+        ever_ready: row.get(9)?,
     })
 }
 

@@ -109,6 +109,52 @@ fn the_end_of_a_run_says_nothing_about_the_next() {
 }
 
 #[test]
+fn ends_are_told_also_where_they_cannot_be_recorded() {
+    let fixture = fixture();
+    for (name, ephemeral) in [("told", false), ("killed", false), ("job", true)] {
+        let (record, _claim) = fixture.begin(name, ephemeral);
+        fixture.registry.set_ready(&record).unwrap();
+        if name == "told" {
+            let directory = fixture.registry.directory(&record);
+            completed().write(directory.path()).unwrap();
+        }
+    }
+    // One whose creator died.
+    fixture.begin("half", false);
+    let can_write = |can: bool| {
+        let database = &fixture.registry.database;
+        let set = |transaction: &rusqlite::Transaction<'_>| {
+            transaction.pragma_update(None, "query_only", !can)
+        };
+        database.read(set).unwrap();
+    };
+    let listed = || {
+        let observed = fixture.registry.list(&BTreeMap::new()).unwrap();
+        let told = observed.into_iter().map(|observed| {
+            let Observed { record, status } = observed;
+            let reason = record.ended.map(|end| end.ended.reason);
+            assert_eq!(fixture.get(record.name.as_str()).unwrap().status, status);
+            (record.name.to_string(), status, reason)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let expected = [
+        ("killed", SandboxStatus::Crashed, Some(StopReason::Crashed)),
+        ("told", SandboxStatus::Stopped, Some(StopReason::Completed)),
+    ];
+    let expected = expected.map(|(name, status, reason)| (name.to_owned(), status, reason));
+    can_write(false);
+    assert_eq!(listed(), expected);
+    for forgotten in ["job", "half"] {
+        assert!(fixture.get(forgotten).is_none());
+    }
+    // Nothing of it is lost.
+    can_write(true);
+    assert_eq!(listed(), expected);
+    assert_eq!(fixture.directories(), 2);
+}
+
+#[test]
 fn an_ephemeral_sandbox_is_forgotten_with_its_end() {
     let fixture = fixture();
     let (record, claim) = fixture.begin("job", true);
