@@ -1,7 +1,7 @@
 //! The machine of a sandbox, as everybody but its creator reaches it: by what is in its run directory.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use super::pidfd::Pidfd;
 use super::watching::Watching;
 use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
 use crate::control::{
-    Change, ControlClient, ControlError, ControlRequest, MachineState, RefusalKind,
+    Change, ControlClient, ControlError, ControlRequest, MachineState, Refusal, RefusalKind,
 };
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
@@ -265,13 +265,26 @@ impl Machine {
         let Some(process) = self.process().await? else {
             return self.conclude(&observed.record).await;
         };
+        let by_force = request == ControlRequest::Kill;
         let asked = self
-            .control(move |mut machine| machine.ask(&request, ANSWER))
-            .await;
+            .try_control(move |mut machine| machine.ask(&request, ANSWER))
+            .await?;
         let waiting = failed("wait for", self.directory.path());
         let ended = match asked {
+            Err(ControlError::Refused(refusal)) if is_of_the_asker(&refusal) => {
+                if !by_force {
+                    return Err(self.cannot_stop(&refusal.message));
+                }
+                false
+            }
+            Err(ControlError::Hello(error)) if !by_force => return Err(self.cannot_stop(&error)),
             // It is stuck, or cannot be understood.
-            Err(MicrosandboxError::Timeout { .. } | MicrosandboxError::Runtime { .. }) => false,
+            Err(
+                ControlError::TimedOut { .. }
+                | ControlError::Hello(_)
+                | ControlError::Frame(_)
+                | ControlError::Unexpected,
+            ) => false,
             // It ends already, or now.
             _ => match timeout(limit, process.gone()).await {
                 Ok(result) => result.map(|()| true).map_err(waiting)?,
@@ -292,6 +305,17 @@ impl Machine {
             gone.map_err(failed("wait for", self.directory.path()))?;
         }
         self.conclude(&observed.record).await
+    }
+
+    /// A machine that is in good order, but takes no requests of this program: to kill it is for whoever knows that its guest loses
+    /// what it has not written.
+    fn cannot_stop(&self, reason: &dyn fmt::Display) -> MicrosandboxError {
+        MicrosandboxError::Unsupported {
+            message: format!(
+                "The sandbox {:?} cannot be asked to stop ({reason}), and what its guest has not written is lost when it is killed",
+                self.name.as_str()
+            ),
+        }
     }
 
     /// Records the end of a machine that was asked to end, or killed because it did not.
@@ -410,6 +434,11 @@ impl Machine {
         let metrics = self.control(|mut machine| machine.metrics(ANSWER)).await?;
         Ok(metrics.into())
     }
+}
+
+/// Whether a machine's process refuses whoever asks, and not what is asked: it is of another release, or has too many clients.
+fn is_of_the_asker(refusal: &Refusal) -> bool {
+    matches!(refusal.kind, RefusalKind::Protocol | RefusalKind::Limit)
 }
 
 /// Does `work` on a thread that may wait.

@@ -7,7 +7,7 @@ use microsandbox::{ErrorKind, MicrosandboxError, Sandbox};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine::COMPLETES;
+use crate::machine::{COMPLETES, FOREIGN};
 use crate::{Fixture, Test, block_on};
 
 pub(super) const TESTS: &[Test] = &[
@@ -25,6 +25,10 @@ pub(super) const TESTS: &[Test] = &[
         ended_meanwhile,
     ),
     ("a_stuck_machine_is_killed_in_time", stuck),
+    (
+        "a_machine_of_another_release_is_not_killed_unasked",
+        foreign,
+    ),
     ("labels_find_sandboxes", labels),
     ("a_handle_does_not_mean_another_of_its_name", stale_handle),
     ("metrics_come_for_one_for_all_and_as_a_stream", metrics),
@@ -288,6 +292,28 @@ fn stuck() {
         // Nobody tells those who wait for an ephemeral one, and nothing is made up.
         let error = waited.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SandboxNotFound, "{error}");
+    });
+}
+
+fn foreign() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let mut config = fixture.builder("web").config().clone();
+        config.kernel_cmdline = Some(FOREIGN.to_owned());
+        let sandbox = fixture.microsandbox.create(config.clone()).await.unwrap();
+        config.replace = true;
+        for error in [
+            sandbox.stop().await.unwrap_err(),
+            fixture.microsandbox.create(config).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("another version"), "{error}");
+        }
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        handle.kill().await.unwrap();
+        let result = handle.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Killed);
     });
 }
 

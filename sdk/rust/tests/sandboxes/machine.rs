@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use microsandbox::control::{
     ControlReply, ControlRequest, Ended, Exit, MachineMetrics, MachineState, MachineStatus,
-    StopReason,
+    Refusal, RefusalKind, StopReason,
 };
 use microsandbox::home::Home;
 use microsandbox::launch::{
@@ -31,6 +31,9 @@ pub(super) const FAILS: &str = "fails";
 pub(super) const HANGS: &str = "hangs";
 /// Ends with exit code 3 when it is drained and somebody watches.
 pub(super) const COMPLETES: &str = "completes";
+
+/// Understands no client.
+pub(super) const FOREIGN: &str = "foreign";
 
 /// Everybody who watches.
 type Watchers = Arc<(Mutex<Vec<UnixStream>>, Condvar)>;
@@ -129,6 +132,7 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
     let watchers = Arc::clone(watchers);
     let directory = handover.directory.clone();
     let completes = handover.config.extra_command_line == COMPLETES;
+    let foreign = handover.config.extra_command_line == FOREIGN;
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (watchers, ends, directory) =
@@ -152,6 +156,12 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                         reply(&ControlReply::Done);
                     };
                     match request {
+                        ControlRequest::Hello(_) if foreign => {
+                            reply(&ControlReply::Refused(Refusal {
+                                kind: RefusalKind::Protocol,
+                                message: "it speaks another version".to_owned(),
+                            }))
+                        }
                         ControlRequest::Hello(_) => {
                             reply(&ControlReply::Hello(Hello::current("fake")))
                         }
