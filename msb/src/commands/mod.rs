@@ -12,6 +12,7 @@ mod disk;
 mod doctor;
 mod done;
 mod drain;
+mod ended;
 mod events;
 mod exec;
 mod grace;

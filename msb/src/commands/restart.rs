@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::done::Named;
+use super::ended::has_ended;
 use super::grace::Grace;
 use super::runtime::block_on;
 use super::selection::Selection;
@@ -31,7 +32,10 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             .selection
             .each("restart", move |sandbox| async move {
                 if sandbox.status().is_alive() {
-                    grace.stop(&sandbox).await?;
+                    match grace.stop(&sandbox).await {
+                        Err(error) if has_ended(&error) => {}
+                        stopped => stopped?,
+                    }
                 }
                 sandbox.start_detached().await?;
                 Ok(Named::new(sandbox.name()))

@@ -4,6 +4,7 @@ use clap::Args;
 use microsandbox::ErrorKind;
 
 use super::done::Named;
+use super::ended::has_ended;
 use super::runtime::block_on;
 use super::selection::Selection;
 
@@ -36,7 +37,10 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             .that_exist(force)
             .each("remove", move |sandbox| async move {
                 if force && sandbox.status().is_alive() {
-                    sandbox.kill().await?;
+                    match sandbox.kill().await {
+                        Err(error) if has_ended(&error) => {}
+                        killed => killed?,
+                    }
                 }
                 match sandbox.remove().await {
                     // One that is removed at its end is so by now.
