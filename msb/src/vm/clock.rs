@@ -13,8 +13,9 @@ use nix::unistd::read;
 
 use super::supervisor::Event;
 
-/// When the timer would expire, in seconds since 1970: never.
-const NEVER: i64 = i32::MAX as i64;
+/// When the timer would expire, in seconds since 1970: the last second that the kernel has a name for (KTIME_SEC_MAX, in 2262). No
+/// clock gets there: it cannot be set to the last 30 years before (clock_settime(2), TIME_SETTOD_SEC_MAX).
+const NEVER: i64 = i64::MAX / 1_000_000_000;
 
 /// Tells of each time that the wall clock jumps.
 ///
@@ -36,7 +37,7 @@ pub(super) fn watch(events: Sender<Event>) -> io::Result<()> {
                         }
                     }
                     Err(Errno::EINTR) => {}
-                    // Somebody has set the clock to the far future.
+                    // There are no more events.
                     Ok(_) | Err(_) => return,
                 }
             }
@@ -60,5 +61,25 @@ pub(super) fn now() -> ClockTime {
     ClockTime {
         seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
         nanoseconds: time.subsec_nanos(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_watch_does_not_expire() {
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC).unwrap();
+        arm(&timer).unwrap();
+        let Some(Expiration::OneShot(left)) = timer.get().unwrap() else {
+            panic!("it has expired")
+        };
+        // From the latest time that a clock can be set to.
+        let latest = Duration::from_secs(i64::MAX as u64 / 1_000_000_000 - 30 * 365 * 24 * 3600);
+        let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(today + Duration::from(left) > latest, "{left}");
     }
 }
