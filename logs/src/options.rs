@@ -23,11 +23,11 @@ pub struct LogOptions {
 pub struct LogStreamOptions {
     /// Only entries of these sources; empty for [`LogSource::Stdout`], [`LogSource::Stderr`] and [`LogSource::Output`].
     pub sources: Vec<LogSource>,
-    /// Begins with the first entry of this moment or later. Not together with `from_cursor`.
+    /// Only entries of this moment or later; with `follow`, all from the first of them on. Not together with `from_cursor`.
     pub since: Option<SystemTime>,
     /// Begins strictly after the entry with this cursor; with the oldest that there is if that has been removed.
     pub from_cursor: Option<LogCursor>,
-    /// Ends before the first entry of this moment or later.
+    /// Only entries from before this moment; with `follow`, it ends before the first that is not.
     pub until: Option<SystemTime>,
     /// Goes on with entries as they are written, until the sandbox has ended.
     pub follow: bool,
@@ -55,6 +55,15 @@ impl Filter {
         }
     }
 
+    /// The same, of these moments only.
+    pub(super) fn of_moments(self, since: Option<SystemTime>, until: Option<SystemTime>) -> Filter {
+        Filter {
+            since,
+            until,
+            ..self
+        }
+    }
+
     pub(super) fn matches(&self, header: &EntryHeader) -> bool {
         let time = header.timestamp();
         self.sources.contains(&header.source)
@@ -65,10 +74,7 @@ impl Filter {
 
 impl From<&LogOptions> for Filter {
     fn from(options: &LogOptions) -> Filter {
-        Filter {
-            since: options.since,
-            until: options.until,
-            ..Filter::of_sources(&options.sources, &[LogSource::Stdout, LogSource::Stderr])
-        }
+        Filter::of_sources(&options.sources, &[LogSource::Stdout, LogSource::Stderr])
+            .of_moments(options.since, options.until)
     }
 }

@@ -20,6 +20,28 @@ use super::reader::LogReader;
 const AHEAD: usize = 16;
 
 /// A log as a stream of entries. A thread reads it, which ends when this is dropped.
+///
+/// ```
+/// # use std::time::SystemTime;
+/// use logs::{LogBatch, LogSource, LogStream, LogStreamOptions, LogWriter};
+///
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let directory = directory.path();
+/// let mut batch = LogBatch::new();
+/// batch.push(LogSource::Stdout, 1, SystemTime::now(), b"hello\n");
+/// batch.push(LogSource::Stdout, 1, SystemTime::now(), b"world\n");
+/// LogWriter::open(directory, 1 << 20)?.write(&mut batch).unwrap();
+///
+/// let mut stream = LogStream::open(directory, LogStreamOptions::default())?;
+/// let first = stream.blocking_recv()?.unwrap();
+/// assert_eq!(first.text(), "hello\n");
+/// // Later, perhaps in another process: strictly after it.
+/// let options = LogStreamOptions { from_cursor: Some(first.cursor), ..LogStreamOptions::default() };
+/// let mut rest = LogStream::open(directory, options)?;
+/// assert_eq!(rest.blocking_recv()?.unwrap().text(), "world\n");
+/// assert_eq!(rest.blocking_recv()?, None);
+/// # Ok::<(), logs::LogError>(())
+/// ```
 #[derive(Debug)]
 pub struct LogStream {
     entries: Receiver<Result<LogEntry, LogError>>,
@@ -88,9 +110,15 @@ impl LogStream {
     }
 }
 
+/// What is read of the log. Of what is there already, the clock may have been set back in the middle; of what follows, moments say
+/// where to begin and to end.
 fn filter(options: &LogStreamOptions) -> Filter {
     let default = [LogSource::Stdout, LogSource::Stderr, LogSource::Output];
-    Filter::of_sources(&options.sources, &default)
+    let sources = Filter::of_sources(&options.sources, &default);
+    match options.follow {
+        true => sources,
+        false => sources.of_moments(options.since, options.until),
+    }
 }
 
 /// Reads the log on a thread of its own.

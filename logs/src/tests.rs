@@ -230,6 +230,50 @@ fn sources_and_moments_are_chosen() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_hides_no_entries() {
+    // It was wrong for a moment.
+    let seconds = [10, 90, 11, 12];
+    let entries = seconds.map(|second| written(second, LogSource::Stdout, b"line"));
+    let directory = log_of(&entries);
+    let moment = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
+    for (since, until, expected) in [
+        (None, moment(50), &[10, 11, 12][..]),
+        (moment(12), moment(50), &[12]),
+        (moment(50), None, &[90]),
+    ] {
+        let options = LogStreamOptions {
+            since,
+            until,
+            ..LogStreamOptions::default()
+        };
+        let streamed = drain(LogStream::open(directory.path(), options).unwrap());
+        let streamed: Vec<_> = streamed.iter().map(told).collect();
+        let options = LogOptions {
+            since,
+            until,
+            ..LogOptions::default()
+        };
+        assert_eq!(streamed, read(directory.path(), &options));
+        let expected = expected
+            .iter()
+            .map(|&second| written(second, LogSource::Stdout, b"line"));
+        assert_eq!(streamed, expected.collect::<Vec<_>>());
+    }
+    // Who waits for what comes begins and ends in its order.
+    let _writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+    let options = LogStreamOptions {
+        since: moment(11),
+        until: moment(91),
+        follow: true,
+        ..LogStreamOptions::default()
+    };
+    let mut stream = LogStream::open(directory.path(), options).unwrap();
+    for entry in &entries[1..] {
+        assert_eq!(&told(&stream.blocking_recv().unwrap().unwrap()), entry);
+    }
+}
+
+#[test]
 fn a_log_does_not_outgrow_its_bound_and_keeps_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
