@@ -21,6 +21,15 @@ pub const DEFAULT_UPPER_MIB: u32 = 4096;
 /// directly, or reads it from JSON, where everything may be left out but `name`, and `image` or `snapshot`.
 ///
 /// It is recorded when the sandbox is created, and each start uses it again.
+///
+/// ```
+/// use microsandbox::SandboxConfig;
+///
+/// let text = r#"{"name": "worker", "image": "./rootfs", "memory_mib": 256, "labels": {"tier": "web"}}"#;
+/// let config: SandboxConfig = serde_json::from_str(text)?;
+/// assert_eq!((config.memory_mib, config.cpus), (256, 1));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxConfig {

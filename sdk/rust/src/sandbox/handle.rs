@@ -16,6 +16,25 @@ use crate::names::Name;
 use crate::registry::{Observed, SandboxDirectory};
 
 /// A sandbox as it was when it was looked up, running or not. What is asked of it is asked of the sandbox as it is now.
+///
+/// ```no_run
+/// use microsandbox::Sandbox;
+///
+/// # async fn example() -> Result<(), microsandbox::MicrosandboxError> {
+/// for handle in Sandbox::list().await? {
+///     println!("{}: {}", handle.name(), handle.status());
+/// }
+/// let handle = Sandbox::get("worker").await?;
+/// if !handle.status().is_alive() {
+///     handle.start_detached().await?;
+/// }
+/// let sandbox = handle.connect().await?;
+/// sandbox.shell("sync").await?;
+/// handle.stop().await?;
+/// handle.remove().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct SandboxHandle {
     home: Home,

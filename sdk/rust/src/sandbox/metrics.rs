@@ -69,6 +69,17 @@ impl From<MachineMetrics> for SandboxMetrics {
 }
 
 /// What a sandbox uses, again and again. Dropping it ends it.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # async fn example(sandbox: microsandbox::Sandbox) -> Result<(), microsandbox::MicrosandboxError> {
+/// let mut readings = sandbox.metrics_stream(Duration::from_secs(1)).await?;
+/// while let Some(reading) = readings.recv().await? {
+///     println!("{:.1} %, {} bytes", reading.cpu_percent, reading.memory_bytes);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MetricsStream {
     machine: Machine,

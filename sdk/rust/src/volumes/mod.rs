@@ -44,6 +44,21 @@ use uses::Use;
 const MAX_ATTEMPTS: u32 = 16;
 
 /// The volumes of a home. Any number of threads and processes may use one home at a time.
+///
+/// ```
+/// use microsandbox::home::Home;
+/// use microsandbox::volumes::{VolumeConfig, Volumes};
+///
+/// # let place = tempfile::tempdir()?;
+/// # let place = place.path().join("home");
+/// let volumes = Volumes::open(&Home::at(place))?;
+/// let cache = volumes.create(&"cache".parse()?, &VolumeConfig::default())?;
+/// cache.fs().write("note", b"kept")?;
+/// assert_eq!(cache.fs().read("note")?, b"kept");
+/// assert!(cache.used_bytes()? > 0);
+/// volumes.remove(&"cache".parse()?)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Volumes {
     home: Home,
