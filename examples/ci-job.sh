@@ -11,6 +11,9 @@ name=job-$$
 msb create --name "$name" --label kind=ci --cpus 2 --memory 512M --max-duration 1h \
     --volume "$sources:/src:ro" --volume ci-cache:/cache "$ROOT" >/dev/null
 trap 'msb rm -f "$name" >/dev/null' EXIT
+# Not every shell takes a signal for an exit.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 status=0
 msb exec "$name" mkdir -p /out

@@ -12,6 +12,9 @@ name=interpreter-$$
 msb create --name "$name" --rm --memory 256M --security restricted --root-upper tmpfs:64M \
     --idle-timeout 10m --max-duration 1h "$ROOT" >/dev/null
 trap 'msb rm -f "$name" >/dev/null' EXIT
+# Not every shell takes a signal for an exit.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 number=0
 while IFS= read -r snippet; do

@@ -10,7 +10,7 @@ name=${BOX:-dev}
 if ! msb inspect "$name" >/dev/null 2>&1; then
     msb create --name "$name" --label kind=dev --cpus 2 --memory 1G --root-upper 20G --idle-timeout 1h \
         --volume .:/work --workdir /work "$ROOT" >/dev/null
-elif [ -z "$(msb ls -q --running --filter "name=$name")" ]; then
+elif ! msb ls -q --running | grep -Fqx -e "$name"; then
     msb start "$name" >/dev/null
 fi
 if [ $# -eq 0 ]; then
