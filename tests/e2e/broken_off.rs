@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 const ROLE: &str = "MSB_TEST_ASKS";
 
 /// What is asked again and again until the program is killed, each by a program of its own, those of a line at the same time.
-const CALLS: [&[&str]; 6] = [
+const CALLS: [&[&str]; 7] = [
     &[
         "exec",
         "exec_stream",
@@ -40,6 +40,14 @@ const CALLS: [&[&str]; 6] = [
     &["pause"],
     &["read", "read_stream", "write", "list", "stat", "mkdir"],
     &["rename", "copy", "symlink", "chmod", "set_times"],
+    &[
+        "shell",
+        "signals",
+        "look_up",
+        "read_range",
+        "write_stream",
+        "remove",
+    ],
     &[
         "copy_from_host",
         "copy_to_host",
@@ -145,6 +153,34 @@ async fn ask(call: &str, sandbox: &Sandbox, home: &Path) -> Result<(), Microsand
         "chmod" => {
             guest.chmod("/tmp", 0o1777).await?;
             guest.chown("/tmp", Some(0), None).await
+        }
+        "shell" => sandbox.shell("exec sleep 0.01").await.map(drop),
+        "signals" => {
+            let mut sleep = sandbox.exec_stream("sleep", forever.tty(24, 80)).await?;
+            sleep.resize(30, 100).await?;
+            sleep.signal(15).await?;
+            sleep.wait().await.map(drop)
+        }
+        "look_up" => {
+            Sandbox::list().await?;
+            Sandbox::get("box").await?.refresh().await?;
+            microsandbox::all_sandbox_metrics().await.map(drop)
+        }
+        "read_range" => {
+            let mut part = guest.read_range("/tmp/large", 1 << 30, 1 << 20).await?;
+            while part.recv().await?.is_some() {}
+            Ok(())
+        }
+        "write_stream" => {
+            let mut file = guest.write_stream("/tmp/streamed", None).await?;
+            for _ in 0..16 {
+                file.write_all(&[7; 100_000]).await?;
+            }
+            file.finish().await
+        }
+        "remove" => {
+            guest.write("/tmp/removed", "contents").await?;
+            guest.remove("/tmp/removed").await
         }
         "set_times" => guest.set_times("/tmp", None, None).await,
         "copy_from_host" => guest

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 
 /// How long the storm lasts, in seconds.
 fn storm_length() -> Duration {
-    let seconds = env::var("MSB_TEST_STORM_SECONDS").map_or(10, |value| value.parse().unwrap());
+    let seconds = env::var("MSB_TEST_STORM_SECONDS").map_or(120, |value| value.parse().unwrap());
     Duration::from_secs(seconds)
 }
 
@@ -28,7 +28,7 @@ fn random(state: &mut u64, limit: u64) -> u64 {
 }
 
 /// Commands that use sandboxes of a few names in every way, `NAME` for each.
-const USES: [&[&str]; 10] = [
+const USES: [&[&str]; 14] = [
     &[
         "create",
         "--memory=64M",
@@ -43,11 +43,16 @@ const USES: [&[&str]; 10] = [
         "--memory=64M",
         "-d",
         "--name=NAME",
+        "--volume=storm:/data",
         "ROOT",
         "sleep",
         "5",
     ],
     &["start", "NAME"],
+    &["restart", "--time=1", "NAME"],
+    &["pause", "NAME"],
+    &["unpause", "NAME"],
+    &["drain", "NAME"],
     &["exec", "NAME", "sh", "-c", "echo hello; sync"],
     &["stop", "--time=1", "NAME"],
     &["kill", "NAME"],
@@ -131,6 +136,9 @@ fn clear(home: &Home) {
     assert_eq!(home.left_over(), [""; 0]);
     let kept = entries(&home.msb_home().join("sandboxes"));
     assert!(kept.is_empty(), "{kept:?}");
+    // Nobody uses the volume any more, if it came to be made.
+    let removed = home.msb(["volume", "rm", "-f", "storm"]);
+    assert_eq!(removed.code(), 0, "{removed}");
 }
 
 #[test]
