@@ -32,6 +32,10 @@ pub(super) const TESTS: &[Test] = &[
     ("a_full_disk_for_the_layer_leaves_nothing", full_disk),
     ("what_is_missing_is_named", not_installed),
     ("a_start_that_cannot_begin_changes_nothing", cannot_begin),
+    (
+        "what_a_later_release_recorded_is_not_started_but_all_else",
+        of_later_release,
+    ),
 ];
 
 fn fails() {
@@ -352,4 +356,32 @@ fn cannot_begin() {
         fs::create_dir(fixture.home().path().join("root")).unwrap();
         after.start().await.unwrap().close().await.unwrap();
     });
+}
+
+fn of_later_release() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        let config = handle.config_json().replacen('{', "{\"later\": true, ", 1);
+        let database = rusqlite::Connection::open(fixture.home().database()).unwrap();
+        let changed = database.execute("UPDATE sandboxes SET config = ?1", [&config]);
+        assert_eq!(changed.unwrap(), 1);
+        let listed = fixture.microsandbox.list().await.unwrap();
+        let [listed] = &listed[..] else {
+            panic!("{listed:?}")
+        };
+        assert_eq!(listed.status(), SandboxStatus::Running);
+        assert_eq!(listed.config_json(), config);
+        let error = listed.config().unwrap_err();
+        assert!(error.to_string().contains("later"), "{error}");
+        listed.stop().await.unwrap();
+        let error = fixture.microsandbox.start("web").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let handle = handle.refresh().await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Stopped);
+        handle.remove().await.unwrap();
+        drop(sandbox);
+    });
+    assert_eq!(fixture.directories(), (vec![], vec![]));
 }
