@@ -108,6 +108,42 @@ fn what_cannot_be_done_now_says_what_can() {
 }
 
 #[test]
+fn a_long_name_in_any_script_is_one_like_any_other() {
+    let home = Home::new();
+    // 128 bytes. The other one differs in the case of one letter.
+    let name = format!("\u{4e2d} \u{1f980}\"$('%{}a", "\u{fc}".repeat(57));
+    let other = name.replace('a', "A");
+    assert_eq!((name.len(), other.len()), (128, 128));
+    let named = |command: &[&str], name: &str, rest: &[&str]| {
+        home.msb([command, &["--", name], rest].concat())
+    };
+    for name in [&name, &other] {
+        home.create(&["--label=long"], name);
+        let finished = named(&["exec"], name, &["sh", "-c", "echo \"is $0\"", name]);
+        assert_eq!(finished.lines(), [format!("is {name}")]);
+    }
+    let file = home.path().join("file");
+    fs::write(&file, "contents").unwrap();
+    let copied = named(&["cp"], file.to_str().unwrap(), &[&format!("{name}:/tmp")]);
+    assert_eq!(copied.code(), 0, "{copied}");
+    assert_eq!(
+        named(&["exec"], &name, &["cat", "/tmp/file"]).text(),
+        "contents"
+    );
+    assert_eq!(named(&["exec"], &other, &["ls", "/tmp"]).text(), "");
+    assert_eq!(
+        named(&["logs"], &other, &[]).lines(),
+        [format!("is {other}")]
+    );
+    let listed = list(&home, &["--label=long"]);
+    assert_eq!(names(&listed), [&*other, &*name]);
+    assert_eq!(named(&["stop"], &other, &[]).lines(), [&*other]);
+    assert_eq!(list(&home, &["--running"])[0]["name"], *name);
+    assert_eq!(home.msb(["rm", "-f", "--label=long"]).code(), 0);
+    assert_eq!(home.left_over(), [""; 0]);
+}
+
+#[test]
 fn several_are_named_or_found_by_their_labels() {
     let home = Home::new();
     home.create(&["--label=tier=batch", "--label=n=1"], "one");

@@ -213,6 +213,9 @@ fn a_guest_whose_processor_hears_nothing_is_stopped_and_killed_in_time() {
         sandbox.watch(MachineState::Running)
     };
     let watch = hang();
+    // Who waits for a command has a limit of its own.
+    let command = ["exec", "--timeout=1s", "box", "true"];
+    sandbox.home.msb(command).assert_error(124, "--timeout");
     let begun = Instant::now();
     assert_eq!(
         sandbox.home.msb(["stop", "-t", "2", "box"]).lines(),
