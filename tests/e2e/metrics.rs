@@ -180,6 +180,8 @@ fn stats_show_the_busiest_first_and_stay_up_to_date() {
     let (names, stats) = by("mem");
     assert_eq!(names, ["b-busy", "a-idle"], "{stats}");
     assert_eq!(by("name").0, ["a-idle", "b-busy"]);
+    let largest = home.msb(["metrics", "--sort=mem"]);
+    assert!(largest.lines()[1].starts_with("b-busy "), "{largest}");
     // Without a terminal it is printed once.
     assert_eq!(home.msb(["stats"]).lines().len(), 3);
     // On one it is printed in its place until it is told to end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use microsandbox::names::Name;
 
-use self::reading::{Reading, Subject};
+use self::reading::{Order, Reading, Subject};
 use super::runtime::block_on;
 use super::stats::screen::Screen;
 use crate::options::parse_duration;
@@ -27,6 +27,10 @@ pub(super) struct Arguments {
     /// Names of the sandboxes [default: all that run]
     #[arg(value_name = "NAME")]
     names: Vec<Name>,
+
+    /// What is shown first: the busiest, the largest, or by name
+    #[arg(long, value_enum, default_value_t = Order::Name)]
+    sort: Order,
 
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -60,7 +64,8 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
         let mut screen = Screen::new();
         loop {
             ticks.tick().await;
-            let readings = subject.read(&mut screen).await?;
+            let mut readings = subject.read(&mut screen).await?;
+            arguments.sort.apply(&mut readings);
             let text = render(&readings, arguments.format, arguments.watch)?;
             let shown = match arguments.format {
                 Format::Table if arguments.watch => screen.show(&text)?,

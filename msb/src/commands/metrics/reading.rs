@@ -1,5 +1,6 @@
 //! What sandboxes use, read at one moment.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
@@ -49,6 +50,27 @@ pub(in crate::commands) struct Reading {
     pub(super) upper_host_allocated_bytes: Option<u64>,
     pub(super) sessions: u32,
     pub(super) uptime_seconds: f64,
+}
+
+/// What comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::commands) enum Order {
+    Cpu,
+    Mem,
+    Name,
+}
+
+impl Order {
+    /// Puts readings, which come by name, into this order.
+    pub(in crate::commands) fn apply(self, readings: &mut [Reading]) {
+        match self {
+            Order::Name => {}
+            Order::Cpu => {
+                readings.sort_by(|one, other| other.cpu_percent.total_cmp(&one.cpu_percent));
+            }
+            Order::Mem => readings.sort_by_key(|reading| Reverse(reading.memory_bytes)),
+        }
+    }
 }
 
 impl Subject {

@@ -2,7 +2,6 @@
 
 pub(super) mod screen;
 
-use std::cmp::Reverse;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use microsandbox::names::Name;
 
 use self::screen::Screen;
 use super::ListFormat;
-use super::metrics::reading::{Reading, Subject, in_columns};
+use super::metrics::reading::{Order, Subject, in_columns};
 use super::runtime::block_on;
 use crate::output;
 
@@ -47,13 +46,6 @@ pub(super) struct Arguments {
     format: ListFormat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Order {
-    Cpu,
-    Mem,
-    Name,
-}
-
 /// Shows them.
 pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
     let on_terminal = io::stdout().is_terminal();
@@ -68,7 +60,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
         loop {
             ticks.tick().await;
             let mut readings = subject.read(&mut screen).await?;
-            sort(&mut readings, arguments.sort);
+            arguments.sort.apply(&mut readings);
             let shown = match arguments.format {
                 ListFormat::Table if live => screen.show(&in_columns(&readings))?,
                 ListFormat::Table => output::stream(&in_columns(&readings))?,
@@ -82,13 +74,4 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
             }
         }
     })
-}
-
-fn sort(readings: &mut [Reading], order: Order) {
-    match order {
-        // They come by name.
-        Order::Name => {}
-        Order::Cpu => readings.sort_by(|one, other| other.cpu_percent.total_cmp(&one.cpu_percent)),
-        Order::Mem => readings.sort_by_key(|reading| Reverse(reading.memory_bytes)),
-    }
 }
