@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::milliseconds::milliseconds;
 use super::{
     InitConfig, LogLevel, MountConfig, PatchConfig, Rlimit, RootAccessConfig, Sandbox,
     SandboxConfig, SecurityProfile, StopSignal, start,
@@ -158,8 +159,7 @@ impl SandboxBuilder {
     #[must_use]
     pub fn replace_with_timeout(mut self, timeout: Duration) -> SandboxBuilder {
         self.config.replace = true;
-        self.config.replace_timeout_ms =
-            Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        self.config.replace_timeout_ms = Some(milliseconds(timeout));
         self
     }
 

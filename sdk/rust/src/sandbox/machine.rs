@@ -11,6 +11,7 @@ use super::exec::channel::ChannelError;
 use super::exec::{lost, refused};
 use super::pidfd::Pidfd;
 use super::watching::Watching;
+use super::milliseconds::milliseconds;
 use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
 use crate::control::{
     Change, ControlClient, ControlError, ControlRequest, MachineState, Refusal, RefusalKind,
@@ -247,7 +248,7 @@ impl Machine {
 
     /// Stops the guest in good order, and waits until it has stopped. What does not stop is killed.
     pub(super) async fn stop(&self, grace: Duration) -> Result<(), MicrosandboxError> {
-        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        let grace_ms = u32::try_from(milliseconds(grace)).unwrap_or(u32::MAX);
         self.end(
             ControlRequest::Stop { grace_ms },
             grace.saturating_add(SYNC),

@@ -12,6 +12,7 @@ mod image;
 mod logs;
 mod machine;
 mod metrics;
+mod milliseconds;
 mod mount;
 mod patch;
 mod pidfd;

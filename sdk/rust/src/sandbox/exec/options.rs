@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::{Bytes, Exec, TerminalSize};
 
 use crate::error::MicrosandboxError;
+use crate::sandbox::milliseconds::milliseconds;
 use crate::sandbox::{Rlimit, SandboxConfig};
 
 /// The shell of a sandbox that names none.
@@ -167,9 +168,7 @@ impl ExecOptions {
             rlimits: rlimits.into_iter().map(Into::into).collect(),
             terminal: self.tty,
             stdin: self.stdin != Stdin::Null,
-            timeout_ms: self
-                .timeout
-                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: self.timeout.map(milliseconds),
             stop_signal: None,
         })
     }
