@@ -34,10 +34,13 @@ impl fmt::Display for MachineState {
 
 /// The contents of the file `status` in a run directory, in JSON. It is replaced as a whole, and means something only
 /// as long as the directory's `lock` is locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineStatus {
     /// The state.
     pub state: MachineState,
+    /// Identity of the sandbox, if it is recorded: one of the same name has another.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Process id of the machine's process.
     pub pid: u32,
     /// When the guest was up: milliseconds since 1970-01-01 00:00 UTC.

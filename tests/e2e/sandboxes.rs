@@ -19,8 +19,8 @@ use msb_tests::{Home, LIMIT, product};
 /// Tells the program that it is a creator, and in which home.
 const CREATOR: &str = "MSB_TEST_CREATOR";
 
-/// Tells a creator that its sandbox outlives it.
-const DETACHED: &str = "MSB_TEST_DETACHED";
+/// Tells a creator how its sandbox comes to outlive it: `detached` from the beginning, or `released` later.
+const OUTLIVES: &str = "MSB_TEST_OUTLIVES";
 
 /// Memory of each sandbox, in MiB.
 const MEMORY: u32 = 96;
@@ -284,6 +284,14 @@ fn a_sandbox_takes_the_place_of_a_running_one() {
         let second = begin("2", SandboxBuilder::replace).await;
         let error = first.stop().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+        // Nor does a command come into the other one.
+        for error in [
+            first.shell("true").await.unwrap_err(),
+            first.fs().read("/etc/passwd").await.unwrap_err(),
+            first.metrics().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidHandle, "{error}");
+        }
         fs::remove_file(data.join("told")).unwrap();
         // Without any time it is not even asked.
         let third = begin("3", |builder| builder.replace_with_timeout(Duration::ZERO)).await;
@@ -313,25 +321,28 @@ fn creator() {
     };
     let microsandbox = Microsandbox::at(microsandbox::home::Home::at(home));
     block_on(async {
-        let detached = std::env::var_os(DETACHED).is_some();
-        let sandbox = builder(&microsandbox, "web").detached(detached);
+        let outlives = std::env::var(OUTLIVES).unwrap_or_default();
+        let sandbox = builder(&microsandbox, "web").detached(outlives == "detached");
         let sandbox = sandbox.create().await.unwrap();
+        let kept = match &*outlives {
+            "released" => sandbox.detach().await.map(|()| None).unwrap(),
+            _ => Some(sandbox),
+        };
         // Standard output is the harness's.
         fs::write("/dev/stderr", "ready\n").unwrap();
-        sandbox.wait_until_stopped().await.unwrap();
+        std::future::pending::<()>().await;
+        drop(kept);
     });
 }
 
-fn kill_creator(home: &Home, detached: bool) {
+fn kill_creator(home: &Home, outlives: &str) {
     let mut creator = Command::new(std::env::current_exe().unwrap());
     creator
         .args(["--exact", "creator", "--nocapture"])
         .env(CREATOR, home.msb_home())
+        .env(OUTLIVES, outlives)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    if detached {
-        creator.env(DETACHED, "1");
-    }
     let mut creator = creator.spawn().unwrap();
     let lines = BufReader::new(creator.stderr.take().unwrap()).lines();
     let mut lines = lines.map_while(Result::ok);
@@ -345,24 +356,27 @@ fn kill_creator(home: &Home, detached: bool) {
 fn who_is_attached_dies_with_its_creator_and_who_is_detached_does_not() {
     let home = Home::new();
     let microsandbox = microsandbox(&home);
-    kill_creator(&home, false);
+    kill_creator(&home, "");
     block_on(async {
         let handle = microsandbox.get("web").await.unwrap();
         let result = tokio::time::timeout(LIMIT, handle.wait_until_stopped()).await;
         assert_eq!(result.unwrap().unwrap().reason, StopReason::CreatorDied);
         handle.remove().await.unwrap();
     });
-    kill_creator(&home, true);
-    block_on(async {
-        let handle = microsandbox.get("web").await.unwrap();
-        assert_eq!(handle.status(), SandboxStatus::Running);
-        let sandbox = handle.connect().await.unwrap();
-        assert_eq!(
-            sandbox.shell("echo alive").await.unwrap().stdout_text(),
-            "alive\n"
-        );
-        sandbox.stop().await.unwrap();
-    });
+    for outlives in ["detached", "released"] {
+        kill_creator(&home, outlives);
+        block_on(async {
+            let handle = microsandbox.get("web").await.unwrap();
+            assert_eq!(handle.status(), SandboxStatus::Running, "{outlives}");
+            let sandbox = handle.connect().await.unwrap();
+            assert_eq!(
+                sandbox.shell("echo alive").await.unwrap().stdout_text(),
+                "alive\n"
+            );
+            sandbox.stop().await.unwrap();
+            handle.remove().await.unwrap();
+        });
+    }
 }
 
 /// Memory that is left to others, in MiB.

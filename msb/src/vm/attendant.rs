@@ -206,8 +206,11 @@ impl Attendant<'_> {
         if state == MachineState::Running && self.ready_at.is_none() {
             self.ready_at = Some(milliseconds_now());
         }
+        // $MSB_HOME/sandboxes/<identity>
+        let sandbox = self.state.and_then(|path| path.file_name()?.to_str());
         let status = MachineStatus {
             state,
+            sandbox: sandbox.map(str::to_owned),
             pid: process::id(),
             ready_at: self.ready_at,
         };

@@ -472,6 +472,7 @@ mod tests {
         for state in [MachineState::Starting, MachineState::Running] {
             let status = MachineStatus {
                 state,
+                sandbox: Some("0123456789abcdef".to_owned()),
                 pid: 1,
                 ready_at: Some(2),
             };

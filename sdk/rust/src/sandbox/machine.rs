@@ -1,26 +1,27 @@
 //! The machine of a sandbox, as everybody but its creator reaches it: by what is in its run directory.
 
+mod owner;
+mod waiting;
+
 use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::ending::result_of;
 use super::exec::channel::ChannelError;
 use super::exec::{lost, refused};
-use super::pidfd::Pidfd;
-use super::watching::Watching;
 use super::milliseconds::milliseconds;
-use super::{SandboxMetrics, SandboxStatus, SandboxStopResult, StopReason};
+use super::pidfd::Pidfd;
+use super::{SandboxMetrics, SandboxStatus, StopReason};
 use crate::control::{
-    Change, ControlClient, ControlError, ControlRequest, MachineState, Refusal, RefusalKind,
+    ControlClient, ControlError, ControlRequest, MachineState, MachineStatus, Refusal, RefusalKind,
 };
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
 use crate::identity::Id;
 use crate::names::Name;
-use crate::registry::{End, Observed, Record, Registry};
+use crate::registry::{Observed, Record, Registry};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 
 /// How long a machine's process may take to answer. It does at once, unless it is stuck or its processor is taken.
@@ -57,10 +58,14 @@ impl Machine {
         }
     }
 
-    /// Of this sandbox, in its last run.
+    /// Of this sandbox, in the run that it is in; if it is in none, in the next.
     pub(super) fn of(home: &Home, record: &Record) -> Machine {
+        let run = match record.active {
+            true => record.run,
+            false => record.run.saturating_add(1),
+        };
         Machine {
-            of: Some((record.id.clone(), record.run)),
+            of: Some((record.id.clone(), run)),
             ..Machine::new(home, &record.name)
         }
     }
@@ -76,12 +81,19 @@ impl Machine {
     /// A fresh connection to the agent in the guest: one session. As long as the guest is not up, the session waits for it.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxNotRunning`], also if it is paused.
+    /// [`MicrosandboxError::SandboxNotRunning`], also if it is paused; [`MicrosandboxError::InvalidHandle`] if another has its
+    /// name.
     pub(crate) async fn connect_agent(&self) -> Result<UnixStream, MicrosandboxError> {
         let path = self.directory.path();
         match self.directory.connect_at_once() {
             Ok(stream) => {
-                self.check_not_paused()?;
+                // Looked at when the connection is there: another cannot take the name in between.
+                let status = self.directory.status()?;
+                if self.is_own(status.as_ref()) != Some(true) {
+                    let (machine, status) = (self.clone(), status.clone());
+                    blocking(move || machine.check_own(status.as_ref())).await?;
+                }
+                self.check_not_paused(status.as_ref())?;
                 UnixStream::from_std(stream).map_err(failed("connect to", path))
             }
             Err(error)
@@ -100,8 +112,12 @@ impl Machine {
     ///
     /// # Errors
     /// [`MicrosandboxError::SandboxNotRunning`] if it is paused.
-    pub(super) fn check_not_paused(&self) -> Result<(), MicrosandboxError> {
-        match self.directory.status()? {
+    pub(super) fn check_awake(&self) -> Result<(), MicrosandboxError> {
+        self.check_not_paused(self.directory.status()?.as_ref())
+    }
+
+    fn check_not_paused(&self, status: Option<&MachineStatus>) -> Result<(), MicrosandboxError> {
+        match status {
             Some(status) if status.state == MachineState::Paused => {
                 Err(MicrosandboxError::SandboxNotRunning {
                     name: self.name.to_string(),
@@ -117,14 +133,23 @@ impl Machine {
         &self,
         work: impl FnOnce(ControlClient) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Result<T, ControlError>, MicrosandboxError> {
-        let (directory, name) = (self.directory.clone(), self.name.clone());
-        blocking(move || Ok(ControlClient::connect(&directory, &name, ANSWER).and_then(work))).await
+        let machine = self.clone();
+        blocking(move || {
+            let client = match ControlClient::connect(&machine.directory, &machine.name, ANSWER) {
+                Ok(client) => client,
+                Err(error) => return Ok(Err(error)),
+            };
+            // As in `connect_agent`.
+            machine.check_own(machine.directory.status()?.as_ref())?;
+            Ok(work(client))
+        })
+        .await
     }
 
     /// Does `work` with a fresh connection to the machine itself, on a thread that may wait.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxNotRunning`]; those of `work`.
+    /// [`MicrosandboxError::SandboxNotRunning`]; [`MicrosandboxError::InvalidHandle`] if another has its name; those of `work`.
     pub(crate) async fn control<T: Send + 'static>(
         &self,
         work: impl FnOnce(ControlClient) -> Result<T, ControlError> + Send + 'static,
@@ -205,9 +230,14 @@ impl Machine {
     /// # Errors
     /// [`MicrosandboxError::SandboxNotFound`], and [`MicrosandboxError::InvalidHandle`] if another has its name.
     pub(super) async fn observe(&self) -> Result<Observed, MicrosandboxError> {
-        let (home, name) = (self.home.clone(), self.name.clone());
-        let of = self.of.as_ref().map(|(id, _)| id.clone());
-        blocking(move || Registry::open(&home)?.get_of(&name, of.as_ref())).await
+        let machine = self.clone();
+        blocking(move || machine.look()).await
+    }
+
+    /// As [`observe`](Self::observe), on this thread.
+    fn look(&self) -> Result<Observed, MicrosandboxError> {
+        let of = self.of.as_ref().map(|(id, _)| id);
+        Registry::open(&self.home)?.get_of(&self.name, of)
     }
 
     /// The error that it does not run.
@@ -330,12 +360,19 @@ impl Machine {
     /// # Errors
     /// [`MicrosandboxError::Timeout`] if there is none yet.
     async fn process(&self) -> Result<Option<Pidfd>, MicrosandboxError> {
-        let (directory, name) = (self.directory.clone(), self.name.clone());
+        let machine = self.clone();
         blocking(move || {
-            let pid = match directory.status()? {
+            let Machine {
+                directory, name, ..
+            } = &machine;
+            let status = directory.status()?;
+            if machine.is_own(status.as_ref()) == Some(false) {
+                return Ok(None);
+            }
+            let pid = match status {
                 Some(status) => i32::try_from(status.pid).unwrap_or(0),
                 // It is just being started: it answers when it is.
-                None => match ControlClient::connect(&directory, &name, ANSWER) {
+                None => match ControlClient::connect(directory, name, ANSWER) {
                     Ok(machine) => machine.pid(),
                     Err(_) if directory.is_locked()? => {
                         return Err(MicrosandboxError::Timeout {
@@ -352,82 +389,6 @@ impl Machine {
             Ok(process.filter(|_| directory.is_locked().unwrap_or(false)))
         })
         .await
-    }
-
-    /// Waits until the sandbox has ended, and tells how.
-    ///
-    /// # Errors
-    /// [`MicrosandboxError::SandboxNotFound`], also if it was ephemeral and is forgotten already, with the reason of its end.
-    pub(super) async fn wait_until_stopped(&self) -> Result<SandboxStopResult, MicrosandboxError> {
-        let name = self.name.as_str();
-        let mut told = None;
-        loop {
-            // Watched before it is looked at: of what is alive then, the end is told, and nothing of an ephemeral one tells
-            // it later.
-            let watching = self.watch().await?;
-            let observed = match self.observe().await {
-                // It was ephemeral.
-                Err(
-                    MicrosandboxError::SandboxNotFound { .. }
-                    | MicrosandboxError::InvalidHandle { .. },
-                ) if told.is_some() => None,
-                result => Some(result?),
-            };
-            let ended = match observed {
-                None => told.take(),
-                Some(Observed { record, status }) => {
-                    let over = self.of.as_ref().is_some_and(|(_, run)| *run < record.run);
-                    if status.is_alive() && !over {
-                        match self.wait_for_end(watching).await {
-                            // Its creator takes its time.
-                            Err(MicrosandboxError::Timeout { .. }) => {}
-                            result => told = result?,
-                        }
-                        continue;
-                    }
-                    record.ended
-                }
-            };
-            return Ok(result_of(
-                name,
-                ended.unwrap_or_else(|| End::untold(StopReason::Crashed)),
-            ));
-        }
-    }
-
-    /// Begins to watch the machine of this name; `None` if there is none, or none that answers.
-    async fn watch(&self) -> Result<Option<Watching>, MicrosandboxError> {
-        let watch = self.try_control(|machine| machine.watch(ANSWER)).await?;
-        let watching = watch.ok().map(Watching::new).transpose();
-        watching.map_err(failed("watch", self.directory.path()))
-    }
-
-    /// Waits until the machine's process is gone; returns what it said last, if it was watched.
-    async fn wait_for_end(
-        &self,
-        watching: Option<Watching>,
-    ) -> Result<Option<End>, MicrosandboxError> {
-        let mut told = None;
-        if let Some(mut watching) = watching {
-            loop {
-                match watching.next().await {
-                    Ok(Change::State(_)) => {}
-                    Ok(Change::Ended(ended)) => told = Some(End::told(*ended)),
-                    Ok(Change::Gone) => {
-                        told = told.or_else(|| Some(End::untold(StopReason::Crashed)));
-                        break;
-                    }
-                    // It ends already, or cannot be understood.
-                    Err(_) => break,
-                }
-            }
-        }
-        // One that does not answer is waited for, too.
-        if let Some(process) = self.process().await? {
-            let gone = process.gone().await;
-            gone.map_err(failed("wait for", self.directory.path()))?;
-        }
-        Ok(told)
     }
 
     /// What the machine uses.

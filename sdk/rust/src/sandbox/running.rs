@@ -184,9 +184,11 @@ impl Sandbox {
     /// Lets the sandbox go on without this value and this process.
     ///
     /// # Errors
-    /// [`MicrosandboxError::SandboxNotRunning`] if it has ended.
+    /// [`MicrosandboxError::SandboxNotRunning`] if it has ended, also if somebody has started it again.
     pub async fn detach(self) -> Result<(), MicrosandboxError> {
         if self.owns_lifecycle() {
+            // A run that somebody else began is not this value's to give away.
+            self.machine.check_run().await?;
             self.machine.request(ControlRequest::Release).await?;
         }
         if let Some(process) = self.take_owned() {
@@ -195,7 +197,8 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Stops the sandbox if this value is of the one who started it, attached or detached; otherwise lets go of it.
+    /// Stops the sandbox if this value is of the one who started it, attached or detached; otherwise lets go of it. A run that
+    /// somebody began since goes on.
     ///
     /// # Errors
     /// When it cannot be stopped; that it has ended is none.
@@ -203,7 +206,11 @@ impl Sandbox {
         if !self.started {
             return Ok(());
         }
-        let stopped = match self.stop().await {
+        let stopping = async {
+            self.machine.check_run().await?;
+            self.stop().await
+        };
+        let stopped = match stopping.await {
             Err(
                 MicrosandboxError::SandboxNotRunning { .. }
                 | MicrosandboxError::SandboxNotFound { .. }

@@ -32,6 +32,11 @@ pub(super) const TESTS: &[Test] = &[
     ("labels_find_sandboxes", labels),
     ("a_handle_does_not_mean_another_of_its_name", stale_handle),
     ("metrics_come_for_one_for_all_and_as_a_stream", metrics),
+    ("processes_have_ten_seconds_unless_said", grace),
+    (
+        "who_looked_at_a_stopped_one_waits_for_the_run_that_was_begun_since",
+        begun_since,
+    ),
 ];
 
 pub(super) fn pid(sandbox: &Sandbox, fixture: &Fixture) -> Pid {
@@ -365,8 +370,20 @@ fn stale_handle() {
             sandbox.kill().await.unwrap_err(),
             old.remove().await.unwrap_err(),
             old.start().await.unwrap_err(),
+            // Nor does anything reach the other one.
+            sandbox.connect_agent().await.unwrap_err(),
+            sandbox.shell_stream("true").await.unwrap_err(),
+            sandbox
+                .exec_detached("true", ExecOptions::new())
+                .await
+                .unwrap_err(),
+            sandbox.reattach(1, 0).await.unwrap_err(),
+            sandbox.fs().write("/etc/passwd", "").await.unwrap_err(),
+            sandbox.metrics().await.unwrap_err(),
+            old.metrics_stream(Duration::ZERO).await.unwrap_err(),
+            old.wait_until_stopped().await.unwrap_err(),
         ] {
-            assert_eq!(error.kind(), ErrorKind::InvalidHandle);
+            assert_eq!(error.kind(), ErrorKind::InvalidHandle, "{error}");
         }
         new.close().await.unwrap();
         for error in [
@@ -402,5 +419,55 @@ fn metrics() {
         sandbox.stop().await.unwrap();
         assert_eq!(stream.recv().await.unwrap(), None);
         paused.close().await.unwrap();
+    });
+}
+
+fn grace() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        sandbox.stop().await.unwrap();
+        let detail = async |sandbox: Sandbox| sandbox.wait_until_stopped().await.unwrap().detail;
+        let default = Some("within 10000 ms".to_owned());
+        assert_eq!(detail(sandbox).await, default);
+        let again = async || fixture.microsandbox.start("web").await.unwrap();
+        let sandbox = again().await;
+        sandbox.request_stop().await.unwrap();
+        assert_eq!(detail(sandbox).await, default);
+        let sandbox = again().await;
+        sandbox.close().await.unwrap();
+        let found = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(found.last_stop().unwrap().detail, default);
+        for (timeout, told) in [
+            (Duration::ZERO, "within 0 ms"),
+            (Duration::from_millis(1500), "within 1500 ms"),
+        ] {
+            let sandbox = again().await;
+            sandbox.stop_with_timeout(timeout).await.unwrap();
+            assert_eq!(detail(sandbox).await.as_deref(), Some(told));
+        }
+    });
+}
+
+fn begun_since() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let during = fixture.microsandbox.get("web").await.unwrap();
+        sandbox.stop().await.unwrap();
+        let before = fixture.microsandbox.get("web").await.unwrap();
+        let again = before.start().await.unwrap();
+        let waiting = before.wait_until_stopped();
+        let (end, killed) = tokio::join!(waiting, async {
+            tokio::task::yield_now().await;
+            again.kill().await
+        });
+        killed.unwrap();
+        assert_eq!(end.unwrap().reason, StopReason::Killed);
+        // The run that somebody has seen is over when it is, whatever came then.
+        let again = before.start().await.unwrap();
+        let end = during.wait_until_stopped().await.unwrap();
+        assert_eq!(end.reason, StopReason::Killed);
+        again.close().await.unwrap();
     });
 }

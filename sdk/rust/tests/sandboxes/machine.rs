@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +17,7 @@ use microsandbox::control::{
 };
 use microsandbox::home::Home;
 use microsandbox::launch::{
-    Command, Handover, Report, RootSource, StartFailure, StartStage, send_report,
+    Command, Handover, LaunchConfig, Report, RootSource, StartFailure, StartStage, send_report,
 };
 use microsandbox::logs::DEFAULT_LIMIT;
 use microsandbox::protocol::{
@@ -63,18 +64,25 @@ pub(super) fn run(launch: RawFd) {
     let watchers = Watchers::default();
     let (ends, end) = channel();
     run_commands(&handover);
-    serve(&handover, &watchers, ends.clone());
-    attend(&handover, ends);
+    let owned = Arc::new(AtomicBool::new(!handover.config.lifetime.detached));
+    serve(&handover, &watchers, &owned, ends.clone());
+    attend(&handover, owned, ends);
     finish(handover, &watchers, end.recv().unwrap());
 }
 
 fn set_state(handover: &Handover, state: MachineState) {
-    let status = MachineStatus {
+    let status = status(&handover.config, state);
+    handover.directory.set_status(&status).unwrap();
+}
+
+fn status(config: &LaunchConfig, state: MachineState) -> MachineStatus {
+    let sandbox = config.state.as_ref().and_then(|path| path.0.file_name());
+    MachineStatus {
         state,
+        sandbox: sandbox.map(|identity| identity.to_str().unwrap().to_owned()),
         pid: std::process::id(),
         ready_at: None,
-    };
-    handover.directory.set_status(&status).unwrap();
+    }
 }
 
 fn fail(handover: Handover) {
@@ -91,13 +99,12 @@ fn fail(handover: Handover) {
     let _ = send_report(&reports, &Report::Failed(failure));
 }
 
-/// Waits for the creator: attached machines end with it.
-fn attend(handover: &Handover, ends: Sender<Ended>) {
+/// Waits for the creator: machines end with it as long as they are `owned`.
+fn attend(handover: &Handover, owned: Arc<AtomicBool>, ends: Sender<Ended>) {
     let commands = handover.commands.try_clone().unwrap();
-    let detached = handover.config.lifetime.detached;
     std::thread::spawn(move || {
         let command: Option<Command> = FrameReader::new(&commands).read().unwrap();
-        if command.is_none() && !detached {
+        if command.is_none() && owned.load(Ordering::SeqCst) {
             let _ = ends.send(ended(StopReason::CreatorDied));
         }
     });
@@ -110,7 +117,10 @@ fn run_commands(handover: &Handover) {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
             std::thread::spawn(move || {
-                let say = |message| FrameWriter::new(&stream).write(&message).unwrap();
+                let say = |message| {
+                    // Its client may be gone.
+                    let _ = FrameWriter::new(&stream).write(&message);
+                };
                 say(GuestMessage::Hello(Hello::current("fake")));
                 let mut reader = FrameReader::new(&stream);
                 while let Ok(Some(message)) = reader.read() {
@@ -127,16 +137,18 @@ fn run_commands(handover: &Handover) {
     });
 }
 
-fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
+fn serve(handover: &Handover, watchers: &Watchers, owned: &Arc<AtomicBool>, ends: Sender<Ended>) {
     let listener = handover.control.try_clone().unwrap();
-    let watchers = Arc::clone(watchers);
+    let (watchers, owned) = (Arc::clone(watchers), Arc::clone(owned));
     let directory = handover.directory.clone();
+    let config = handover.config.clone();
     let completes = handover.config.extra_command_line == COMPLETES;
     let foreign = handover.config.extra_command_line == FOREIGN;
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (watchers, ends, directory) =
-                (Arc::clone(&watchers), ends.clone(), directory.clone());
+            let (watchers, owned) = (Arc::clone(&watchers), Arc::clone(&owned));
+            let ends = ends.clone();
+            let (directory, config) = (directory.clone(), config.clone());
             std::thread::spawn(move || {
                 let stream = stream.unwrap();
                 let mut reader = FrameReader::new(stream.try_clone().unwrap());
@@ -145,14 +157,7 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                 };
                 while let Ok(Some(request)) = reader.read::<ControlRequest>() {
                     let set_state = |state| {
-                        let pid = std::process::id();
-                        let ready_at = None;
-                        let status = MachineStatus {
-                            state,
-                            pid,
-                            ready_at,
-                        };
-                        directory.set_status(&status).unwrap();
+                        directory.set_status(&status(&config, state)).unwrap();
                         reply(&ControlReply::Done);
                     };
                     match request {
@@ -165,9 +170,12 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                         ControlRequest::Hello(_) => {
                             reply(&ControlReply::Hello(Hello::current("fake")))
                         }
-                        ControlRequest::Stop { .. } => {
+                        ControlRequest::Stop { grace_ms } => {
                             reply(&ControlReply::Done);
-                            let _ = ends.send(ended(StopReason::Stopped));
+                            let _ = ends.send(Ended {
+                                detail: Some(format!("within {grace_ms} ms")),
+                                ..ended(StopReason::Stopped)
+                            });
                         }
                         ControlRequest::Kill => {
                             reply(&ControlReply::Done);
@@ -205,7 +213,10 @@ fn serve(handover: &Handover, watchers: &Watchers, ends: Sender<Ended>) {
                             watchers.0.lock().unwrap().push(stream.try_clone().unwrap());
                             watchers.1.notify_all();
                         }
-                        ControlRequest::Release => reply(&ControlReply::Done),
+                        ControlRequest::Release => {
+                            owned.store(false, Ordering::SeqCst);
+                            reply(&ControlReply::Done);
+                        }
                         request => panic!("{request:?}"),
                     }
                 }

@@ -40,6 +40,7 @@ fn main() {
         [_, role, home] if role == "attached" || role == "detached" => {
             return ownership::creator(Home::at(home), role == "detached");
         }
+        [_, role, home] if role == "starter" => return ownership::starter(Home::at(home)),
         [_, role, home] if role == "churn" => return crashes::churn(Home::at(home)),
         [_, role, home] if role == "layered" => return starting::layered(Home::at(home)),
         _ => {}

@@ -1,11 +1,12 @@
 //! Who ends with whom.
 
 use std::io::{BufRead, BufReader};
+use std::process::Child;
 use std::time::Duration;
 
-use microsandbox::Microsandbox;
 use microsandbox::home::Home;
 use microsandbox::sandbox::{SandboxStatus, StopReason};
+use microsandbox::{ErrorKind, Microsandbox};
 
 use crate::{Fixture, Test, block_on, builder};
 
@@ -16,6 +17,10 @@ pub(super) const TESTS: &[Test] = &[
     (
         "dropping_one_that_has_ended_leaves_the_next_alone",
         dropped_late,
+    ),
+    (
+        "who_lets_go_of_a_run_that_has_ended_leaves_the_next_alone",
+        let_go_late,
     ),
     ("a_sandbox_is_let_go", let_go),
     ("who_connects_owns_nothing", connected),
@@ -32,12 +37,25 @@ pub(super) fn creator(home: Home, detached: bool) {
     });
 }
 
-fn kill_creator(fixture: &Fixture, role: &str) {
-    let mut creator = fixture.spawn(role);
+/// One that starts what another has created, and waits to be killed.
+pub(super) fn starter(home: Home) {
+    block_on(async {
+        let sandbox = Microsandbox::at(home).start("web").await.unwrap();
+        println!("ready");
+        sandbox.wait_until_stopped().await.unwrap();
+    });
+}
+
+fn wait_until_ready(creator: &mut Child) {
     let mut line = String::new();
     let output = creator.stdout.take().unwrap();
     BufReader::new(output).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
+}
+
+fn kill_creator(fixture: &Fixture, role: &str) {
+    let mut creator = fixture.spawn(role);
+    wait_until_ready(&mut creator);
     creator.kill().unwrap();
     creator.wait().unwrap();
 }
@@ -85,6 +103,27 @@ fn dropped_late() {
         let moment = tokio::time::timeout(Duration::from_millis(500), end);
         assert!(moment.await.is_err(), "it was ended, too");
         again.stop().await.unwrap();
+    });
+}
+
+fn let_go_late() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let first = fixture.builder("web").create().await.unwrap();
+        first.kill().await.unwrap();
+        let second = fixture.microsandbox.start("web").await.unwrap();
+        second.kill().await.unwrap();
+        let mut other = fixture.spawn("starter");
+        wait_until_ready(&mut other);
+        first.close().await.unwrap();
+        let error = second.detach().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxNotRunning, "{error}");
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        assert_eq!(handle.status(), SandboxStatus::Running);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        let result = handle.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::CreatorDied);
     });
 }
 

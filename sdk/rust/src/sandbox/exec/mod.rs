@@ -126,7 +126,7 @@ impl Sandbox {
             return Err(MicrosandboxError::invalid("stdin", reason));
         }
         let exec = options.request(self.config(), program)?;
-        self.machine().check_not_paused()?;
+        self.machine().check_awake()?;
         match self.open_kept(ControlRequest::Run(Box::new(exec))).await? {
             Some(session) => {
                 // Closing the socket would do, but not while a child of another thread still has it, between fork(2) and
