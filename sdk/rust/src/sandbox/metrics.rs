@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::machine::{Machine, blocking};
+use super::machine::{ANSWER, Machine};
 use crate::control::{ControlClient, ControlError, MachineMetrics};
 use crate::error::MicrosandboxError;
 
@@ -84,9 +85,14 @@ impl From<MachineMetrics> for SandboxMetrics {
 pub struct MetricsStream {
     machine: Machine,
     ticks: Interval,
-    /// One connection for all readings; `None` at the end.
+    /// One connection for all readings; `None` during one and at the end.
     connection: Option<ControlClient>,
+    /// A reading that is under way, whoever still waits for it.
+    reading: Option<JoinHandle<Reading>>,
 }
+
+/// What came of a reading, with the connection for the next.
+type Reading = Result<(MachineMetrics, ControlClient), ControlError>;
 
 impl MetricsStream {
     pub(super) async fn new(
@@ -101,26 +107,36 @@ impl MetricsStream {
             machine,
             ticks,
             connection: Some(connection),
+            reading: None,
         })
     }
 
-    /// Waits for the next reading, the first of which comes at once; `None` when the sandbox has ended.
+    /// Waits for the next reading, the first of which comes at once; `None` when the sandbox has ended. What is given up while
+    /// it waits is not lost.
     ///
     /// # Errors
     /// When the machine's process cannot be understood or does not answer. After an error there is nothing more.
     pub async fn recv(&mut self) -> Result<Option<SandboxMetrics>, MicrosandboxError> {
-        self.ticks.tick().await;
-        let Some(mut connection) = self.connection.take() else {
-            return Ok(None);
+        let reading = match &mut self.reading {
+            Some(reading) => reading,
+            None => {
+                self.ticks.tick().await;
+                let Some(mut connection) = self.connection.take() else {
+                    return Ok(None);
+                };
+                self.reading.insert(spawn_blocking(move || {
+                    let metrics = connection.metrics(ANSWER)?;
+                    Ok((metrics, connection))
+                }))
+            }
         };
-        let reading = blocking(move || {
-            let reading = connection.metrics(super::machine::ANSWER);
-            Ok(reading.map(|reading| (reading, connection)))
-        });
-        match reading.await? {
-            Ok((reading, connection)) => {
+        let read = reading.await;
+        self.reading = None;
+        let failed = MicrosandboxError::runtime("A thread of the library failed");
+        match read.map_err(failed)? {
+            Ok((metrics, connection)) => {
                 self.connection = Some(connection);
-                Ok(Some(reading.into()))
+                Ok(Some(metrics.into()))
             }
             Err(ControlError::Gone) => Ok(None),
             Err(error) => Err(self.machine.control_error(error).await),

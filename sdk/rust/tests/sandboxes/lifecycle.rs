@@ -415,6 +415,8 @@ fn metrics() {
         let mut stream = sandbox.metrics_stream(Duration::ZERO).await.unwrap();
         for _ in 0..3 {
             assert_eq!(stream.recv().await.unwrap(), Some(metrics.clone()));
+            // Who gives up waiting has not ended it.
+            let _ = tokio::time::timeout(Duration::ZERO, stream.recv()).await;
         }
         sandbox.stop().await.unwrap();
         assert_eq!(stream.recv().await.unwrap(), None);
