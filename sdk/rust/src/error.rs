@@ -38,7 +38,7 @@ pub enum MicrosandboxError {
         name: String,
     },
     /// The sandbox does not run, and this is for one that does.
-    #[error("The sandbox {name:?} is {status}: start it first")]
+    #[error("The sandbox {name:?} is {status}: {}", remedy(*status))]
     SandboxNotRunning {
         /// The name.
         name: String,
@@ -419,6 +419,19 @@ impl From<NoProgram> for MicrosandboxError {
 impl From<BootFileError> for MicrosandboxError {
     fn from(error: BootFileError) -> MicrosandboxError {
         MicrosandboxError::NotInstalled(error.into())
+    }
+}
+
+/// What makes a sandbox run, as a clause.
+fn remedy(status: SandboxStatus) -> &'static str {
+    match status {
+        SandboxStatus::Paused => "resume it first",
+        SandboxStatus::Starting => "wait until it is up",
+        SandboxStatus::Stopping => "wait until it has stopped, and start it",
+        SandboxStatus::Running
+        | SandboxStatus::Draining
+        | SandboxStatus::Stopped
+        | SandboxStatus::Crashed => "start it first",
     }
 }
 

@@ -93,6 +93,7 @@ fn every_status() {
                 .unwrap_err(),
             sandbox.fs().read("/etc/passwd").await.unwrap_err(),
         ] {
+            assert!(error.to_string().ends_with("resume it first"), "{error}");
             let MicrosandboxError::SandboxNotRunning { status, .. } = error else {
                 panic!("{error:?}")
             };
@@ -414,9 +415,9 @@ fn metrics() {
         );
         let mut stream = sandbox.metrics_stream(Duration::ZERO).await.unwrap();
         for _ in 0..3 {
-            assert_eq!(stream.recv().await.unwrap(), Some(metrics.clone()));
             // Who gives up waiting has not ended it.
             let _ = tokio::time::timeout(Duration::ZERO, stream.recv()).await;
+            assert_eq!(stream.recv().await.unwrap(), Some(metrics.clone()));
         }
         sandbox.stop().await.unwrap();
         assert_eq!(stream.recv().await.unwrap(), None);
