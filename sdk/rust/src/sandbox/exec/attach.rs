@@ -34,7 +34,7 @@ impl Execution {
     /// the terminal is put back as it was.
     ///
     /// # Errors
-    /// [`MicrosandboxError::Unsupported`] when this process has no terminal; as [`recv`](Self::recv).
+    /// [`MicrosandboxError::Unsupported`] when this process or the command has no terminal; as [`recv`](Self::recv).
     pub async fn join_terminal(
         mut self,
         detach_keys: Option<&[u8]>,

@@ -111,6 +111,7 @@ pub struct Execution {
     machine: Machine,
     session: u64,
     pid: Option<u32>,
+    has_terminal: bool,
     /// Comes first.
     started: Option<Started>,
     stdin: Option<StdinWriter>,
@@ -168,6 +169,7 @@ impl Execution {
             machine,
             session: started.session,
             pid: Some(started.pid),
+            has_terminal: options.tty.is_some(),
             started: Some(started),
             feeding,
             timeout: options.timeout,
@@ -204,6 +206,7 @@ impl Execution {
             machine,
             session: opened.session,
             pid: None,
+            has_terminal: opened.terminal,
             started: None,
             feeding: None,
             timeout: None,
@@ -294,10 +297,10 @@ impl Execution {
         self.controls().signal(signal).await
     }
 
-    /// Sets the size of its terminal in characters. A command without one must not be asked.
+    /// Sets the size of its terminal in characters.
     ///
     /// # Errors
-    /// None today.
+    /// [`MicrosandboxError::Unsupported`] when it has none.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), MicrosandboxError> {
         self.controls().resize(rows, columns).await
     }
@@ -314,6 +317,7 @@ impl Execution {
     pub fn controls(&self) -> ExecControls {
         ExecControls {
             sender: self.channel.sender().clone(),
+            has_terminal: self.has_terminal,
         }
     }
 
@@ -391,6 +395,7 @@ fn feed(mut stdin: StdinWriter, input: Vec<u8>) -> JoinHandle<()> {
 #[derive(Debug, Clone)]
 pub struct ExecControls {
     sender: Sender,
+    has_terminal: bool,
 }
 
 impl ExecControls {
@@ -409,8 +414,14 @@ impl ExecControls {
     /// As [`Execution::resize`].
     ///
     /// # Errors
-    /// None today.
+    /// As there.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<(), MicrosandboxError> {
+        // The agent takes it for a breach of the protocol, which ends the command.
+        if !self.has_terminal {
+            return Err(MicrosandboxError::Unsupported {
+                message: "The command has no terminal whose size could be set".to_owned(),
+            });
+        }
         let size = TerminalSize { rows, columns };
         self.send(&HostMessage::Resize(size)).await
     }

@@ -102,10 +102,14 @@ fn output_and_end_come_in_order() {
             agent.say(GuestMessage::Stdout(b"out"));
             agent.say(GuestMessage::Stderr(b"err"));
             agent.exit(ExitStatus::Signal(15), false);
+            assert_eq!(agent.reader.read::<HostMessage>().unwrap(), None);
         })
         .await;
         let mut cat = cat.unwrap();
         assert_eq!((cat.session(), cat.pid()), (2, Some(300)));
+        // The agent would end a command for that.
+        let error = cat.controls().resize(24, 80).await.unwrap_err();
+        assert!(matches!(error, MicrosandboxError::Unsupported { .. }));
         let mut events = Vec::new();
         while let Some(event) = cat.recv().await.unwrap() {
             events.push(event);
@@ -128,6 +132,7 @@ fn output_and_end_come_in_order() {
             ]
         );
         assert_eq!(cat.wait().await.unwrap(), exit);
+        drop(cat);
         agent.join().unwrap();
     });
 }
@@ -379,6 +384,7 @@ fn a_kept_session_is_come_back_to() {
         let kept = client.open_session(&request, OPEN_LIMIT).unwrap();
         let mut execution = Execution::resume(kept, nowhere()).unwrap();
         assert_eq!((execution.position(), execution.missed()), (8, 3));
+        execution.resize(24, 80).await.unwrap_err();
         let mut stdin = execution.stdin().unwrap();
         stdin.write_all(b"typ").await.unwrap();
         let output = execution.collect().await.unwrap();
