@@ -41,7 +41,7 @@ pub use error::FilesError;
 pub use layer::{Layer, LayerSink};
 pub use removal::remove_tree;
 pub use room::Room;
-pub use tree::{Skipped, TreePolicy, TreeReport, TreeSink, TreeWriter};
+pub use tree::{Skipped, TreePolicy, TreeReport, TreeSink, TreeWriter, check_node_path};
 pub use usage::used_bytes;
 
 use beneath::{Entry, RelativePath, Root, check_regular, reopen};

@@ -9,6 +9,7 @@ mod target;
 mod tests;
 mod writing;
 
+pub use node_path::check_node_path;
 pub use reading::TreeSink;
 pub use writing::{Skipped, TreePolicy, TreeReport, TreeWriter};
 

@@ -7,6 +7,14 @@ use std::path::{Path, PathBuf};
 use super::MAX_PATH;
 use crate::error::FilesError;
 
+/// Checks a path of a node, as [`protocol::TreeNode`] has them: names with slashes between, or nothing for the beginning of the tree.
+///
+/// # Errors
+/// [`FilesError::PathEscape`].
+pub fn check_node_path(path: &[u8]) -> Result<(), FilesError> {
+    NodePath::new(path.to_vec()).map(drop)
+}
+
 /// The path of a node, checked: components that are names, or none for the beginning of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct NodePath(Vec<u8>);

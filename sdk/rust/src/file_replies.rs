@@ -9,9 +9,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use files::{EntryKind, FileEntry, FilesError};
 use protocol::{Bytes, FileFailure, FileKind, FileProblem, FileStatus};
 
+/// Longest name of a file, in bytes: that of a FUSE file system (`FUSE_NAME_MAX`); others have 255.
+const MAX_NAME: usize = 1024;
+
 /// A path as requests have it.
 pub(crate) fn bytes(path: &Path) -> Bytes {
     Bytes(path.as_os_str().as_bytes().to_vec())
+}
+
+/// The same path, as it is shown.
+pub(crate) fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
 /// The name of an entry of a directory, which callers will put into paths.
@@ -22,7 +30,7 @@ pub(crate) fn check_name(status: &FileStatus) -> Result<OsString, OsString> {
     let bytes = &status.name.0;
     let name = OsString::from_vec(bytes.clone());
     let is_name = !matches!(&bytes[..], b"" | b"." | b"..") && !bytes.contains(&b'/');
-    match is_name && !bytes.contains(&0) {
+    match is_name && bytes.len() <= MAX_NAME && !bytes.contains(&0) {
         true => Ok(name),
         false => Err(name),
     }

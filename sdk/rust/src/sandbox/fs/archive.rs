@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::SandboxFs;
 use super::copying::{Outgoing, Part, Stopped};
-use super::error::odd;
+use super::error::{in_guest, odd};
+use super::nesting::Nesting;
 use crate::error::{MicrosandboxError, failed};
 
 /// What errors of an archive are about.
@@ -55,7 +56,7 @@ impl SandboxFs {
         self.write_tree(to.as_ref(), move |outgoing| {
             match unpack(archive, outgoing) {
                 Ok(()) | Err(Unpacked::Stopped(Stopped::GuestHasEnough)) => Ok(()),
-                Err(Unpacked::Stopped(Stopped::Files(error))) => Err(super::error::in_guest(error)),
+                Err(Unpacked::Stopped(Stopped::Files(error))) => Err(in_guest(error)),
                 Err(Unpacked::Archive(error)) => Err(failed("read", Path::new(ARCHIVE))(error)),
                 Err(Unpacked::Name(name)) => {
                     let message = format!("The archive names {name:?}, which leads out of it");
@@ -75,10 +76,13 @@ fn pack(
 ) -> Result<TreeReport, MicrosandboxError> {
     let mut builder = Builder::new(archive);
     let mut report = TreeReport::default();
+    // Who unpacks the archive may take it at its word.
+    let mut nesting = Nesting::default();
     while let Some(part) = parts.blocking_recv() {
         let Part::Node(node) = part else {
             return Err(super::session::out_of_turn());
         };
+        nesting.take(&node).map_err(in_guest)?;
         let packed = pack_node(top, &node, &mut parts, &mut builder, &mut report);
         packed.map_err(failed("write", Path::new(ARCHIVE)))?;
     }

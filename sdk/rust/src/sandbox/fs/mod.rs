@@ -4,6 +4,7 @@ mod archive;
 mod copying;
 mod error;
 mod metadata;
+mod nesting;
 mod session;
 mod streams;
 #[cfg(test)]
@@ -114,7 +115,7 @@ impl SandboxFs {
         let mut session = FileSession::open(&self.machine, "read", &path).await?;
         let request = FileRequest::ReadFrom(bytes(&path), offset, length);
         session.ask(&request).await?;
-        Ok(FsReadStream::new(session))
+        Ok(FsReadStream::new(session, length))
     }
 
     /// Writes a file, which is created with mode 0644 or overwritten. Its directory must exist.

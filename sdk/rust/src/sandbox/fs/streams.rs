@@ -13,13 +13,16 @@ pub(super) const PART: usize = 60 << 10;
 #[derive(Debug)]
 pub struct FsReadStream {
     session: FileSession,
+    /// Bytes that may still come: no more than were asked for, whatever the guest sends.
+    left: u64,
     is_over: bool,
 }
 
 impl FsReadStream {
-    pub(super) fn new(session: FileSession) -> FsReadStream {
+    pub(super) fn new(session: FileSession, length: u64) -> FsReadStream {
         FsReadStream {
             session,
+            left: length,
             is_over: false,
         }
     }
@@ -33,7 +36,11 @@ impl FsReadStream {
             return Ok(None);
         }
         match self.session.reply().await? {
-            Some(FileReply::Data(data)) => Ok(Some(Bytes::copy_from_slice(data))),
+            Some(FileReply::Data(data)) => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.left = self.left.checked_sub(length).ok_or_else(out_of_turn)?;
+                Ok(Some(Bytes::copy_from_slice(data)))
+            }
             Some(_) => Err(out_of_turn()),
             None => {
                 self.is_over = true;

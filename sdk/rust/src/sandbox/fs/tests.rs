@@ -170,20 +170,27 @@ fn an_agent_that_fails_or_lies_is_an_error() {
             problem,
         })
     };
-    let (sandbox, agent) = sandbox(5, move |number| match number {
+    let entry = |name: &str| {
+        FileReply::Entry(FileStatus {
+            name: bytes_of(name),
+            kind: protocol::FileKind::File,
+            size: 0,
+            mode: 0,
+            modified_s: 0,
+            modified_ns: 0,
+        })
+    };
+    let (sandbox, agent) = sandbox(7, move |number| match number {
         0 => vec![failed(FileProblem::NotFound)],
         1 => vec![failed(FileProblem::Errno(libc::ENOSPC))],
         2 => vec![FileReply::Done],
         3 => vec![FileReply::Data(b"x"), FileReply::Done],
+        4 => vec![entry("../x"), FileReply::Done],
+        5 => vec![entry(&"x".repeat(1025)), FileReply::Done],
+        // More than was asked for.
         _ => vec![
-            FileReply::Entry(FileStatus {
-                name: bytes_of("../x"),
-                kind: protocol::FileKind::File,
-                size: 0,
-                mode: 0,
-                modified_s: 0,
-                modified_ns: 0,
-            }),
+            FileReply::Data(b"one"),
+            FileReply::Data(b"two"),
             FileReply::Done,
         ],
     });
@@ -206,9 +213,14 @@ fn an_agent_that_fails_or_lies_is_an_error() {
             fs.stat("/x").await.map(drop),
             fs.remove("/x").await,
             fs.list("/x").await.map(drop),
+            fs.list("/x").await.map(drop),
         ] {
             assert!(matches!(outcome, Err(MicrosandboxError::Runtime { .. })));
         }
+        let mut part = fs.read_range("/x", 0, 5).await.unwrap();
+        assert_eq!(part.recv().await.unwrap().as_deref(), Some(&b"one"[..]));
+        let outcome = part.recv().await;
+        assert!(matches!(outcome, Err(MicrosandboxError::Runtime { .. })));
     });
     agent.join().unwrap();
 }
@@ -376,6 +388,7 @@ fn trees_are_archives_and_archives_trees() {
     let (sandbox, agent) = sandbox(2, move |number| match number {
         0 => vec![
             node("", NodeKind::Directory),
+            node(&name, NodeKind::Directory),
             with_note(node(&format!("{name}/{name}"), NodeKind::File { size: 7 })),
             FileReply::Data(b"ab"),
             FileReply::Hole(5),
@@ -394,7 +407,7 @@ fn trees_are_archives_and_archives_trees() {
     run(async {
         let fs = sandbox.fs();
         let report = fs.read_archive("/srv/tree", sink.clone()).await.unwrap();
-        assert_eq!((report.nodes, report.left_out), (3, 1));
+        assert_eq!((report.nodes, report.left_out), (4, 1));
         let archive = sink.0.lock().unwrap().clone();
         fs.write_archive(Cursor::new(archive), "/to").await.unwrap();
     });
@@ -404,15 +417,59 @@ fn trees_are_archives_and_archives_trees() {
         listed,
         [
             "tree \"\" 0".to_owned(),
+            format!("tree/{long} \"\" 0"),
             format!("{file} \"\" 7"),
             format!("tree/again {file:?} 0"),
         ]
     );
     let asked = agent.join().unwrap();
-    assert!(asked[1][2].contains(&format!("{:?}", bytes_of(&file))));
-    assert!(asked[1][2].contains(&format!("{:?}", [note()])));
-    assert_eq!(asked[1][3], format!("Data({:?})", b"ab\0\0\0\0\0"));
-    assert_eq!(asked[1].len(), 6, "{:?}", asked[1]);
+    assert!(asked[1][3].contains(&format!("{:?}", bytes_of(&file))));
+    assert!(asked[1][3].contains(&format!("{:?}", [note()])));
+    assert_eq!(asked[1][4], format!("Data({:?})", b"ab\0\0\0\0\0"));
+    assert_eq!(asked[1].len(), 7, "{:?}", asked[1]);
+}
+
+#[test]
+fn no_archive_is_made_that_leads_out() {
+    // Longer than what is looked at by who only puts a name into a header.
+    let deep = format!("{}{}etc/passwd", "d/".repeat(100), "../".repeat(120));
+    let link = |to: &str| NodeKind::HardLink { to: bytes_of(to) };
+    let nodes = [
+        vec![node(&deep, NodeKind::File { size: 0 })],
+        vec![node("/etc/passwd", NodeKind::File { size: 0 })],
+        vec![node("link", link("../../etc/passwd"))],
+        vec![node("link", link("/etc/passwd"))],
+        // What is beneath a link is where that leads.
+        vec![
+            node(
+                "out",
+                NodeKind::Symlink {
+                    target: bytes_of("/etc"),
+                },
+            ),
+            node("out/passwd", NodeKind::File { size: 0 }),
+        ],
+    ];
+    let count = nodes.len();
+    let (sandbox, agent) = sandbox(count, move |number| {
+        let top = [node("", NodeKind::Directory)];
+        let nodes = top.into_iter().chain(nodes[number].clone());
+        nodes.chain([FileReply::Done]).collect()
+    });
+    run(async {
+        for number in 0..count {
+            let sink = Sink::default();
+            let outcome = sandbox.fs().read_archive("/srv/tree", sink.clone()).await;
+            assert!(
+                matches!(outcome, Err(MicrosandboxError::Fs { .. })),
+                "{number}: {outcome:?}"
+            );
+            let listed = tar_lists(&sink.0.lock().unwrap());
+            let escapes = |entry: &String| entry.contains("..") || entry.contains("passwd");
+            assert!(!listed.iter().any(escapes), "{listed:?}");
+        }
+    });
+    agent.join().unwrap();
 }
 
 #[test]
