@@ -95,6 +95,31 @@ fn an_image_is_run_by_its_name_and_as_it_says() {
 }
 
 #[test]
+fn an_init_that_an_image_has_as_its_entry_point_is_the_first_process() {
+    let home = Home::new();
+    // By this name it is the init of busybox; the one that would be found is gone.
+    let config = json!({ "Entrypoint": ["/init"], "Env": ["PATH=/bin:/sbin"] });
+    let image = DockerImage::new("booted", config)
+        .layer(|layer| {
+            let layer = layer.folder(&product::busybox());
+            layer.link("init", "/bin/busybox")
+        })
+        .layer(|layer| layer.file("bin/.wh.init", ""));
+    load(&home, image);
+    let look = "cat /proc/1/comm";
+    let finished = home
+        .guest("booted")
+        .with(["--init=auto"])
+        .run(["sh", "-c", look]);
+    assert_eq!(finished.lines(), ["init"], "{}", finished.errors());
+    let created = ["create", "--name=booted", "-m128M", "--init=auto", "booted"];
+    assert_eq!(home.msb(created).lines(), ["booted"]);
+    let found = home.exec_shell("booted", look);
+    assert_eq!(found.lines(), ["init"], "{found}");
+    assert_eq!(home.msb(["rm", "-f", "booted"]).code(), 0);
+}
+
+#[test]
 fn a_read_only_root_has_the_files_of_containers_and_nothing_is_written_to_it() {
     let home = Home::new();
     load_demo(&home);

@@ -1,5 +1,7 @@
 //! A sandbox that is not recorded: its machine, and nothing that remains.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use microsandbox::home::Home;
@@ -7,6 +9,7 @@ use microsandbox::launch::{
     BOOT_TIMEOUT_MS, INITRAMFS, KERNEL, LaunchConfig, Lifetime, Patch, Root, RootAccess, RootSource,
 };
 use microsandbox::names::Name;
+use microsandbox::protocol::{Bytes, Init};
 use microsandbox::sandbox::{RootAccessConfig, check_patchable, image_patches, launch_patches};
 
 use super::{Mounts, NamedMount, ResolvedRoot, SandboxPlan, milliseconds};
@@ -45,6 +48,14 @@ impl SandboxPlan {
         let hostname = hostname.unwrap_or_else(|| name.to_hostname());
         let patches = self.root_patches(&hostname)?;
         let is_image = self.image().is_some();
+        let init = match self.entrypoint_init() {
+            Some((program, arguments)) => Some(Init::Program {
+                path: bytes(program),
+                args: arguments.into_iter().map(bytes).collect(),
+                env: Vec::new(),
+            }),
+            None => self.guest.init,
+        };
         let root = root(self.root);
         if !self.patches.is_empty() {
             let hint = "folders and images are patched, in a private layer (--root-upper); \
@@ -74,7 +85,7 @@ impl SandboxPlan {
             scripts: self.guest.scripts,
             patches,
             restricted: self.guest.restricted,
-            init: self.guest.init,
+            init,
             lifetime: Lifetime {
                 detached: false,
                 max_duration_ms: self.max_duration.map(milliseconds),
@@ -99,6 +110,10 @@ impl SandboxPlan {
         patches.extend(launch_patches(&self.patches)?);
         Ok(patches)
     }
+}
+
+fn bytes(word: OsString) -> Bytes {
+    Bytes(word.into_vec())
 }
 
 /// The root, of which nothing remains unless it is written itself.

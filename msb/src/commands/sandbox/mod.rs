@@ -21,10 +21,10 @@ use clap::Args;
 use microsandbox::images::ResolvedImage;
 use microsandbox::images::image::manifest::ContainerConfig;
 use microsandbox::names::Name;
-use microsandbox::protocol::{Bytes, Exec, TerminalSize};
+use microsandbox::protocol::{Bytes, Exec, Init, TerminalSize};
 use microsandbox::sandbox::{
-    PatchConfig, RootAccessConfig, StopSignal, image_command, image_environment, image_stop_signal,
-    image_user, working_directory,
+    PatchConfig, RootAccessConfig, StopSignal, image_command, image_environment, image_init,
+    image_stop_signal, image_user, working_directory,
 };
 
 use crate::logging::LogLevel;
@@ -201,11 +201,23 @@ impl SandboxPlan {
     fn words(&self) -> Vec<OsString> {
         let entrypoint = self.entrypoint.iter().cloned().collect();
         let command = self.command.clone();
+        if self.entrypoint_init().is_some() {
+            return command;
+        }
         let (entrypoint, command) = match self.image() {
             Some(image) => image_command(image, entrypoint, command, self.runs_image),
             None => (entrypoint, command),
         };
         [entrypoint, command].concat()
+    }
+
+    /// The init that it has as its entry point, if that is to be PID 1, with its arguments.
+    fn entrypoint_init(&self) -> Option<(OsString, Vec<OsString>)> {
+        let image = self
+            .image()
+            .filter(|_| self.guest.init == Some(Init::Auto))?;
+        let entrypoint: Vec<_> = self.entrypoint.iter().cloned().collect();
+        image_init(image, &entrypoint, &self.command)
     }
 
     /// The environment: what the user gives, and what the image has besides.

@@ -289,7 +289,8 @@ pub enum SecurityProfile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum InitConfig {
-    /// The first of the usual ones that the root has: `/sbin/init`, `/lib/systemd/systemd` and others.
+    /// The one with which the entry point of the image begins; if that is none, the first of the usual ones that the root has:
+    /// `/sbin/init`, `/lib/systemd/systemd` and others.
     Auto,
     /// This one.
     Cmd {
@@ -305,7 +306,7 @@ pub enum InitConfig {
 }
 
 impl InitConfig {
-    /// The first of the usual ones that the root has.
+    /// That of the image's entry point, or the first of the usual ones that the root has.
     pub fn auto() -> InitConfig {
         InitConfig::Auto
     }

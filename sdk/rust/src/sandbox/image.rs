@@ -1,5 +1,6 @@
 //! Sandboxes that are made of images: what the image says of them, and where its file system is.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +10,22 @@ use image::progress::Silent;
 use image::store::RootDisk;
 
 use super::validate::check_label;
-use super::{SandboxConfig, StopSignal};
+use super::{InitConfig, SandboxConfig, StopSignal};
 use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::images::{self, PullOptions, RegistryAuth, ResolvedImage, is_archive};
 use crate::launch::{DiskImage, HostPath, Patch};
+
+/// Where images have an init as their entry point.
+const INITS: [&str; 7] = [
+    "/init",
+    "/sbin/init",
+    "/usr/sbin/init",
+    "/bin/init",
+    "/etc/init",
+    "/lib/systemd/systemd",
+    "/usr/lib/systemd/systemd",
+];
 
 /// The name of an image, if `image` is one and not a path: paths begin with `/`, `./`, `../` or `~`, or end as disk images do.
 #[must_use]
@@ -73,7 +85,8 @@ pub(super) fn take_image(
 }
 
 /// Takes over what an image says of the sandboxes that are made of it: the environment, the labels, the user, the working
-/// directory, the entry point and the signal that stops it, each unless `config` has its own.
+/// directory, the entry point and the signal that stops it, each unless `config` has its own. An entry point that is an init becomes
+/// PID 1 if `config` leaves that to the image.
 fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
     // A label that sandboxes cannot have is no reason not to run the image.
     for (key, value) in &image.labels {
@@ -95,8 +108,30 @@ fn apply(config: &mut SandboxConfig, image: &ContainerConfig) {
     config.stop_signal = config.stop_signal.or_else(|| image_stop_signal(image));
     let entrypoint = std::mem::take(&mut config.entrypoint);
     let command = std::mem::take(&mut config.command);
+    if config.init == Some(InitConfig::Auto)
+        && let Some((program, arguments)) = image_init(image, &entrypoint, &command)
+    {
+        config.init = Some(InitConfig::cmd(program, arguments));
+        config.command = command;
+        return;
+    }
     (config.entrypoint, config.command) =
         image_command(image, entrypoint, command, config.run_entrypoint);
+}
+
+/// The init that a sandbox of an image has as its entry point, with its arguments, which are those of the image where there is no
+/// command of the user's. It is for PID 1, and comes before no command.
+#[must_use]
+pub fn image_init<Word: for<'a> From<&'a str> + AsRef<OsStr> + Clone>(
+    image: &ContainerConfig,
+    entrypoint: &[Word],
+    command: &[Word],
+) -> Option<(Word, Vec<Word>)> {
+    let runs = command.is_empty();
+    let (entrypoint, arguments) = image_command(image, entrypoint.to_vec(), Vec::new(), runs);
+    let (program, first) = entrypoint.split_first()?;
+    let is_init = INITS.iter().any(|init| program.as_ref() == *init);
+    is_init.then(|| (program.clone(), [first, &arguments].concat()))
 }
 
 /// The entry point and the command of a sandbox that is made of an image, given those that its user wants; empty is what
@@ -314,6 +349,42 @@ mod tests {
             ..ContainerConfig::default()
         };
         assert_eq!(image_stop_signal(&nonsense), None);
+    }
+
+    #[test]
+    fn an_init_as_entry_point_becomes_the_first_process() {
+        let of = |entrypoint: &[&str], command: &[&str], init: Option<InitConfig>| {
+            let words = |words: &[&str]| words.iter().copied().map(str::to_owned).collect();
+            let image = ContainerConfig {
+                entrypoint: words(entrypoint),
+                cmd: vec!["--image".into()],
+                ..ContainerConfig::default()
+            };
+            let mut config = SandboxConfig::new("box", "alpine");
+            config.init = init;
+            config.run_entrypoint = true;
+            config.command = words(command);
+            apply(&mut config, &image);
+            let words = [config.entrypoint, config.command].concat();
+            (config.init, words.join(" "))
+        };
+        let auto = || Some(InitConfig::auto());
+        let init = |arguments: &[&str]| {
+            let arguments = arguments.iter().copied();
+            Some(InitConfig::cmd("/usr/sbin/init", arguments))
+        };
+        let entry = ["/usr/sbin/init", "-v"];
+        let alone = of(&entry, &[], auto());
+        assert_eq!(alone, (init(&["-v", "--image"]), String::new()));
+        let beside = of(&entry, &["work"], auto());
+        assert_eq!(beside, (init(&["-v"]), "work".to_owned()));
+        let other = of(&["/entry"], &["work"], auto());
+        assert_eq!(other, (auto(), "/entry work".to_owned()));
+        // Who names one, or wants none, has said so.
+        for wanted in [init(&[]), None] {
+            let (found, words) = of(&entry, &["work"], wanted.clone());
+            assert_eq!((found, &*words), (wanted, "/usr/sbin/init -v work"));
+        }
     }
 
     #[test]

@@ -33,8 +33,8 @@ mod watching;
 use std::time::Duration;
 
 pub use self::image::{
-    image_command, image_environment, image_name, image_patches, image_stop_signal, image_user,
-    root_disk, working_directory,
+    image_command, image_environment, image_init, image_name, image_patches, image_stop_signal,
+    image_user, root_disk, working_directory,
 };
 pub use crate::control::StopReason;
 pub use builder::SandboxBuilder;
