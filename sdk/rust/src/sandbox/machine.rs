@@ -29,7 +29,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long a guest may take beyond the grace of its processes: it syncs and unmounts. The machine's process ends it by itself
 /// before that.
-const SYNC: Duration = Duration::from_secs(20);
+pub(super) const SYNC: Duration = Duration::from_secs(20);
 
 /// How long a machine's process may take to record its end when its guest is gone.
 const LAST_WORDS: Duration = Duration::from_secs(10);

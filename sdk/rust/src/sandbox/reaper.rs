@@ -4,6 +4,11 @@ use std::mem::ManuallyDrop;
 use std::thread;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use super::DEFAULT_STOP_TIMEOUT;
+use super::machine::{SYNC, blocking};
+use super::pidfd::Pidfd;
 use crate::control::{ControlClient, ControlError, ControlRequest};
 use crate::launch::MachineProcess;
 use crate::names::Name;
@@ -41,6 +46,23 @@ pub(super) fn end(mut process: MachineProcess, directory: RunDirectory, name: Na
         }
         let _ = process.wait();
     });
+}
+
+/// Stops the guest of `process` in good order and waits for its end, as its creator can without the database and the sockets.
+/// What does not stop is killed.
+pub(super) async fn stop(process: MachineProcess) {
+    process.shutdown(DEFAULT_STOP_TIMEOUT);
+    let pid = i32::try_from(process.pid()).unwrap_or(0);
+    if let Ok(Some(running)) = Pidfd::open(pid) {
+        let limit = DEFAULT_STOP_TIMEOUT.saturating_add(SYNC);
+        let _ = timeout(limit, running.gone()).await;
+    }
+    // Fails when the thread does, and with that the process is dropped, too.
+    let _ = blocking(move || {
+        drop(process);
+        Ok(())
+    })
+    .await;
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) {

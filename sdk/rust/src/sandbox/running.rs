@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::machine::{Machine, blocking};
+use super::machine::Machine;
 use super::{SandboxBuilder, SandboxConfig, SandboxFilter, SandboxHandle, reaper};
 use crate::control::ControlRequest;
 use crate::error::{MicrosandboxError, failed};
@@ -15,6 +15,8 @@ use crate::microsandbox::Microsandbox;
 ///
 /// One that is *attached*, as it is if nothing else is asked for, ends with this value and with this process, in whatever way
 /// that ends. One that is *detached* goes on.
+///
+/// When another sandbox has taken its name, calls fail with [`MicrosandboxError::InvalidHandle`]; nothing reaches the other one.
 ///
 /// ```no_run
 /// use microsandbox::Sandbox;
@@ -201,7 +203,7 @@ impl Sandbox {
     /// somebody began since goes on.
     ///
     /// # Errors
-    /// When it cannot be stopped; that it has ended is none.
+    /// When it cannot be stopped, or its end cannot be recorded; that it has ended is none.
     pub async fn close(self) -> Result<(), MicrosandboxError> {
         if !self.started {
             return Ok(());
@@ -218,13 +220,8 @@ impl Sandbox {
             ) => Ok(()),
             result => result,
         };
-        if let Some(mut process) = self.take_owned() {
-            blocking(move || {
-                process.kill();
-                let _ = process.wait();
-                Ok(())
-            })
-            .await?;
+        if let Some(process) = self.take_owned() {
+            reaper::stop(process).await;
         }
         stopped
     }

@@ -104,8 +104,12 @@ fn attend(handover: &Handover, owned: Arc<AtomicBool>, ends: Sender<Ended>) {
     let commands = handover.commands.try_clone().unwrap();
     std::thread::spawn(move || {
         let command: Option<Command> = FrameReader::new(&commands).read().unwrap();
-        if command.is_none() && owned.load(Ordering::SeqCst) {
-            let _ = ends.send(ended(StopReason::CreatorDied));
+        match command {
+            Some(Command::Shutdown { .. }) => drop(ends.send(ended(StopReason::Stopped))),
+            None if owned.load(Ordering::SeqCst) => {
+                let _ = ends.send(ended(StopReason::CreatorDied));
+            }
+            _ => {}
         }
     });
 }
@@ -236,7 +240,8 @@ fn finish(handover: Handover, watchers: &Watchers, ended: Ended) {
     let run = handover.directory.path().parent().unwrap().to_owned();
     handover.directory.remove(handover.lock).unwrap();
     let home = Home::at(run.parent().map(Path::to_owned).unwrap());
-    microsandbox::conclude(&home, &handover.config.name.parse().unwrap()).unwrap();
+    // The next reader does it.
+    let _ = microsandbox::conclude(&home, &handover.config.name.parse().unwrap());
 }
 
 fn ended(reason: StopReason) -> Ended {

@@ -1,5 +1,6 @@
 //! Who ends with whom.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::Duration;
@@ -24,6 +25,10 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("a_sandbox_is_let_go", let_go),
     ("who_connects_owns_nothing", connected),
+    (
+        "who_started_it_stops_it_in_good_order_without_the_database",
+        without_database,
+    ),
 ];
 
 /// A creator that waits to be killed.
@@ -170,5 +175,23 @@ fn connected() {
             handle.refresh().await.unwrap().status(),
             SandboxStatus::Stopped
         );
+    });
+}
+
+fn without_database() {
+    let fixture = Fixture::new();
+    block_on(async {
+        let sandbox = fixture.builder("web").create().await.unwrap();
+        let handle = fixture.microsandbox.get("web").await.unwrap();
+        let database = fixture.home().database();
+        let aside = database.with_extension("aside");
+        fs::rename(&database, &aside).unwrap();
+        fs::write(&database, "no database".repeat(1000)).unwrap();
+        let error = sandbox.close().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+        fs::rename(&aside, &database).unwrap();
+        let result = handle.wait_until_stopped().await.unwrap();
+        assert_eq!(result.reason, StopReason::Stopped);
+        assert_eq!(result.source.as_deref(), Some("machine"));
     });
 }
