@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use microsandbox::run_directory::RunDirectory;
 use microsandbox::sandbox::{
     ExecOptions, InitConfig, MountConfig, RootAccessConfig, SandboxBuilder, SandboxStatus,
     SandboxStopResult, StopReason,
@@ -62,6 +63,14 @@ fn a_sandbox_passes_through_its_states_and_keeps_its_layer() {
             status(&sandbox, &microsandbox).await,
             SandboxStatus::Running
         );
+        // Its machine says whose it is, so that nobody has to look it up.
+        let place = microsandbox::home::Home::at(home.msb_home());
+        let running = RunDirectory::of(&place, &"web".parse().unwrap());
+        let directory = microsandbox.get("web").await.unwrap().directory();
+        assert_eq!(
+            running.status().unwrap().unwrap().sandbox.as_deref(),
+            directory.file_name().unwrap().to_str()
+        );
         let written = sandbox.shell("echo kept >/kept && sync").await.unwrap();
         assert!(written.success(), "{written:?}");
         let metrics = sandbox.metrics().await.unwrap();
@@ -74,8 +83,16 @@ fn a_sandbox_passes_through_its_states_and_keeps_its_layer() {
             status(&sandbox, &microsandbox).await,
             SandboxStatus::Draining
         );
-        let refused = sandbox.shell("true").await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::SandboxDraining, "{refused}");
+        for refused in [
+            sandbox.shell("true").await.unwrap_err(),
+            sandbox.fs().read("/etc/passwd").await.unwrap_err(),
+            sandbox
+                .exec_detached("true", ExecOptions::new())
+                .await
+                .unwrap_err(),
+        ] {
+            assert_eq!(refused.kind(), ErrorKind::SandboxDraining, "{refused}");
+        }
         running.kill().await.unwrap();
         assert!(running.wait().await.is_ok());
         let result = end(&sandbox).await;

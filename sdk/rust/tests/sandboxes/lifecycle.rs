@@ -1,6 +1,6 @@
 //! From the creation to the removal.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use microsandbox::sandbox::{ExecOptions, SandboxFilter, SandboxStatus, StopReason};
 use microsandbox::{ErrorKind, MicrosandboxError, Sandbox};
@@ -56,9 +56,12 @@ fn an_orderly_life() {
         assert_eq!(handle.status(), SandboxStatus::Running);
         assert_eq!(handle.config().unwrap().memory_mib, 64);
         assert!(handle.log_directory().is_dir());
+        // It is noted in milliseconds.
+        let begun = SystemTime::now() - Duration::from_millis(1);
         sandbox.stop().await.unwrap();
         let result = sandbox.wait_until_stopped().await.unwrap();
         assert_eq!(result.status, SandboxStatus::Stopped);
+        assert!((begun..=SystemTime::now()).contains(&result.observed_at));
         assert_eq!(result.reason, StopReason::Stopped);
         assert_eq!(result.source.as_deref(), Some("machine"));
         let stopped = handle.refresh().await.unwrap();

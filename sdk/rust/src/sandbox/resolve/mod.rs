@@ -330,6 +330,18 @@ mod tests {
     use crate::sandbox::MountConfig;
 
     #[test]
+    fn no_time_is_no_limit() {
+        for (seconds, expected) in [
+            (None, None),
+            (Some(0), None),
+            (Some(2), Some(2000)),
+            (Some(u64::MAX), Some(u64::MAX)),
+        ] {
+            assert_eq!(milliseconds(seconds), expected);
+        }
+    }
+
+    #[test]
     fn the_name_that_was_given_tells_the_format() {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
