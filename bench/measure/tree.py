@@ -10,12 +10,12 @@ FOLDERS_OF_A_FOLDER = 10
 LINE = b"The quick brown fox jumps over the lazy dog, and nobody knows why it does.\n"
 
 
-def archive(cache: Path, files: int) -> Path:
-    """The archive in the cache, made when it is not there: so many files in the folder `tree`, which is a repository that has all
-    of them committed in one pack."""
+def archive(cache: Path, files: int, scratch: Path) -> Path:
+    """The archive in the cache, made in `scratch` when it is not there: so many files in the folder `tree`, which is a repository
+    that has all of them committed in one pack."""
     result = cache / f"tree-{files}.tar"
     if not result.exists():
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=scratch) as name:
             tree = Path(name) / "tree"
             tree.mkdir()
             _write(tree, files)
