@@ -164,6 +164,23 @@ impl<'m> Buffers<'m> {
         Ok(())
     }
 
+    /// A copy of them.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let lengths = self.vectors.iter().map(|vector| vector.iov_len);
+        let length = lengths.fold(0, usize::saturating_add);
+        let mut bytes = Vec::<u8>::with_capacity(length);
+        let mut place = bytes.as_mut_ptr();
+        for vector in &self.vectors {
+            let from = vector.iov_base.cast::<u8>();
+            // SAFETY: as in `copy_to`; all vectors together fit into the capacity, which belongs to nobody else.
+            unsafe { std::ptr::copy_nonoverlapping(from, place, vector.iov_len) };
+            place = place.wrapping_add(vector.iov_len);
+        }
+        // SAFETY: the loop has initialised all of them.
+        unsafe { bytes.set_len(length) };
+        bytes
+    }
+
     fn check_length(&self, length: usize) -> io::Result<()> {
         if length as u64 == self.length {
             Ok(())
@@ -197,6 +214,7 @@ mod tests {
                 let mut bytes = vec![0; part.len() as usize];
                 part.copy_to(&mut bytes).unwrap();
                 assert_eq!(bytes, expected, "{start} {length}");
+                assert_eq!(part.to_vec(), expected, "{start} {length}");
             }
         }
         buffers.part(8, 4).copy_from(&[200, 201, 202, 203]).unwrap();

@@ -1,31 +1,34 @@
-//! The bytes of a log, version 1.
+//! The bytes of a log, version 2.
 //!
 //! ```text
-//! segment:  magic "msblog" 00 01 | identity of the log, 8 bytes | entries
-//! entry:    length of the data, 4 bytes | checksum, 4 bytes | nanoseconds since 1970, 8 bytes | session, 8 bytes |
+//! segment:  magic "msblog" 00 02 | identity of the log, 8 bytes | entries | what is no entry of this segment
+//! entry:    checksum, 8 bytes | length of the data, 4 bytes | nanoseconds since 1970, 8 bytes | session, 8 bytes |
 //!           source, 1 byte | data
 //! ```
-//! Numbers are little endian. The checksum is CRC-32 (IEEE 802.3) over the entry without the checksum itself. The last byte of
-//! the magic is the version of the format.
+//! Numbers are little endian. The checksum is XXH64 over the entry without the checksum itself, and its seed is the number of the
+//! segment: a file that was a segment before is written over from its beginning, and what is left of its old entries
+//! must be none of the new segment. The last byte of the magic is the version of the format.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use twox_hash::XxHash64;
 
 use super::entry::LogSource;
 
 /// Begins every segment.
-pub(super) const MAGIC: [u8; 8] = *b"msblog\0\x01";
+pub(super) const MAGIC: [u8; 8] = *b"msblog\0\x02";
 
 /// Bytes of a segment before its first entry.
 pub(super) const SEGMENT_HEADER: usize = 16;
 
 /// Bytes of an entry before its data.
-pub(super) const ENTRY_HEADER: usize = 25;
+pub(super) const ENTRY_HEADER: usize = 29;
 
 /// Most bytes of data in an entry.
 pub(super) const MAX_DATA: usize = 64 * 1024;
 
-/// Place of the checksum in an entry.
-const CHECKSUM: std::ops::Range<usize> = 4..8;
+/// Bytes of the checksum at the beginning of an entry.
+const CHECKSUM: usize = 8;
 
 /// The first bytes of a segment.
 pub(super) fn segment_header(identity: u64) -> [u8; SEGMENT_HEADER] {
@@ -48,8 +51,8 @@ pub(super) fn parse_segment_header(bytes: &[u8; SEGMENT_HEADER]) -> Option<u64> 
 pub(super) struct EntryHeader {
     /// Bytes of data.
     pub(super) length: usize,
-    /// CRC-32.
-    checksum: u32,
+    /// XXH64.
+    checksum: u64,
     /// Nanoseconds since 1970-01-01 00:00 UTC.
     time: u64,
     /// The session; 0 for none.
@@ -69,24 +72,24 @@ impl EntryHeader {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         let mut bytes = [0; ENTRY_HEADER];
-        bytes[..4].copy_from_slice(&length.to_le_bytes());
-        bytes[8..16].copy_from_slice(&time.to_le_bytes());
-        bytes[16..24].copy_from_slice(&session.to_le_bytes());
-        bytes[24] = source.number();
+        bytes[8..12].copy_from_slice(&length.to_le_bytes());
+        bytes[12..20].copy_from_slice(&time.to_le_bytes());
+        bytes[20..28].copy_from_slice(&session.to_le_bytes());
+        bytes[28] = source.number();
         bytes
     }
 
     /// Reads a header. `None` when no writer has written it.
     pub(super) fn parse(bytes: &[u8; ENTRY_HEADER]) -> Option<EntryHeader> {
         let number = |from: usize| Some(u64::from_le_bytes(*bytes.get(from..)?.first_chunk()?));
-        let (length, rest) = bytes.split_first_chunk()?;
+        let length = bytes.get(CHECKSUM..)?.first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         (length <= MAX_DATA).then_some(EntryHeader {
             length,
-            checksum: u32::from_le_bytes(*rest.first_chunk()?),
-            time: number(8)?,
-            session: number(16)?,
-            source: LogSource::from_number(bytes[24])?,
+            checksum: number(0)?,
+            time: number(12)?,
+            session: number(20)?,
+            source: LogSource::from_number(bytes[28])?,
         })
     }
 
@@ -100,23 +103,20 @@ impl EntryHeader {
         UNIX_EPOCH + Duration::from_nanos(self.time)
     }
 
-    /// Whether `entry`, which begins with this header, is as it was written.
-    pub(super) fn matches(&self, entry: &[u8]) -> bool {
-        self.checksum == checksum(entry)
+    /// Whether `entry`, which begins with this header, is as it was written to the segment with this number.
+    pub(super) fn matches(&self, entry: &[u8], segment: u64) -> bool {
+        self.checksum == checksum(entry, segment)
     }
 }
 
-/// Enters the checksum into a whole entry.
-pub(super) fn seal(entry: &mut [u8]) {
-    let checksum = checksum(entry);
-    if let Some(place) = entry.get_mut(CHECKSUM) {
-        place.copy_from_slice(&checksum.to_le_bytes());
+/// Enters the checksum into a whole entry of the segment with this number.
+pub(super) fn seal(entry: &mut [u8], segment: u64) {
+    let checksum = checksum(entry, segment);
+    if let Some(place) = entry.first_chunk_mut() {
+        *place = checksum.to_le_bytes();
     }
 }
 
-fn checksum(entry: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(entry.get(..CHECKSUM.start).unwrap_or_default());
-    hasher.update(entry.get(CHECKSUM.end..).unwrap_or_default());
-    hasher.finalize()
+fn checksum(entry: &[u8], segment: u64) -> u64 {
+    XxHash64::oneshot(segment, entry.get(CHECKSUM..).unwrap_or_default())
 }

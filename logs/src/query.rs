@@ -36,7 +36,7 @@ fn all(directory: &Path, filter: &Filter) -> Result<Vec<LogEntry>, LogError> {
     Ok(entries)
 }
 
-/// Place where the log ends now.
+/// Place where the log ends now, or one in the same segment that it has not reached yet.
 pub(super) fn end(directory: &Path) -> Result<Position, LogError> {
     for number in segment::list(directory)?.into_iter().rev() {
         if let Some(reader) = SegmentReader::open(directory, number)? {

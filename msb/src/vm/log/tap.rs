@@ -13,9 +13,9 @@ use super::queue::Queue;
 /// How long a session waits for the log in a row, before its output goes unlogged.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of entries that `bytes` bytes of frames become at most: the smallest frame with data has 7 bytes, its entry 26.
+/// Bytes of entries that `bytes` bytes of frames become at most: the smallest frame with data has 7 bytes, its entry 30.
 fn entries_of(bytes: usize) -> usize {
-    bytes.saturating_mul(4).saturating_add(64)
+    bytes.saturating_mul(5).saturating_add(64)
 }
 
 impl Observer for Log {

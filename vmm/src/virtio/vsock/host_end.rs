@@ -260,9 +260,7 @@ impl HostEnd {
 
     /// Appends `data` to the backlog.
     fn keep(&mut self, data: &Buffers<'_>) {
-        let mut bytes = vec![0; usize::try_from(data.len()).unwrap_or(usize::MAX)];
-        // Fails only for another length.
-        let _ = data.copy_to(&mut bytes);
+        let bytes = data.to_vec();
         if self.backlog.is_empty() {
             self.backlog = bytes.into();
         } else {

@@ -1,5 +1,7 @@
 //! Logs that are written, read, cut and spoilt.
 
+mod rotation;
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -271,93 +273,6 @@ fn a_clock_that_is_set_back_hides_no_entries() {
     for entry in &entries[1..] {
         assert_eq!(&told(&stream.blocking_recv().unwrap().unwrap()), entry);
     }
-}
-
-#[test]
-fn a_log_does_not_outgrow_its_bound_and_keeps_its_end() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
-    let mut all = Vec::new();
-    for second in 0..400 {
-        let entry = written(second, LogSource::Stdout, &vec![second as u8; 9_999]);
-        write(&mut writer, std::slice::from_ref(&entry));
-        all.push(entry);
-        assert!(bytes_in(directory.path()) <= LIMIT);
-    }
-    let kept = read(directory.path(), &everything());
-    assert!(kept.len() * 9_999 > LIMIT as usize * 3 / 4);
-    assert_eq!(kept[..], all[all.len() - kept.len()..]);
-    // A smaller bound counts from the next segment on.
-    drop(writer);
-    let mut writer = LogWriter::open(directory.path(), LIMIT / 2 + 200_000).unwrap();
-    for second in 400..430 {
-        write(
-            &mut writer,
-            &[written(second, LogSource::Stdout, &[7; 9_999])],
-        );
-    }
-    assert!(bytes_in(directory.path()) <= LIMIT / 2 + 200_000);
-}
-
-#[test]
-fn readers_follow_a_writer_that_rotates() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
-    let options = || LogStreamOptions {
-        follow: true,
-        ..LogStreamOptions::default()
-    };
-    let mut streams: Vec<_> = (0..3)
-        .map(|_| LogStream::open(directory.path(), options()).unwrap())
-        .collect();
-    const ENTRIES: u64 = 2_000;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for second in 0..ENTRIES {
-                write(
-                    &mut writer,
-                    &[written(second, LogSource::Stdout, &[3; 4_000])],
-                );
-            }
-        });
-        for stream in &mut streams {
-            scope.spawn(|| {
-                let mut last = None;
-                while last != Some(ENTRIES - 1) {
-                    let entry = stream.blocking_recv().unwrap().unwrap();
-                    let time = entry
-                        .timestamp
-                        .duration_since(UNIX_EPOCH)
-                        .unwrap()
-                        .as_secs();
-                    // A reader that is slow misses entries; it gets none twice and none out of order.
-                    assert!(last.is_none_or(|last| time > last), "{time} after {last:?}");
-                    assert_eq!(entry.data, [3; 4_000]);
-                    last = Some(time);
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn who_reads_on_after_what_was_removed_begins_with_the_oldest() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
-    let entry = |second| written(second, LogSource::Stdout, &[7; 9_999]);
-    write(&mut writer, &[entry(0), entry(1)]);
-    let cursor = read_logs(directory.path(), &everything()).unwrap()[0].cursor;
-    for second in 2..400 {
-        write(&mut writer, &[entry(second)]);
-    }
-    let options = LogStreamOptions {
-        from_cursor: Some(cursor),
-        ..LogStreamOptions::default()
-    };
-    let rest = drain(LogStream::open(directory.path(), options).unwrap());
-    let rest: Vec<_> = rest.iter().map(told).collect();
-    assert_eq!(rest, read(directory.path(), &everything()));
-    assert!(rest.len() < 399 && rest.last() == Some(&entry(399)));
 }
 
 #[test]
