@@ -1,4 +1,4 @@
-//! A process that writes a log is killed at random moments, with this program itself in its place.
+//! A process that writes a log is killed at random moments or finds its disk full, with this program itself in its place.
 //!
 //! Without libtest, because the program takes a role.
 
@@ -8,6 +8,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use logs::{LogBatch, LogOptions, LogSource, LogStream, LogStreamOptions, LogWriter, read_logs};
 
@@ -24,8 +27,9 @@ fn main() {
     {
         return write(Path::new(directory));
     }
-    let tests: [(&str, fn()); 2] = [
+    let tests: [(&str, fn()); 3] = [
         ("what_was_written_survives_the_writer", killed_anywhere),
+        ("of_what_a_full_disk_takes_whole_entries_stay", filled),
         ("who_follows_a_log_learns_of_its_writers_end", followed),
     ];
     for (name, test) in tests {
@@ -102,6 +106,42 @@ fn killed_anywhere() {
             assert!(last == said || last == said + 1, "{last} after {said}");
         }
     }
+}
+
+fn filled() {
+    // SAFETY: SIG_IGN is no function that could be called.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
+    let (before, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let lengths = [20_000, 1, 30_000, 5_000, 2, 60_000];
+    for room in (16..120_000).step_by(1_111).chain([16, 45, 46]) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(directory.path(), LIMIT).unwrap();
+        let mut batch = LogBatch::new();
+        for length in lengths {
+            batch.push(LogSource::Stdout, 1, SystemTime::now(), &vec![b'x'; length]);
+        }
+        setrlimit(Resource::RLIMIT_FSIZE, room, hard).unwrap();
+        let result = writer.write(&mut batch);
+        setrlimit(Resource::RLIMIT_FSIZE, before, hard).unwrap();
+        let (kept, lost) = lengths.split_at(lengths_in(directory.path()).len());
+        assert_eq!(lengths_in(directory.path()), kept);
+        let lost: usize = lost.iter().sum();
+        let told = result.err().map_or(0, |unwritten| unwritten.bytes);
+        assert_eq!(told, lost as u64, "{room}");
+        let entry = |length: &usize| 29 + *length as u64;
+        let file = 16 + kept.iter().map(entry).sum::<u64>();
+        assert!(file <= room && (lost == 0 || file + entry(&lengths[kept.len()]) > room));
+        // It goes on where it stopped.
+        batch.push(LogSource::Stdout, 1, SystemTime::now(), b"more");
+        writer.write(&mut batch).unwrap();
+        assert_eq!(lengths_in(directory.path()), [kept, &[4]].concat());
+    }
+}
+
+/// Lengths of the entries of a log.
+fn lengths_in(directory: &Path) -> Vec<usize> {
+    let entries = read_logs(directory, &LogOptions::default()).unwrap();
+    entries.iter().map(|entry| entry.data.len()).collect()
 }
 
 fn followed() {
