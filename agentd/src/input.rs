@@ -10,7 +10,7 @@ use protocol::{Failure, INITIAL_STDIN_CREDIT, MAX_DATA, Stage};
 
 use crate::failure::failure;
 use crate::poller::Watched;
-use crate::terminal::end_of_file_character;
+use crate::terminal::{end_of_file_character, makes_lines};
 
 /// Credit is granted in steps of at least this, so that grants stay rare.
 const GRANT: u32 = INITIAL_STDIN_CREDIT / 4;
@@ -25,6 +25,8 @@ pub(crate) struct Input {
     waiting: VecDeque<u8>,
     /// The client has sent the end.
     ended: bool,
+    /// The end was typed to a terminal that makes lines of its input.
+    ended_lines: bool,
     /// What the client sent last ended a line; only then one end-of-file character is the end.
     at_line_start: bool,
     /// Bytes that the client may still send.
@@ -51,6 +53,7 @@ impl Input {
             is_terminal,
             waiting: VecDeque::new(),
             ended: false,
+            ended_lines: false,
             at_line_start: true,
             credit: INITIAL_STDIN_CREDIT,
             consumed: 0,
@@ -89,22 +92,39 @@ impl Input {
         }
         self.ended = true;
         if self.is_terminal {
-            let character = self
-                .sink
-                .as_ref()
-                .and_then(|sink| end_of_file_character(&**sink));
-            if let Some(character) = character {
-                // In the middle of a line the first one only delivers what is there, termios(3).
-                let typed: &[u8] = match self.at_line_start {
-                    true => &[character],
-                    false => &[character, character],
-                };
-                self.take(typed);
-            }
+            self.ended_lines = self.sink.as_ref().is_some_and(|sink| makes_lines(&**sink));
+            self.type_end();
         } else {
             self.pump();
         }
         Ok(())
+    }
+
+    /// The process has written to its terminal. If it has taken over the making of lines since the end was typed, as a shell does
+    /// before it shows its prompt, the end was none for it: Linux hands it on as a byte 0. It is typed again, once.
+    pub(crate) fn repeat_end(&mut self) {
+        let is_due =
+            self.ended_lines && self.sink.as_ref().is_some_and(|sink| !makes_lines(&**sink));
+        if is_due {
+            self.ended_lines = false;
+            self.at_line_start = true;
+            self.type_end();
+        }
+    }
+
+    fn type_end(&mut self) {
+        let character = self
+            .sink
+            .as_ref()
+            .and_then(|sink| end_of_file_character(&**sink));
+        if let Some(character) = character {
+            // In the middle of a line the first one only delivers what is there, termios(3).
+            let typed: &[u8] = match self.at_line_start {
+                true => &[character],
+                false => &[character, character],
+            };
+            self.take(typed);
+        }
     }
 
     /// Passes `data` on, and keeps what the process does not take at once.

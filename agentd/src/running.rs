@@ -263,6 +263,9 @@ impl Running {
             };
             if let Some(count) = output.and_then(|output| output.read(data)) {
                 self.stderr_is_next = !is_stderr;
+                if let Some(input) = &mut self.input {
+                    input.repeat_end();
+                }
                 let data = data.get(..count)?;
                 let message = if is_stderr {
                     GuestMessage::Stderr

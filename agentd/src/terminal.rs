@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{SpecialCharacterIndices, tcgetattr};
+use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
 use protocol::TerminalSize;
 
 nix::ioctl_write_ptr_bad!(unlock_slave, libc::TIOCSPTLCK, libc::c_int);
@@ -50,6 +50,11 @@ pub(crate) fn end_of_file_character(master: &impl AsFd) -> Option<u8> {
         .control_chars
         .get(SpecialCharacterIndices::VEOF as usize)?;
     (*character != libc::_POSIX_VDISABLE).then_some(*character)
+}
+
+/// Whether the terminal makes lines of its input, and an end of it where the end-of-file character is typed.
+pub(crate) fn makes_lines(master: &impl AsFd) -> bool {
+    tcgetattr(master).is_ok_and(|settings| settings.local_flags.contains(LocalFlags::ICANON))
 }
 
 /// Makes the terminal on standard input the controlling one of the calling session leader.

@@ -84,6 +84,24 @@ fn who_reads_keys_by_itself_is_told_the_end_of_stdin() {
 }
 
 #[test]
+fn who_reads_keys_from_now_on_is_told_the_end_of_stdin_again() {
+    let Some(guest) = Guest::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let line = format!(
+        "echo on; until [ -e {} ]; do sleep 0.05; done; stty -icanon -echo; echo ready
+         until [ $(dd bs=1 count=1 2>&- | od -An -tx1) = 04 ]; do :; done; echo told",
+        mark.display()
+    );
+    let mut client = guest.exec(on_terminal(shell(&line)));
+    client.hear_until("on\r\n");
+    client.say(HostMessage::StdinEnd);
+    std::fs::write(mark, "").unwrap();
+    client.hear_until("ready\r\n");
+    assert_eq!(client.outcome().text(), "told\r\n");
+}
+
+#[test]
 fn all_output_of_a_terminal_comes_before_the_exit() {
     let Some(guest) = Guest::start() else { return };
     let outcome = guest.exec(on_terminal(shell("seq 1 100000"))).outcome();
