@@ -1,6 +1,5 @@
 //! `msb inspect`
 
-use anyhow::Context;
 use clap::Args;
 use microsandbox::Sandbox;
 use microsandbox::names::Name;
@@ -12,6 +11,7 @@ use super::Format;
 use super::advice::advise;
 use super::list::SandboxView;
 use super::metrics::reading::{Reading, read};
+use super::records::configuration;
 use super::runtime::block_on;
 use crate::failure::{self, FAILED};
 use crate::{output, utc};
@@ -67,10 +67,14 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let details = block_on(async {
         let mut details = Vec::new();
         for name in &arguments.names {
-            match Sandbox::get(name.as_str()).await {
-                Ok(sandbox) => details.push(Details::of(&sandbox).await?),
+            let found = match Sandbox::get(name.as_str()).await {
+                Ok(sandbox) => Details::of(&sandbox).await,
+                Err(error) => Err(advise(error).await),
+            };
+            match found {
+                Ok(found) => details.push(found),
                 Err(error) => {
-                    failure::report(&advise(error).await);
+                    failure::report(&error);
                     status = FAILED;
                 }
             }
@@ -90,6 +94,7 @@ pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
 
 impl Details {
     async fn of(sandbox: &SandboxHandle) -> anyhow::Result<Details> {
+        let config = configuration(sandbox)?;
         let view = SandboxView::of(sandbox);
         // One that is on its way up or down has none, and may be gone by now.
         let metrics = match sandbox.status().is_alive() {
@@ -104,8 +109,7 @@ impl Details {
             directory: sandbox.directory().display().to_string(),
             last_stop: sandbox.last_stop().map(StopView::of),
             metrics,
-            config: serde_json::from_str(sandbox.config_json())
-                .context("the configuration that is recorded is no JSON")?,
+            config,
         })
     }
 

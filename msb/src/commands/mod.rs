@@ -31,6 +31,7 @@ mod process;
 mod progress;
 mod prune;
 mod pull;
+mod records;
 mod registry;
 mod registry_advice;
 mod restart;

@@ -1,12 +1,12 @@
 //! `msb prune`
 
 use clap::Args;
-use microsandbox::Sandbox;
 use microsandbox::sandbox::SandboxHandle;
 
 use super::advice::advise;
 use super::confirmation::is_to_go;
 use super::done::{Done, DoneArguments, Named};
+use super::records;
 use super::runtime::block_on;
 use super::selection::has_all;
 use crate::failure::{self, FAILED};
@@ -38,17 +38,13 @@ pub(super) struct Arguments {
 /// Removes them.
 pub(super) fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     block_on(async {
-        let all = match Sandbox::list().await {
-            Ok(all) => all,
-            Err(error) => return Err(advise(error).await),
-        };
+        let (all, mut status) = records::all().await?;
         let is_wanted = |sandbox: &SandboxHandle| {
             !sandbox.status().is_alive() && has_all(sandbox, &arguments.label)
         };
         let wanted: Vec<_> = all.into_iter().filter(is_wanted).collect();
         let is_to_be = wanted.is_empty() || arguments.force || confirm(&wanted)?;
         let mut done = Done::new(arguments.done);
-        let mut status = 0;
         for sandbox in wanted.iter().filter(|_| is_to_be) {
             match sandbox.remove().await {
                 Ok(()) => done.add(Named::new(sandbox.name()))?,

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::advice::advise;
 use super::done::{Done, DoneArguments, Line};
+use super::records;
 use crate::failure::{self, FAILED};
 use crate::options::Label;
 
@@ -61,11 +62,11 @@ impl Selection {
         F: Future<Output = Result<T, MicrosandboxError>> + Send + 'static,
         T: Line + Send + 'static,
     {
-        let mut status = 0;
         let mut done = Done::new(self.done);
+        let (found, mut status) = self.look_up().await?;
         let mut in_order = InOrder::default();
         let mut at_work = JoinSet::new();
-        for (place, (name, found)) in self.look_up().await?.into_iter().enumerate() {
+        for (place, (name, found)) in found.into_iter().enumerate() {
             match found {
                 Ok(handle) => {
                     let work = work(handle);
@@ -95,8 +96,9 @@ impl Selection {
         Ok(status)
     }
 
-    /// Each of the sandboxes once: those that are named, then those with the labels by name.
-    async fn look_up(self) -> anyhow::Result<Vec<Found>> {
+    /// Each of the sandboxes once: those that are named, then those with the labels by name; and the exit status, since some may
+    /// have the labels of which nothing can be read.
+    async fn look_up(self) -> anyhow::Result<(Vec<Found>, u8)> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for name in self.names {
@@ -110,12 +112,9 @@ impl Selection {
             }
         }
         if self.label.is_empty() {
-            return Ok(found);
+            return Ok((found, 0));
         }
-        let all = match Sandbox::list().await {
-            Ok(all) => all,
-            Err(error) => return Err(advise(error).await),
-        };
+        let (all, status) = records::all().await?;
         let labelled = all
             .into_iter()
             .filter(|handle| has_all(handle, &self.label) && !seen.contains(handle.name()));
@@ -126,7 +125,7 @@ impl Selection {
                 .into_iter()
                 .map(|(name, handle)| (name, Ok(handle))),
         );
-        Ok(found)
+        Ok((found, status))
     }
 }
 

@@ -9,8 +9,8 @@ use crate::error::{MicrosandboxError, NotInstalled};
 use crate::home::Home;
 use crate::launch::{INITRAMFS, KERNEL, Program};
 use crate::sandbox::{
-    Sandbox, SandboxBuilder, SandboxConfig, SandboxFilter, SandboxHandle, SandboxMetrics,
-    SandboxStatus,
+    Sandbox, SandboxBuilder, SandboxConfig, SandboxFilter, SandboxHandle, SandboxListing,
+    SandboxMetrics, SandboxStatus,
 };
 
 /// The sandboxes of one home. [`Sandbox`] has the same calls for the home that the environment names.
@@ -88,6 +88,17 @@ impl Microsandbox {
         &self,
         filter: SandboxFilter,
     ) -> Result<Vec<SandboxHandle>, MicrosandboxError> {
+        self.list_readable(filter).await?.complete()
+    }
+
+    /// See [`Sandbox::list_readable`].
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn list_readable(
+        &self,
+        filter: SandboxFilter,
+    ) -> Result<SandboxListing, MicrosandboxError> {
         crate::sandbox::list(self.home.clone(), filter).await
     }
 

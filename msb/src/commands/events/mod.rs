@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Args;
-use microsandbox::sandbox::{SandboxHandle, StopReason};
+use microsandbox::sandbox::{SandboxFilter, SandboxHandle, StopReason};
 use microsandbox::{Microsandbox, MicrosandboxError};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -84,9 +84,10 @@ fn await_ends(
     }
 }
 
+/// All sandboxes; nothing happens that could be told of those whose records cannot be read.
 async fn list(sandboxes: &Microsandbox) -> anyhow::Result<Vec<SandboxHandle>> {
-    match sandboxes.list().await {
-        Ok(handles) => Ok(handles),
+    match sandboxes.list_readable(SandboxFilter::new()).await {
+        Ok(listing) => Ok(listing.sandboxes),
         Err(error) => Err(advise(error).await),
     }
 }

@@ -4,12 +4,12 @@ mod filter;
 mod view;
 
 use clap::Args;
+use microsandbox::MicrosandboxError;
 use microsandbox::names::Name;
-use microsandbox::{MicrosandboxError, Sandbox};
 
-use super::ListFormat;
 use super::advice::advise;
 use super::runtime::block_on;
+use super::{ListFormat, records};
 use crate::failure::{self, FAILED};
 use crate::options::Label;
 use crate::output;
@@ -21,7 +21,10 @@ pub(super) use view::View as SandboxView;
 
 /// Lists the sandboxes
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "Exit status:
+  0 when all that is recorded can be read, 1 otherwise
+
+Examples:
   msb ls
   msb ls --running --label env=prod
   msb ls --filter status=crashed --format json
@@ -42,7 +45,7 @@ pub(super) struct LsArguments {
 /// Lists the sandboxes that run, and what runs in them
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:
-  0 when all that were named are there, 1 otherwise
+  0 when all that were named are there and all that is recorded can be read, 1 otherwise
 
 Examples:
   msb ps
@@ -97,7 +100,8 @@ pub(super) fn ls(arguments: &LsArguments) -> anyhow::Result<u8> {
         stopped: !arguments.running,
     };
     let listing = &arguments.listing;
-    listing.print(&listing.wanted(&all()?, wanted), |views| {
+    let (all, status) = all()?;
+    listing.print(&listing.wanted(&all, wanted), |views| {
         let rows = views.iter().map(|view| {
             [
                 view.name.clone(),
@@ -111,7 +115,7 @@ pub(super) fn ls(arguments: &LsArguments) -> anyhow::Result<u8> {
             &rows.collect::<Vec<_>>(),
         )
     })?;
-    Ok(0)
+    Ok(status)
 }
 
 /// Lists them with what runs in them.
@@ -123,7 +127,7 @@ pub(super) fn ps(arguments: &PsArguments) -> anyhow::Result<u8> {
             || !arguments.names.is_empty()
             || listing.filter.iter().any(Filter::is_of_status),
     };
-    let all = all()?;
+    let (all, mut status) = all()?;
     let mut views = listing.wanted(&all, wanted);
     let names = &arguments.names;
     views.retain(|view| names.is_empty() || names.iter().any(|name| is_of(view, name)));
@@ -143,7 +147,6 @@ pub(super) fn ps(arguments: &PsArguments) -> anyhow::Result<u8> {
             &rows.collect::<Vec<_>>(),
         )
     })?;
-    let mut status = 0;
     for name in names
         .iter()
         .filter(|name| !all.iter().any(|view| is_of(view, name)))
@@ -161,17 +164,18 @@ fn is_of(view: &View, name: &Name) -> bool {
     view.name == name.as_str()
 }
 
-/// All sandboxes, by name.
-fn all() -> anyhow::Result<Vec<View>> {
-    let sandboxes = block_on(async {
-        match Sandbox::list().await {
-            Ok(sandboxes) => Ok(sandboxes),
-            Err(error) => Err(advise(error).await),
+/// All sandboxes, by name, and the exit status: what is damaged of their records is reported.
+fn all() -> anyhow::Result<(Vec<View>, u8)> {
+    let (sandboxes, mut status) = block_on(records::all())?;
+    for sandbox in &sandboxes {
+        if let Err(error) = records::configuration(sandbox) {
+            failure::report(&error);
+            status = FAILED;
         }
-    })?;
+    }
     let mut views: Vec<_> = sandboxes.iter().map(View::of).collect();
     views.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(views)
+    Ok((views, status))
 }
 
 impl Listing {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::commands::advice::advise;
+use crate::commands::records::all_or_why_not;
 use crate::commands::stats::screen::Screen;
 use crate::failure::{self, FAILED};
 use crate::options::display_rounded_size;
@@ -24,7 +25,7 @@ pub(in crate::commands) struct Subject {
     missing: Missing,
 }
 
-/// Sandboxes that could not be read when they were looked at last. Who looks again and again wants to be told once.
+/// Sandboxes, or their records, that could not be read when they were looked at last. Who looks again and again wants to be told once.
 #[derive(Debug, Default)]
 struct Missing {
     names: BTreeSet<String>,
@@ -82,8 +83,8 @@ impl Subject {
         }
     }
 
-    /// Reads all of them at the same time. That one cannot be read and was asked for by name is reported on `screen`, but not again
-    /// by the next reading.
+    /// Reads all of them at the same time. That one cannot be read and was asked for by name, or what is recorded of one, is
+    /// reported on `screen`, but not again by the next reading.
     ///
     /// # Errors
     /// When the sandboxes cannot be listed.
@@ -127,7 +128,8 @@ impl Subject {
             let is_read = |reading: &Reading| reading.name == name.as_str();
             !readings.iter().any(is_read)
         });
-        if missing { FAILED } else { 0 }
+        let unreadable = self.names.is_empty() && !self.missing.names.is_empty();
+        if missing || unreadable { FAILED } else { 0 }
     }
 
     async fn handles(
@@ -135,11 +137,14 @@ impl Subject {
         failures: &mut Vec<(String, MicrosandboxError)>,
     ) -> anyhow::Result<Vec<SandboxHandle>> {
         if self.names.is_empty() {
-            let all = match Sandbox::list().await {
-                Ok(all) => all.into_iter(),
-                Err(error) => return Err(advise(error).await),
-            };
-            return Ok(all.filter(|handle| handle.status().is_alive()).collect());
+            let (mut all, unreadable) = all_or_why_not().await?;
+            failures.extend(
+                unreadable
+                    .into_iter()
+                    .map(|error| (error.to_string(), error)),
+            );
+            all.retain(|handle| handle.status().is_alive());
+            return Ok(all);
         }
         let mut handles = Vec::new();
         for name in &self.names {

@@ -50,6 +50,10 @@ pub(in crate::commands) fn database(error: &DatabaseError) -> String {
             "put a backup of {} back, or move it away: the files of the volumes are untouched, but no volume and no sandbox is recorded then",
             path.display()
         ),
+        DatabaseError::Record { path, .. } => format!(
+            "put a backup of {} back, or take the record out with sqlite3(1): the other sandboxes are as they were",
+            path.display()
+        ),
         DatabaseError::Locked { path, .. } => {
             format!("`fuser {}` names the programs that use it", path.display())
         }

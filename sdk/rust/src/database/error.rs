@@ -31,6 +31,16 @@ pub enum DatabaseError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// What it says of one sandbox makes no sense.
+    #[error("What the database {path} says of the sandbox {name:?} cannot be read")]
+    Record {
+        /// The database.
+        path: PathBuf,
+        /// Name of the sandbox, as it is recorded.
+        name: String,
+        /// What makes no sense.
+        source: rusqlite::Error,
+    },
     /// Another program did not let go of it.
     #[error("Another program has kept the database {path} locked for too long")]
     Locked {

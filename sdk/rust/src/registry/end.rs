@@ -44,11 +44,21 @@ impl End {
 
     /// Of a machine whose process left no word, for a reason that is known or presumed.
     pub(crate) fn untold(reason: StopReason) -> End {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let at = since_1970.unwrap_or_default().as_millis();
         let detail = (reason == StopReason::Crashed).then(|| {
             "The machine's process ended without a word, as it does when it is killed.".to_owned()
         });
+        End::presumed(reason, detail, SystemTime::now())
+    }
+
+    /// Of a run whose end was recorded at this time, in words that make no sense.
+    pub(crate) fn unreadable(at: SystemTime, error: &serde_json::Error) -> End {
+        let detail = format!("What the database says about the end cannot be read: {error}.");
+        End::presumed(StopReason::Crashed, Some(detail), at)
+    }
+
+    fn presumed(reason: StopReason, detail: Option<String>, at: SystemTime) -> End {
+        let since_1970 = at.duration_since(UNIX_EPOCH);
+        let at = since_1970.unwrap_or_default().as_millis();
         let ended = Ended {
             reason,
             exit: None,

@@ -29,6 +29,7 @@ use crate::sandbox::SandboxStatus;
 pub(crate) use directory::SandboxDirectory;
 pub(crate) use end::End;
 pub(crate) use record::Record;
+use record::Unreadable;
 
 /// How often a reader begins anew when machines end meanwhile.
 const MAX_ROUNDS: u32 = 8;
@@ -45,6 +46,14 @@ pub(crate) struct Registry {
 pub(crate) struct Observed {
     pub(crate) record: Record,
     pub(crate) status: SandboxStatus,
+}
+
+/// The sandboxes that there are.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) observed: Vec<Observed>,
+    /// Why others cannot be told of.
+    pub(crate) unreadable: Vec<DatabaseError>,
 }
 
 /// Records how the last run of the sandbox `name` ended, if its machine is gone and nobody has recorded it yet. A sandbox
@@ -104,10 +113,7 @@ impl Registry {
 
     fn observe(&self, name: &Name) -> Result<Option<Observed>, MicrosandboxError> {
         for _ in 0..MAX_ROUNDS {
-            let Some(record) = self
-                .database
-                .read(|transaction| record::by_name(transaction, name))?
-            else {
+            let Some(record) = self.by_name(name)? else {
                 return Ok(None);
             };
             if let Some(status) = self.status(&record)? {
@@ -118,6 +124,23 @@ impl Registry {
             }
         }
         Err(restless(name))
+    }
+
+    fn by_name(&self, name: &Name) -> Result<Option<Record>, DatabaseError> {
+        let found = self
+            .database
+            .read(|transaction| record::by_name(transaction, name))?;
+        found
+            .transpose()
+            .map_err(|unreadable| self.unreadable(unreadable))
+    }
+
+    fn unreadable(&self, unreadable: Unreadable) -> DatabaseError {
+        DatabaseError::Record {
+            path: self.home.database(),
+            name: unreadable.name,
+            source: unreadable.reason,
+        }
     }
 
     /// Concludes the run of a machine that is gone; returns false where nothing can be recorded now. That is for whoever comes
@@ -159,21 +182,29 @@ impl Registry {
         Ok(ended.map_or_else(|| End::untold(presumed), End::told))
     }
 
-    /// The sandboxes that have all of these labels, newest first.
+    /// The sandboxes that have all of these labels, newest first; those whose records make no sense stop none of the others.
     ///
     /// # Errors
     /// When the database cannot be used.
     pub(crate) fn list(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> Result<Vec<Observed>, MicrosandboxError> {
+    ) -> Result<Listing, MicrosandboxError> {
         let records = self
             .database
             .read(|transaction| record::with_labels(transaction, labels))?;
         let mut observed = Vec::with_capacity(records.len());
+        let mut unreadable = Vec::new();
         // Who cannot write may have waited for that, and need not do so again.
         let mut can_conclude = true;
         for record in records {
+            let record = match record {
+                Ok(record) => record,
+                Err(reason) => {
+                    unreadable.push(self.unreadable(reason));
+                    continue;
+                }
+            };
             match self.status(&record)? {
                 Some(status) => observed.push(Observed { record, status }),
                 None => {
@@ -190,7 +221,10 @@ impl Registry {
                 }
             }
         }
-        Ok(observed)
+        Ok(Listing {
+            observed,
+            unreadable,
+        })
     }
 
     /// What the sandbox does; `None` if its machine is gone and nobody has recorded that.
@@ -245,6 +279,9 @@ impl Registry {
     ) -> Result<(), MicrosandboxError> {
         let replaced = self.database.change(|transaction| {
             let replaced = record::by_name(transaction, &record.name)?;
+            let replaced = replaced
+                .transpose()
+                .map_err(|unreadable| unreadable.reason)?;
             if let Some(replaced) = &replaced {
                 record::delete(transaction, &replaced.id)?;
             }
@@ -327,10 +364,7 @@ impl Registry {
     /// The sandbox of this name after its last run was concluded, for the holder of the lock of the name.
     fn conclude_own(&self, name: &Name) -> Result<Option<Record>, MicrosandboxError> {
         for _ in 0..MAX_ROUNDS {
-            let record = self
-                .database
-                .read(|transaction| record::by_name(transaction, name))?;
-            match record {
+            match self.by_name(name)? {
                 Some(record) if record.active => {
                     self.conclude_dead(&record, StopReason::Crashed)?;
                 }

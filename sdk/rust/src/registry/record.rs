@@ -153,11 +153,13 @@ pub(crate) fn delete(transaction: &Transaction<'_>, id: &Id) -> rusqlite::Result
     Ok(())
 }
 
-/// The identities of all sandboxes.
+/// The identities of all sandboxes. What is none names no directory.
 pub(crate) fn ids(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<Id>> {
     let mut statement = transaction.prepare("SELECT id FROM sandboxes")?;
-    let ids = statement.query_map([], |row| id(row, 0))?;
-    ids.collect()
+    let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+    ids.map(|id| Ok(Id::parse(&id?)))
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 const SELECT: &str = "SELECT id, name, config, ephemeral, created_at, updated_at, run, active, ended, ever_ready FROM sandboxes";
@@ -166,18 +168,25 @@ const SELECT: &str = "SELECT id, name, config, ephemeral, created_at, updated_at
 pub(crate) fn by_name(
     transaction: &Transaction<'_>,
     name: &Name,
-) -> rusqlite::Result<Option<Record>> {
+) -> rusqlite::Result<Option<Result<Record, Unreadable>>> {
     let query = format!("{SELECT} WHERE name = ?1");
     transaction
-        .query_row(&query, [name.as_str()], read)
+        .query_row(&query, [name.as_str()], |row| Ok(read_or_tell(row)))
         .optional()
+}
+
+/// A sandbox of which something is recorded that makes no sense.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) name: String,
+    pub(crate) reason: rusqlite::Error,
 }
 
 /// The sandboxes that have all of these labels, newest first.
 pub(crate) fn with_labels(
     transaction: &Transaction<'_>,
     labels: &BTreeMap<String, String>,
-) -> rusqlite::Result<Vec<Record>> {
+) -> rusqlite::Result<Vec<Result<Record, Unreadable>>> {
     let mut query = format!("{SELECT} WHERE 1");
     for _ in labels {
         query += " AND id IN (SELECT sandbox_id FROM sandbox_labels WHERE key = ? AND value = ?)";
@@ -186,13 +195,27 @@ pub(crate) fn with_labels(
     query += " ORDER BY created_at DESC, rowid DESC";
     let mut statement = transaction.prepare(&query)?;
     let parameters = labels.iter().flat_map(|(key, value)| [key, value]);
-    let records = statement.query_map(params_from_iter(parameters), read)?;
+    let records = statement.query_map(params_from_iter(parameters), |row| Ok(read_or_tell(row)))?;
     records.collect()
+}
+
+fn read_or_tell(row: &Row<'_>) -> Result<Record, Unreadable> {
+    read(row).map_err(|reason| Unreadable {
+        name: name(row).unwrap_or_default(),
+        reason,
+    })
+}
+
+/// The name as it is recorded, whatever that is.
+fn name(row: &Row<'_>) -> rusqlite::Result<String> {
+    let name = row.get_ref(1)?.as_bytes()?;
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
     let name: String = row.get(1)?;
     let ended: Option<String> = row.get(8)?;
+    let updated_at = time(row, 5)?;
     Ok(Record {
         id: id(row, 0)?,
         name: name.parse().map_err(|error| invalid(1, error))?,
@@ -200,12 +223,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         image: None,
         ephemeral: row.get(3)?,
         created_at: time(row, 4)?,
-        updated_at: time(row, 5)?,
+        updated_at,
         run: row.get(6)?,
         active: row.get(7)?,
-        ended: ended
-            .map(|ended| serde_json::from_str(&ended).map_err(|error| invalid(8, error)))
-            .transpose()?,
+        // Whoever cannot be told how a run ended has the sandbox all the same.
+        ended: ended.map(|ended| {
+            serde_json::from_str(&ended).unwrap_or_else(|error| End::unreadable(updated_at, &error))
+        }),
         ever_ready: row.get(9)?,
     })
 }

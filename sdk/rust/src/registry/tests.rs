@@ -129,7 +129,7 @@ fn ends_are_told_also_where_they_cannot_be_recorded() {
         database.read(set).unwrap();
     };
     let listed = || {
-        let observed = fixture.registry.list(&BTreeMap::new()).unwrap();
+        let observed = fixture.registry.list(&BTreeMap::new()).unwrap().observed;
         let told = observed.into_iter().map(|observed| {
             let Observed { record, status } = observed;
             let reason = record.ended.map(|end| end.ended.reason);
@@ -202,31 +202,59 @@ fn a_sandbox_takes_the_name_of_another_in_one_step() {
     drop(claim);
 }
 
+/// Damages the record of the sandbox that was created first.
+fn damage(fixture: &Fixture, column: &str, value: &str) {
+    let query = format!(
+        "UPDATE sandboxes SET {column} = ?1 WHERE rowid = (SELECT min(rowid) FROM sandboxes)"
+    );
+    let changed = fixture
+        .registry
+        .database
+        .change(|transaction| transaction.execute(&query, [value]));
+    assert_eq!(changed.unwrap(), 1);
+}
+
 #[test]
-fn a_record_that_makes_no_sense_is_damage() {
+fn a_record_that_makes_no_sense_is_told_and_hides_no_other() {
     let fixture = fixture();
-    let (record, _claim) = fixture.begin("web", false);
-    for (column, value) in [("name", "a/b"), ("id", "../../etc"), ("ended", "{}")] {
-        let saved = fixture.registry.database.change(|transaction| {
-            let query = format!("SELECT {column} FROM sandboxes");
-            let saved: Option<String> = transaction.query_row(&query, [], |row| row.get(0))?;
-            let query = format!("UPDATE sandboxes SET {column} = ?1");
-            transaction.execute(&query, [value])?;
-            Ok(saved)
+    let (bad, _claim) = fixture.begin("bad", false);
+    let (_, _other_claim) = fixture.begin("good", false);
+    let list = || {
+        let listing = fixture.registry.list(&BTreeMap::new()).unwrap();
+        let names = listing.observed.into_iter();
+        let names = names.map(|observed| observed.record.name.to_string());
+        let unreadable = listing.unreadable.into_iter().map(|error| match error {
+            DatabaseError::Record { name, .. } => name,
+            error => panic!("{error}"),
         });
-        let error = fixture.registry.list(&BTreeMap::new()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                MicrosandboxError::Database(DatabaseError::Damaged { .. })
-            ),
-            "{error}"
-        );
-        let restored = fixture.registry.database.change(|transaction| {
-            let query = format!("UPDATE sandboxes SET {column} = ?1");
-            transaction.execute(&query, [saved.unwrap()])
-        });
-        assert_eq!(restored.unwrap(), 1);
-    }
-    assert!(fixture.registry.get(&record.name).is_ok());
+        (names.collect::<Vec<_>>(), unreadable.collect::<Vec<_>>())
+    };
+    damage(&fixture, "name", "a/b");
+    assert_eq!(list(), (vec!["good".to_owned()], vec!["a/b".to_owned()]));
+    damage(&fixture, "name", "bad");
+    damage(&fixture, "id", "../../etc");
+    assert_eq!(list(), (vec!["good".to_owned()], vec!["bad".to_owned()]));
+    assert!(matches!(
+        fixture.registry.get(&bad.name),
+        Err(MicrosandboxError::Database(DatabaseError::Record { .. }))
+    ));
+    // As every creation does.
+    fixture.registry.remove_orphans().unwrap();
+}
+
+#[test]
+fn an_end_that_makes_no_sense_is_told_and_hides_no_sandbox() {
+    let fixture = fixture();
+    let (record, claim) = fixture.begin("web", false);
+    fixture.registry.set_ready(&record).unwrap();
+    drop(claim);
+    assert_eq!(fixture.get("web").unwrap().status, SandboxStatus::Crashed);
+    damage(&fixture, "ended", "{\"reason\":");
+    let Observed { record, status } = fixture.get("web").unwrap();
+    assert_eq!(status, SandboxStatus::Crashed);
+    let ended = record.ended.unwrap().ended;
+    let detail = ended.detail.unwrap();
+    assert!(detail.contains("cannot be read: EOF"), "{detail}");
+    let listing = fixture.registry.list(&BTreeMap::new()).unwrap();
+    assert_eq!(listing.observed.len(), 1);
 }

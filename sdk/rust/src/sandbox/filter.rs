@@ -1,6 +1,9 @@
-//! Which sandboxes are wanted.
+//! Which sandboxes are wanted, and which there are.
 
 use std::collections::BTreeMap;
+
+use super::SandboxHandle;
+use crate::error::MicrosandboxError;
 
 /// Which sandboxes [`Sandbox::list_with`](super::Sandbox::list_with) tells of. The default is all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,5 +32,27 @@ impl SandboxFilter {
     /// The labels that are wanted.
     pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
+    }
+}
+
+/// The sandboxes that there are, as far as their records can be read.
+#[derive(Debug)]
+pub struct SandboxListing {
+    /// Newest first.
+    pub sandboxes: Vec<SandboxHandle>,
+    /// Why others cannot be told of: [`DatabaseError::Record`](crate::database::DatabaseError::Record) for each.
+    pub unreadable: Vec<MicrosandboxError>,
+}
+
+impl SandboxListing {
+    /// All of them.
+    ///
+    /// # Errors
+    /// Why one of them cannot be told of.
+    pub(crate) fn complete(self) -> Result<Vec<SandboxHandle>, MicrosandboxError> {
+        match self.unreadable.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(self.sandboxes),
+        }
     }
 }

@@ -47,7 +47,7 @@ pub use exec::{
     AttachEnd, ExecControls, ExecEvent, ExecExit, ExecOptions, ExecOutput, Execution, Stdin,
     StdinWriter,
 };
-pub use filter::SandboxFilter;
+pub use filter::{SandboxFilter, SandboxListing};
 pub use fs::{
     CopyOptions, CopyReport, FsEntry, FsEntryKind, FsMetadata, FsReadStream, FsWriteStream,
     SandboxFs, Skipped,
@@ -85,17 +85,20 @@ pub(crate) async fn get(home: Home, name: &str) -> Result<SandboxHandle, Microsa
     .await
 }
 
-/// The sandboxes that are wanted, newest first.
+/// The sandboxes that are wanted, newest first, as far as their records can be read.
 pub(crate) async fn list(
     home: Home,
     filter: SandboxFilter,
-) -> Result<Vec<SandboxHandle>, MicrosandboxError> {
+) -> Result<SandboxListing, MicrosandboxError> {
     blocking(move || {
-        let observed = Registry::open(&home)?.list(filter.labels())?;
-        let handles = observed.into_iter();
-        Ok(handles
-            .map(|observed| SandboxHandle::new(&home, observed))
-            .collect())
+        let listing = Registry::open(&home)?.list(filter.labels())?;
+        let observed = listing.observed.into_iter();
+        let handle = |observed| SandboxHandle::new(&home, observed);
+        let unreadable = listing.unreadable.into_iter();
+        Ok(SandboxListing {
+            sandboxes: observed.map(handle).collect(),
+            unreadable: unreadable.map(MicrosandboxError::from).collect(),
+        })
     })
     .await
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::machine::Machine;
-use super::{SandboxBuilder, SandboxConfig, SandboxFilter, SandboxHandle, reaper};
+use super::{SandboxBuilder, SandboxConfig, SandboxFilter, SandboxHandle, SandboxListing, reaper};
 use crate::control::ControlRequest;
 use crate::error::{MicrosandboxError, failed};
 use crate::launch::{MachineProcess, Startup};
@@ -111,6 +111,17 @@ impl Sandbox {
     /// When the database cannot be used.
     pub async fn list_with(filter: SandboxFilter) -> Result<Vec<SandboxHandle>, MicrosandboxError> {
         Microsandbox::from_environment()?.list_with(filter).await
+    }
+
+    /// As [`list_with`](Self::list_with), but a sandbox whose record cannot be read, because somebody damaged it, keeps none of
+    /// the others from being listed.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn list_readable(filter: SandboxFilter) -> Result<SandboxListing, MicrosandboxError> {
+        Microsandbox::from_environment()?
+            .list_readable(filter)
+            .await
     }
 
     /// Starts a sandbox that is stopped, as it is recorded. It ends with the value that is returned, and with this process.
