@@ -11,6 +11,7 @@ mod crash;
 mod failure;
 mod host;
 mod logging;
+mod operand;
 mod options;
 mod output;
 mod signals;

@@ -1,5 +1,7 @@
 //! What to do about errors of sandboxes.
 
+use std::fmt;
+
 use microsandbox::sandbox::SandboxStatus;
 use microsandbox::{CommitObstacle, MicrosandboxError, Sandbox};
 
@@ -8,6 +10,7 @@ use super::image::advice as image_advice;
 use super::snapshot::advice as snapshot_advice;
 use super::volume::advice::{self as volume_advice, database};
 use crate::failure::with_hint;
+use crate::operand::operand;
 
 /// How alike a name must be to be suggested: 1 is the same.
 const ALIKE: f64 = 0.8;
@@ -44,30 +47,47 @@ async fn not_found(name: &str) -> Option<String> {
     })
 }
 
+/// What to do about a sandbox that has ended.
+pub(super) fn tells_how(name: impl fmt::Display) -> String {
+    let name = operand(name);
+    format!("`msb inspect {name}` and `msb logs {name}` tell how")
+}
+
 fn hint(error: &MicrosandboxError) -> Option<String> {
     Some(match error {
-        MicrosandboxError::SandboxAlreadyExists { name } => format!(
-            "start it with `msb start {name}`, run something in it with `msb exec {name}`, or make a new one of that name with --replace"
-        ),
-        MicrosandboxError::SandboxRunning { name } => format!(
-            "`msb exec {name} COMMAND` runs something in it; `msb stop {name}` stops it, `msb rm -f {name}` removes it as it is"
-        ),
-        MicrosandboxError::SandboxNotRunning { name, status } => match status {
-            SandboxStatus::Paused => format!("`msb unpause {name}` lets it go on"),
-            SandboxStatus::Stopping => format!("`msb wait {name}` waits until it has stopped"),
-            _ => format!("start it with `msb start {name}`"),
-        },
+        MicrosandboxError::SandboxAlreadyExists { name } => {
+            let name = operand(name);
+            format!(
+                "start it with `msb start {name}`, run something in it with `msb exec {name}`, or make a new one of that name with --replace"
+            )
+        }
+        MicrosandboxError::SandboxRunning { name } => {
+            let name = operand(name);
+            format!(
+                "`msb exec {name} COMMAND` runs something in it; `msb stop {name}` stops it, `msb rm -f {name}` removes it as it is"
+            )
+        }
+        MicrosandboxError::SandboxNotRunning { name, status } => {
+            let name = operand(name);
+            match status {
+                SandboxStatus::Paused => format!("`msb unpause {name}` lets it go on"),
+                SandboxStatus::Stopping => format!("`msb wait {name}` waits until it has stopped"),
+                _ => format!("start it with `msb start {name}`"),
+            }
+        }
         MicrosandboxError::SandboxDraining { name } => {
+            let name = operand(name);
             format!("`msb wait {name}` waits until it has stopped; then `msb start {name}`")
         }
-        MicrosandboxError::SandboxEnded { name, .. } => {
-            format!("`msb inspect {name}` and `msb logs {name}` tell how")
-        }
+        MicrosandboxError::SandboxEnded { name, .. } => tells_how(name),
         MicrosandboxError::InvalidConfig { .. } => {
             "`msb create --help` describes the options".to_owned()
         }
         MicrosandboxError::SessionNotFound { name, .. } => {
-            format!("`msb exec -d {name} COMMAND` prints the number of the session that it begins")
+            format!(
+                "`msb exec -d {} COMMAND` prints the number of the session that it begins",
+                operand(name)
+            )
         }
         MicrosandboxError::SessionInUse { .. } => {
             "one client at a time: end the other one, or wait for it".to_owned()
@@ -92,4 +112,40 @@ fn hint(error: &MicrosandboxError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_hints_can_be_pasted_whatever_the_name() {
+        let name = || "my $box".to_owned();
+        let not_running = |status| MicrosandboxError::SandboxNotRunning {
+            name: name(),
+            status,
+        };
+        let errors = [
+            MicrosandboxError::SandboxAlreadyExists { name: name() },
+            MicrosandboxError::SandboxRunning { name: name() },
+            not_running(SandboxStatus::Paused),
+            not_running(SandboxStatus::Stopping),
+            not_running(SandboxStatus::Stopped),
+            MicrosandboxError::SandboxDraining { name: name() },
+            MicrosandboxError::SandboxEnded {
+                name: name(),
+                end: None,
+            },
+            MicrosandboxError::SessionNotFound {
+                name: name(),
+                session: 7,
+            },
+        ];
+        for error in errors {
+            let hint = hint(&error).unwrap();
+            let all = hint.matches("my $box").count();
+            assert_eq!(hint.matches("'my $box'").count(), all, "{hint}");
+            assert!(all > 0, "{hint}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::layer_bars::with_bars;
 use super::pull::asked_to_end;
 use super::runtime::block_on;
 use crate::failure::with_hint;
+use crate::operand::operand;
 use crate::output;
 
 /// Makes an image of a stopped sandbox, and prints its name and its digest
@@ -67,7 +68,7 @@ pub(super) fn execute(arguments: Arguments) -> anyhow::Result<u8> {
                     Ok(image) => Ok(Ok(image)),
                     Err(error @ MicrosandboxError::Fs { .. }) => Err(with_hint(
                         error,
-                        format!("start the sandbox with `msb start {}`, and rename or remove it there", arguments.sandbox),
+                        format!("start the sandbox with `msb start {}`, and rename or remove it there", operand(&arguments.sandbox)),
                     )),
                     Err(error) => Err(advise(error).await),
                 },

@@ -8,6 +8,7 @@ use microsandbox::protocol::Exec;
 use super::process::{Outcome, Returning, conclude, refused};
 use super::running::{RunningSandbox, gone};
 use crate::failure::{self, with_hint};
+use crate::operand::operand;
 use crate::options::DetachKeys;
 use crate::output;
 use crate::signals::Signals;
@@ -55,7 +56,7 @@ pub(super) fn report(
     session: u64,
 ) -> u8 {
     if matches!(outcome, Outcome::Detached) {
-        let name = &sandbox.name;
+        let name = operand(&sandbox.name);
         let back = match number {
             None => format!("msb attach {name}"),
             Some(_) => format!("msb exec --reattach {session} {name}"),
@@ -109,7 +110,7 @@ fn connect(sandbox: &RunningSandbox) -> anyhow::Result<ControlClient> {
 }
 
 fn advise(error: ControlError, sandbox: &RunningSandbox) -> anyhow::Error {
-    let name = &sandbox.name;
+    let name = operand(&sandbox.name);
     let hint = match &error {
         ControlError::Refused(refusal) => match refusal.kind {
             RefusalKind::NoSession if sandbox.config.command.is_empty() => {
@@ -135,7 +136,10 @@ fn advise(error: ControlError, sandbox: &RunningSandbox) -> anyhow::Error {
     };
     let error = anyhow::Error::from(error);
     with_hint(
-        error.context(format!("cannot use the process in {:?}", name.as_str())),
+        error.context(format!(
+            "cannot use the process in {:?}",
+            sandbox.name.as_str()
+        )),
         hint,
     )
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::advice::advise;
 use crate::failure::{self, FAILED, with_hint};
+use crate::operand::operand;
 
 /// All sandboxes whose records can be read, and the exit status: of the others it is reported why not.
 ///
@@ -49,7 +50,8 @@ pub(super) fn configuration(sandbox: &SandboxHandle) -> anyhow::Result<Value> {
         with_hint(
             error,
             format!(
-                "put a backup of the database back, or remove the sandbox with `msb rm -f {name}`"
+                "put a backup of the database back, or remove the sandbox with `msb rm -f {}`",
+                operand(name)
             ),
         )
     })

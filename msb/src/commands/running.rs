@@ -11,9 +11,10 @@ use microsandbox::run_directory::RunDirectory;
 use microsandbox::sandbox::{SandboxConfig, SandboxStatus};
 use microsandbox::{MicrosandboxError, Sandbox, session};
 
-use super::advice::advise;
+use super::advice::{advise, tells_how};
 use super::runtime::block_on;
 use crate::failure::{Hint, with_hint};
+use crate::operand::operand;
 
 /// A sandbox that runs.
 pub(super) struct RunningSandbox {
@@ -69,7 +70,7 @@ impl RunningSandbox {
     /// When the sandbox has just ended.
     pub(super) fn connect(&self) -> anyhow::Result<UnixStream> {
         let stream = self.directory.connect(&self.name);
-        stream.hint(format!("start it with `msb start {}`", self.name))
+        stream.hint(format!("start it with `msb start {}`", operand(&self.name)))
     }
 
     /// Gives a process what it does not have itself: the environment of the sandbox, its directory, its user and its limits.
@@ -108,7 +109,7 @@ fn bytes(text: &str) -> Bytes {
 pub(super) fn gone(name: &Name) -> anyhow::Error {
     with_hint(
         anyhow!("the sandbox {:?} ended meanwhile", name.as_str()),
-        format!("`msb inspect {name}` and `msb logs {name}` tell how"),
+        tells_how(name),
     )
 }
 

@@ -17,6 +17,7 @@ use crate::commands::running::RunningSandbox;
 use crate::commands::runtime::block_on;
 use crate::commands::sandbox::name_or_new;
 use crate::commands::{exec, kept};
+use crate::operand::operand;
 use crate::options::DetachKeys;
 use crate::output;
 use crate::signals::Signals;
@@ -186,7 +187,10 @@ async fn ended_before(sandbox: &Sandbox, error: anyhow::Error) -> anyhow::Result
         (None, Some(signal)) => signal_status(signal),
         (None, None) => return Err(error),
     };
-    tracing::warn!("the command ended before its output could be shown: `msb logs {name}` has it");
+    tracing::warn!(
+        "the command ended before its output could be shown: `msb logs {}` has it",
+        operand(name)
+    );
     Ok(status)
 }
 

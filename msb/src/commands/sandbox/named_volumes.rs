@@ -14,6 +14,7 @@ use microsandbox::volumes::{
 use super::mounts::NamedMount;
 use crate::commands::volume::advice::advise;
 use crate::failure::{Hint, with_hint};
+use crate::operand::operand;
 use crate::options::NamedArgument;
 
 /// Takes the volumes into use for `sandbox`, and returns what is mounted of them.
@@ -125,7 +126,8 @@ fn check_path(wanted: &NamedArgument) -> anyhow::Result<()> {
     Err(with_hint(
         anyhow!("there is no such volume, but {name:?} is in this directory"),
         format!(
-            "write ./{name} for what is here; `msb volume create {name}` makes a volume of that name"
+            "write ./{name} for what is here; `msb volume create {}` makes a volume of that name",
+            operand(name)
         ),
     ))
 }

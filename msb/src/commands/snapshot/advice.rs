@@ -5,6 +5,7 @@ use microsandbox::snapshots::SnapshotError;
 use crate::commands::image::advice as image_advice;
 use crate::commands::volume::advice::database;
 use crate::failure::with_hint;
+use crate::operand::operand;
 
 /// Adds to an error what to do about it.
 pub(in crate::commands) fn advise(error: SnapshotError) -> anyhow::Error {
@@ -17,7 +18,8 @@ pub(in crate::commands) fn advise(error: SnapshotError) -> anyhow::Error {
             "`msb snapshot ls` lists those that have names; a path contains / or begins with .".to_owned()
         }
         SnapshotError::SnapshotAlreadyExists { ref name } => format!(
-            "choose another name, replace it with -f, or remove it with `msb snapshot rm {name}`"
+            "choose another name, replace it with -f, or remove it with `msb snapshot rm {}`",
+            operand(name)
         ),
         SnapshotError::PathExists { .. } => {
             "choose another path; -f replaces a snapshot, and nothing else".to_owned()

@@ -4,6 +4,7 @@ use microsandbox::database::DatabaseError;
 use microsandbox::volumes::VolumeError;
 
 use crate::failure::with_hint;
+use crate::operand::operand;
 
 /// Adds to an error what to do about it.
 pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
@@ -15,7 +16,10 @@ pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
             "`msb volume create --help` describes both kinds".to_owned()
         }
         VolumeError::VolumeAlreadyExists { name } => {
-            format!("choose another name, or remove it with `msb volume rm {name}`")
+            format!(
+                "choose another name, or remove it with `msb volume rm {}`",
+                operand(name)
+            )
         }
         VolumeError::VolumeNotFound { .. } => "`msb volume ls` lists the volumes".to_owned(),
         VolumeError::VolumeInUse { .. } => "end what uses it first".to_owned(),
@@ -23,7 +27,10 @@ pub(in crate::commands) fn advise(error: VolumeError) -> anyhow::Error {
         VolumeError::SizeMissing { .. } => "give it one, such as --size 20G".to_owned(),
         VolumeError::Unrecorded { .. } => "move it away, or choose another name".to_owned(),
         VolumeError::DirectoryMissing { name, .. } => {
-            format!("put it back, or forget the volume with `msb volume rm {name}`")
+            format!(
+                "put it back, or forget the volume with `msb volume rm {}`",
+                operand(name)
+            )
         }
         VolumeError::FilesRemain { path, .. } => format!("remove {} yourself", path.display()),
         VolumeError::NoMke2fs => "install e2fsprogs".to_owned(),
@@ -55,7 +62,10 @@ pub(in crate::commands) fn database(error: &DatabaseError) -> String {
             path.display()
         ),
         DatabaseError::Locked { path, .. } => {
-            format!("`fuser {}` names the programs that use it", path.display())
+            format!(
+                "`fuser {}` names the programs that use it",
+                operand(path.display())
+            )
         }
         DatabaseError::ReadOnly { .. } | DatabaseError::Lock { .. } => {
             "its directory and the files in it must be writable for you".to_owned()
