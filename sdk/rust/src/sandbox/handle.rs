@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::machine::{Machine, blocking};
+use super::machine::Machine;
 use super::{
     DEFAULT_KILL_TIMEOUT, DEFAULT_STOP_TIMEOUT, MetricsStream, Sandbox, SandboxConfig,
-    SandboxMetrics, SandboxStatus, SandboxStopResult, start,
+    SandboxMetrics, SandboxStatus, SandboxStopResult, removal, start,
 };
 use crate::control::ControlRequest;
 use crate::error::MicrosandboxError;
 use crate::home::Home;
-use crate::identity::Id;
-use crate::names::Name;
 use crate::registry::{Observed, SandboxDirectory};
 
 /// A sandbox as it was when it was looked up, running or not. What is asked of it is asked of the sandbox as it is now.
@@ -176,35 +174,13 @@ impl SandboxHandle {
     /// [`MicrosandboxError::SandboxRunning`] unless it is stopped.
     pub async fn remove(&self) -> Result<(), MicrosandboxError> {
         let record = &self.observed.record;
-        remove(
+        removal::remove(
             self.home.clone(),
             record.name.clone(),
             Some(record.id.clone()),
         )
         .await
     }
-}
-
-pub(super) async fn remove(
-    home: Home,
-    name: Name,
-    of: Option<Id>,
-) -> Result<(), MicrosandboxError> {
-    blocking(move || {
-        let registry = crate::registry::Registry::open(&home)?;
-        let Some(claim) = start::try_claim(&home, &name)? else {
-            registry.get_of(&name, of.as_ref())?;
-            return Err(MicrosandboxError::SandboxRunning {
-                name: name.to_string(),
-            });
-        };
-        let removed = registry
-            .get_of(&name, of.as_ref())
-            .and_then(|observed| registry.forget(&observed.record));
-        start::let_go(claim);
-        removed
-    })
-    .await
 }
 
 /// What can be asked of a running sandbox, of both kinds of values that stand for one.

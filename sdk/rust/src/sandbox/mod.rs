@@ -18,6 +18,7 @@ mod patch;
 mod pidfd;
 mod readiness;
 mod reaper;
+mod removal;
 mod resolve;
 mod rlimit;
 mod running;
@@ -105,5 +106,5 @@ pub(crate) async fn list(
 
 /// Forgets the sandbox of this name.
 pub(crate) async fn remove(home: Home, name: &str) -> Result<(), MicrosandboxError> {
-    handle::remove(home, validate::parse_name(name)?, None).await
+    removal::remove(home, validate::parse_name(name)?, None).await
 }
