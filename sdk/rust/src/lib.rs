@@ -17,6 +17,7 @@ mod identity;
 pub mod images;
 pub mod launch;
 mod microsandbox;
+mod milliseconds;
 pub mod names;
 pub mod private_directory;
 mod registry;

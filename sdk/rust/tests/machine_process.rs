@@ -172,7 +172,8 @@ fn an_orderly_life() {
     let about = read(process.connect().unwrap());
     assert!(about.starts_with("web\n"), "{about}");
     assert!(matches!(next(&mut process), Some(Report::Ready(_))));
-    process.shutdown(Duration::from_millis(123));
+    // Rounded up: a little time must not become none, which would mean SIGKILL at once.
+    process.shutdown(Duration::from_micros(122_001));
     let console = b"123".to_vec();
     let how = Ending::Clean;
     assert_eq!(next(&mut process), Some(Report::Ended { how, console }));

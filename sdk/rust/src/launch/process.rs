@@ -19,6 +19,7 @@ use super::handover::Handover;
 use super::patches::move_texts_out;
 use super::program::Program;
 use super::report::{Command, Report, ReportError, ReportReader, send_command};
+use crate::milliseconds::milliseconds;
 use crate::names::Name;
 use crate::run_directory::{Claim, RunDirectory, RunDirectoryError};
 use crate::volumes::VolumeUse;
@@ -182,7 +183,7 @@ impl MachineProcess {
 
     /// Asks for an orderly end: processes get SIGTERM and, after `grace`, SIGKILL.
     pub fn shutdown(&self, grace: Duration) {
-        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        let grace_ms = u32::try_from(milliseconds(grace)).unwrap_or(u32::MAX);
         // If the process is gone, that is what was wanted; its end shows in the reports.
         let _ = send_command(&self.commands, Command::Shutdown { grace_ms });
     }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::milliseconds::milliseconds;
 use super::{
     InitConfig, LogLevel, MountConfig, PatchConfig, Rlimit, RootAccessConfig, Sandbox,
     SandboxConfig, SecurityProfile, StopSignal, start,
@@ -12,6 +11,7 @@ use super::{
 use crate::error::MicrosandboxError;
 use crate::home::Home;
 use crate::images::{PullPolicy, RegistryAuth};
+use crate::milliseconds::milliseconds;
 
 /// Makes a sandbox, see [`Sandbox::builder`](super::Sandbox::builder). Setters of one value replace it, setters of several add to them.
 #[derive(Debug)]

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use super::exec::channel::ChannelError;
 use super::exec::{lost, refused};
-use super::milliseconds::milliseconds;
 use super::pidfd::Pidfd;
 use super::{SandboxMetrics, SandboxStatus, StopReason};
 use crate::control::{
@@ -20,6 +19,7 @@ use crate::control::{
 use crate::error::{MicrosandboxError, failed};
 use crate::home::Home;
 use crate::identity::Id;
+use crate::milliseconds::milliseconds;
 use crate::names::Name;
 use crate::registry::{Observed, Record, Registry};
 use crate::run_directory::{RunDirectory, RunDirectoryError};

@@ -12,7 +12,6 @@ mod image;
 mod logs;
 mod machine;
 mod metrics;
-mod milliseconds;
 mod mount;
 mod patch;
 mod pidfd;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::{Bytes, Exec, TerminalSize};
 
 use crate::error::MicrosandboxError;
-use crate::sandbox::milliseconds::milliseconds;
+use crate::milliseconds::milliseconds;
 use crate::sandbox::{Rlimit, SandboxConfig};
 
 /// The shell of a sandbox that names none.

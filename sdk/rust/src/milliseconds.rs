@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Whole milliseconds, rounded up: zero means that there is no time at all.
-pub(super) fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let rest = !duration.subsec_nanos().is_multiple_of(1_000_000);
     whole.saturating_add(u64::from(rest))
