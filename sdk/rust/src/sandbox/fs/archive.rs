@@ -82,7 +82,7 @@ fn pack(
         let Part::Node(node) = part else {
             return Err(super::session::out_of_turn());
         };
-        nesting.take(&node).map_err(in_guest)?;
+        nesting.take(&node)?;
         let packed = pack_node(top, &node, &mut parts, &mut builder, &mut report);
         packed.map_err(failed("write", Path::new(ARCHIVE)))?;
     }

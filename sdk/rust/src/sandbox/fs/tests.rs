@@ -434,20 +434,35 @@ fn no_archive_is_made_that_leads_out() {
     // Longer than what is looked at by who only puts a name into a header.
     let deep = format!("{}{}etc/passwd", "d/".repeat(100), "../".repeat(120));
     let link = |to: &str| NodeKind::HardLink { to: bytes_of(to) };
+    let out = |path: &str| {
+        let target = bytes_of("/etc");
+        node(path, NodeKind::Symlink { target })
+    };
     let nodes = [
         vec![node(&deep, NodeKind::File { size: 0 })],
         vec![node("/etc/passwd", NodeKind::File { size: 0 })],
         vec![node("link", link("../../etc/passwd"))],
         vec![node("link", link("/etc/passwd"))],
         // What is beneath a link is where that leads.
+        vec![out("out"), node("out/passwd", NodeKind::File { size: 0 })],
+        // Not everybody who unpacks an archive replaces a link.
         vec![
-            node(
-                "out",
-                NodeKind::Symlink {
-                    target: bytes_of("/etc"),
-                },
-            ),
+            out("out"),
+            node("out", NodeKind::Directory),
             node("out/passwd", NodeKind::File { size: 0 }),
+        ],
+        vec![
+            node("d", NodeKind::Directory),
+            out("d/passwd"),
+            node("d", NodeKind::Directory),
+            node("d/passwd", NodeKind::File { size: 0 }),
+        ],
+        vec![
+            out("first"),
+            node("again", link("first")),
+            node("other", NodeKind::File { size: 0 }),
+            node("again", NodeKind::File { size: 0 }),
+            node("passwd", NodeKind::File { size: 0 }),
         ],
     ];
     let count = nodes.len();
@@ -465,10 +480,46 @@ fn no_archive_is_made_that_leads_out() {
                 "{number}: {outcome:?}"
             );
             let listed = tar_lists(&sink.0.lock().unwrap());
-            let escapes = |entry: &String| entry.contains("..") || entry.contains("passwd");
+            let escapes = |entry: &String| {
+                ["..", "/etc/passwd", "passwd \"\""]
+                    .iter()
+                    .any(|sign| entry.contains(sign))
+            };
             assert!(!listed.iter().any(escapes), "{listed:?}");
         }
     });
+    agent.join().unwrap();
+}
+
+/// A file that is replaced while its directory is read may come again.
+#[test]
+fn of_a_file_that_comes_twice_the_later_one_counts() {
+    let replies = || {
+        let file = |data| {
+            [
+                node("file", NodeKind::File { size: 3 }),
+                FileReply::Data(data),
+            ]
+        };
+        let top = [node("", NodeKind::Directory)];
+        let files = [file(b"old"), file(b"new")].concat();
+        let nodes = top.into_iter().chain(files);
+        nodes.chain([FileReply::Done]).collect()
+    };
+    let (sandbox, agent) = sandbox(2, move |_| replies());
+    let sink = Sink::default();
+    run(async {
+        let fs = sandbox.fs();
+        fs.read_archive("/srv/tree", sink.clone()).await.unwrap();
+        let to = sandbox.host("to");
+        fs.copy_to_host("/srv/tree", &to).await.unwrap();
+        assert_eq!(std::fs::read(to.join("file")).unwrap(), b"new");
+    });
+    let listed = tar_lists(&sink.0.lock().unwrap());
+    assert_eq!(
+        listed,
+        ["tree \"\" 0", "tree/file \"\" 3", "tree/file \"\" 3"]
+    );
     agent.join().unwrap();
 }
 
