@@ -23,17 +23,20 @@ impl Machine {
             // Watched before it is looked at: of what is alive then, the end is told, and nothing of an ephemeral one tells
             // it later.
             let watching = self.watch().await?;
-            let observed = match self.observe().await {
+            let ended = match self.observe().await {
                 // It was ephemeral.
                 Err(
-                    MicrosandboxError::SandboxNotFound { .. }
-                    | MicrosandboxError::InvalidHandle { .. },
-                ) if told.is_some() => None,
-                result => Some(result?),
-            };
-            let ended = match observed {
-                None => told.take(),
-                Some(Observed { record, status }) => {
+                    error @ (MicrosandboxError::SandboxNotFound { .. }
+                    | MicrosandboxError::InvalidHandle { .. }),
+                ) => {
+                    // It may have ended since it is watched.
+                    if told.is_none() && watching.is_some() {
+                        told = self.wait_for_end(watching).await?;
+                    }
+                    Some(told.ok_or(error)?)
+                }
+                Err(error) => return Err(error),
+                Ok(Observed { record, status }) => {
                     if status.is_alive() && !self.is_over(&record) {
                         match self.wait_for_end(watching).await {
                             // Its creator takes its time.
@@ -90,5 +93,60 @@ impl Machine {
             gone.map_err(failed("wait for", self.directory.path()))?;
         }
         Ok(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use protocol::{FrameReader, FrameWriter, Hello};
+
+    use super::*;
+    use crate::control::{ControlReply, ControlRequest, Ended};
+    use crate::home::Home;
+    use crate::names::Name;
+    use crate::run_directory::{Claim, RunDirectory};
+
+    /// A machine that ends, and whose sandbox is forgotten, as soon as somebody watches.
+    fn end_when_watched(claim: Claim) {
+        let (stream, _) = claim.control.accept().unwrap();
+        let mut reader = FrameReader::new(&stream);
+        let mut writer = FrameWriter::new(&stream);
+        let hello: Option<ControlRequest> = reader.read().unwrap();
+        assert!(matches!(hello, Some(ControlRequest::Hello(_))));
+        let hello = Hello::current("test");
+        writer.write(&ControlReply::Hello(hello)).unwrap();
+        let watch: Option<ControlRequest> = reader.read().unwrap();
+        assert!(matches!(watch, Some(ControlRequest::Watch)));
+        drop(claim);
+        let ended = Ended {
+            reason: StopReason::Completed,
+            exit: None,
+            detail: None,
+            console: None,
+            clean: true,
+            at: 1,
+        };
+        let ended = ControlReply::Ended(Box::new(ended));
+        writer.write(&ended).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_watched_an_ephemeral_sandbox_is_told_how_it_ended_though_it_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path().join("home"));
+        let name: Name = "job".parse().unwrap();
+        let claim = RunDirectory::claim(&home, &name).unwrap();
+        let machine = thread::spawn(move || end_when_watched(claim));
+        let result = Machine::new(&home, &name).wait_until_stopped().await;
+        assert_eq!(result.unwrap().reason, StopReason::Completed);
+        machine.join().unwrap();
+        // Who comes later is told that there is none.
+        let result = Machine::new(&home, &name).wait_until_stopped().await;
+        assert!(matches!(
+            result,
+            Err(MicrosandboxError::SandboxNotFound { .. })
+        ));
     }
 }
