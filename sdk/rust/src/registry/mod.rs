@@ -406,8 +406,9 @@ impl Registry {
         if orphans.is_empty() {
             return Ok(());
         }
-        let recorded = self.database.read(record::ids)?;
-        let recorded: std::collections::HashSet<_> = recorded.iter().collect();
+        let Some(recorded) = self.database.read(record::ids)? else {
+            return Ok(());
+        };
         orphans.retain(|id| !recorded.contains(id));
         for id in orphans {
             // What cannot be removed is in nobody's way.

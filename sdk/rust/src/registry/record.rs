@@ -1,6 +1,6 @@
 //! What the database says about a sandbox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::types::Type;
@@ -153,13 +153,11 @@ pub(crate) fn delete(transaction: &Transaction<'_>, id: &Id) -> rusqlite::Result
     Ok(())
 }
 
-/// The identities of all sandboxes. What is none names no directory.
-pub(crate) fn ids(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<Id>> {
+/// The identities of all sandboxes; `None` if one of them is damaged, so that it cannot be said which directory is its.
+pub(crate) fn ids(transaction: &Transaction<'_>) -> rusqlite::Result<Option<HashSet<Id>>> {
     let mut statement = transaction.prepare("SELECT id FROM sandboxes")?;
     let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
-    ids.map(|id| Ok(Id::parse(&id?)))
-        .filter_map(Result::transpose)
-        .collect()
+    ids.map(|id| Ok(Id::parse(&id?))).collect()
 }
 
 const SELECT: &str = "SELECT id, name, config, ephemeral, created_at, updated_at, run, active, ended, ever_ready FROM sandboxes";
