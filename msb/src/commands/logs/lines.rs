@@ -1,6 +1,6 @@
 //! Lines, put together from the pieces in which they were written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use microsandbox::logs::{LogEntry, LogSource};
@@ -19,12 +19,16 @@ pub(super) struct Line {
     pub(super) timestamp: SystemTime,
     /// Its bytes, without the newline.
     pub(super) bytes: Vec<u8>,
+    /// Its beginning was seen: a line before it was.
+    pub(super) is_whole: bool,
 }
 
 /// Lines that are not complete yet.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     incomplete: BTreeMap<(Option<u64>, LogSource), Line>,
+    /// Sessions and sources of which the end of a line was seen.
+    begun: BTreeSet<(Option<u64>, LogSource)>,
 }
 
 impl Lines {
@@ -41,16 +45,23 @@ impl Lines {
                 session: entry.session_id,
                 timestamp: entry.timestamp,
                 bytes: Vec::new(),
+                is_whole: self.begun.contains(&key),
             });
             let whole = piece.strip_suffix(b"\n");
             line.bytes.extend_from_slice(whole.unwrap_or(piece));
             if (whole.is_some() || line.bytes.len() >= MAX_LINE)
                 && let Some(line) = self.incomplete.remove(&key)
             {
+                self.begun.insert(key);
                 complete(line)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the beginnings of all lines that are not complete were seen.
+    pub(super) fn are_whole(&self) -> bool {
+        self.incomplete.values().all(|line| line.is_whole)
     }
 
     /// What is left at the end.

@@ -93,6 +93,10 @@ pub(super) struct Arguments {
 /// Entries that are read at least for the last lines: reading them costs next to nothing.
 const LEAST_ENTRIES: usize = 256;
 
+/// Entries in which beginnings of the last lines are looked for. Of a session's first line nobody can say where it begins; and in a log
+/// of many short sessions all would be read for it.
+const MOST_FOR_BEGINNINGS: usize = 16 << 10;
+
 impl Arguments {
     fn style(&self, tail: Option<usize>) -> Style {
         Style {
@@ -151,15 +155,14 @@ fn show(directory: &Path, arguments: &Arguments) -> anyhow::Result<ControlFlow<(
     drain(open(directory, arguments, last, true)?, printer)
 }
 
-/// Reads as much from the end of the log as the last `count` lines take, and the cursor at its end. That are twice as many lines
-/// and entries as are printed: the beginnings of those that are printed are then in what was read.
+/// Reads as much from the end of the log as the last `count` lines take, as far as possible from their beginnings on, and the cursor
+/// at its end.
 fn read_tail(
     directory: &Path,
     arguments: &Arguments,
     count: usize,
 ) -> anyhow::Result<(Printer, Option<LogCursor>)> {
-    let enough = count.saturating_mul(2);
-    let mut wanted = enough.max(LEAST_ENTRIES);
+    let mut wanted = count.max(LEAST_ENTRIES);
     loop {
         let options = LogOptions {
             tail: Some(wanted),
@@ -168,12 +171,14 @@ fn read_tail(
             sources: sources(&arguments.source),
         };
         let entries = read_logs(directory, &options).map_err(explain)?;
-        let mut printer = Printer::new(arguments.style(Some(enough)));
+        let mut printer = Printer::new(arguments.style(Some(count)));
         for entry in &entries {
             // It holds all of them back.
             let _ = printer.take(entry)?;
         }
-        if printer.held() >= enough || entries.len() < wanted {
+        let is_enough =
+            printer.held_count() >= count && (printer.is_whole() || wanted >= MOST_FOR_BEGINNINGS);
+        if is_enough || entries.len() < wanted {
             return Ok((printer, entries.last().map(|entry| entry.cursor)));
         }
         wanted = wanted.saturating_mul(4);
@@ -227,4 +232,49 @@ fn sources(chosen: &[Source]) -> Vec<LogSource> {
         Source::All => None,
     };
     chosen.iter().filter_map(source).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use clap::Parser;
+    use microsandbox::logs::{LogBatch, LogWriter};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_last_lines_are_whole_however_long_ago_they_began() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(directory.path(), 1 << 20).unwrap();
+        let mut batch = LogBatch::new();
+        let mut push = |source, session, text: &str| {
+            batch.push(source, session, SystemTime::now(), text.as_bytes());
+        };
+        push(LogSource::Stdout, 1, "first\nbe");
+        push(LogSource::Stderr, 1, "rest ");
+        for _ in 0..2_000 {
+            push(LogSource::Stdout, 2, "other\n");
+        }
+        push(LogSource::Stdout, 1, "gun\n");
+        push(LogSource::Stderr, 1, "of it");
+        writer.write(&mut batch).unwrap();
+        let printed = |count: usize| {
+            let tail = format!("--tail={count}");
+            let line = Line::parse_from(["logs", &tail, "web"]);
+            let (mut printer, _) = read_tail(directory.path(), &line.arguments, count).unwrap();
+            let _ = printer.finish().unwrap();
+            printer.held()
+        };
+        assert_eq!(printed(1), ["rest of it\n"]);
+        assert_eq!(printed(3), ["other\n", "begun\n", "rest of it\n"]);
+        let all = printed(5_000);
+        assert_eq!((all.len(), &all[0][..]), (2_003, "first\n"));
+    }
 }

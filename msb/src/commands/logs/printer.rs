@@ -95,6 +95,8 @@ pub(super) struct Printer {
 struct Output {
     to_stderr: bool,
     bytes: Vec<u8>,
+    /// Nothing that was not read belongs to it.
+    is_whole: bool,
 }
 
 /// An entry in JSON.
@@ -146,14 +148,27 @@ impl Printer {
                     Some(color) => colored(color, &entry.data),
                     None => entry.data.clone(),
                 },
+                is_whole: true,
             });
         }
         self.put(outputs)
     }
 
     /// How many are held back.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn held_count(&self) -> usize {
         self.held.len()
+    }
+
+    /// Whether nothing is missing of what is held back and of what has no end yet.
+    pub(super) fn is_whole(&self) -> bool {
+        self.held.iter().all(|output| output.is_whole) && self.lines.are_whole()
+    }
+
+    /// What is held back.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Vec<String> {
+        let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
+        self.held.iter().map(text).collect()
     }
 
     /// Prints the last `count` that are held back; everything that follows is printed at once.
@@ -217,6 +232,7 @@ impl Printer {
         Some(Output {
             to_stderr: line.source == LogSource::Stderr,
             bytes,
+            is_whole: line.is_whole,
         })
     }
 }
@@ -256,6 +272,7 @@ fn as_json(entry: &LogEntry) -> anyhow::Result<Output> {
     Ok(Output {
         to_stderr: false,
         bytes,
+        is_whole: true,
     })
 }
 
@@ -324,8 +341,7 @@ mod tests {
         for entry in entries(written) {
             let _ = printer.take(&entry).unwrap();
         }
-        let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
-        printer.held.iter().map(text).collect()
+        printer.held()
     }
 
     /// What would be printed.
@@ -339,8 +355,7 @@ mod tests {
             let _ = printer.take(&entry).unwrap();
         }
         let _ = printer.finish().unwrap();
-        let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
-        printer.held.iter().map(text).collect()
+        printer.held()
     }
 
     const OUT: LogSource = LogSource::Stdout;
