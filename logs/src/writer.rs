@@ -80,12 +80,13 @@ impl LogWriter {
             None => random_identity()?,
         };
         let number = last.unwrap_or_default().saturating_add(1);
+        let path = segment::path(directory, number);
         Ok(LogWriter {
             directory: directory.to_owned(),
             identity,
             limit,
             number,
-            file: begin_segment(directory, number, identity, None)?,
+            file: begin_segment(new_file(&path)?, &path, identity)?,
             length: SEGMENT_HEADER as u64,
             _lock: lock,
         })
@@ -163,7 +164,8 @@ impl LogWriter {
         let number = self.number.saturating_add(1);
         let path = segment::path(&self.directory, number);
         let recycled = old.and_then(|old| recycle(&old, &path, self.limit / SEGMENTS));
-        self.file = begin_segment(&self.directory, number, self.identity, recycled)?;
+        let file = recycled.map_or_else(|| new_file(&path), Ok)?;
+        self.file = begin_segment(file, &path, self.identity)?;
         self.number = number;
         self.length = SEGMENT_HEADER as u64;
         Ok(())
@@ -274,36 +276,36 @@ fn reopen(directory: &Path, number: u64) -> Result<Option<(u64, File, u64)>, Log
         return Ok(None);
     };
     let path = segment::path(directory, number);
-    let file = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(failed("open", &path))?;
+    let file = old_file(&path).map_err(failed("open", &path))?;
     file.set_len(reader.offset())
         .map_err(failed("write", &path))?;
     Ok(Some((identity, file, reader.offset())))
 }
 
-/// Makes a segment, which there is none of that number of, out of a file in its place or a new one.
-fn begin_segment(
-    directory: &Path,
-    number: u64,
-    identity: u64,
-    recycled: Option<File>,
-) -> Result<File, LogError> {
-    let path = segment::path(directory, number);
-    let file = match recycled {
-        Some(file) => file,
-        None => OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("begin a part of", &path))?,
-    };
+/// Opens the file of a segment that there is.
+fn old_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        // Whatever a stranger has put there, see `SegmentReader::open`.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// Makes the file of a segment that there is none of.
+fn new_file(path: &Path) -> Result<File, LogError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("begin a part of", path))
+}
+
+/// Makes a segment without entries of `file`, which is at `path`.
+fn begin_segment(file: File, path: &Path, identity: u64) -> Result<File, LogError> {
     if let Err(error) = file.write_all_at(&segment_header(identity), 0) {
-        let _ = fs::remove_file(&path);
-        return Err(failed("write", &path)(error));
+        let _ = fs::remove_file(path);
+        return Err(failed("write", path)(error));
     }
     Ok(file)
 }
@@ -311,11 +313,7 @@ fn begin_segment(
 /// Puts the file of an old segment in the place of a new one, of at most `size` bytes, and opens it. What cannot be used is removed.
 fn recycle(old: &Path, new: &Path, size: u64) -> Option<File> {
     let recycled = fs::rename(old, new).and_then(|()| {
-        let file = OpenOptions::new()
-            .write(true)
-            // Whatever a stranger has put there, as a reader.
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(new)?;
+        let file = old_file(new)?;
         if file.metadata()?.len() > size {
             file.set_len(size)?;
         }
