@@ -203,8 +203,7 @@ impl Rules {
         if length == 0 || !length.is_multiple_of(SEGMENT_LENGTH) || length > longest {
             return Err(Status::Failed);
         }
-        let mut bytes = vec![0; length];
-        data.copy_to(&mut bytes).map_err(|_| Status::Failed)?;
+        let bytes = data.to_vec();
         let (segments, _) = bytes.as_chunks::<SEGMENT_LENGTH>();
         segments
             .iter()

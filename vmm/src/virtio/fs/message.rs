@@ -50,8 +50,11 @@ impl<'m> Message<'m> {
     /// If it is longer than the buffers, or shorter than a header.
     pub(super) fn copied(&self) -> io::Result<Vec<u8>> {
         let length = u64::from(self.header.len);
-        let mut request = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.readable.part(0, length).copy_to(&mut request)?;
+        let part = self.readable.part(0, length);
+        if part.len() < length {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut request = part.to_vec();
         let header = request
             .get_mut(..size_of::<InHeader>())
             .ok_or(io::ErrorKind::InvalidInput)?;
