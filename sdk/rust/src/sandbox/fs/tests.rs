@@ -453,8 +453,9 @@ fn no_archive_is_made_that_leads_out() {
         ],
         vec![
             node("d", NodeKind::Directory),
-            out("d/passwd"),
+            out("d/x"),
             node("d", NodeKind::Directory),
+            node("d/x", NodeKind::File { size: 0 }),
             node("d/passwd", NodeKind::File { size: 0 }),
         ],
         vec![
@@ -480,11 +481,7 @@ fn no_archive_is_made_that_leads_out() {
                 "{number}: {outcome:?}"
             );
             let listed = tar_lists(&sink.0.lock().unwrap());
-            let escapes = |entry: &String| {
-                ["..", "/etc/passwd", "passwd \"\""]
-                    .iter()
-                    .any(|sign| entry.contains(sign))
-            };
+            let escapes = |entry: &String| entry.contains("..") || entry.contains("passwd");
             assert!(!listed.iter().any(escapes), "{listed:?}");
         }
     });
