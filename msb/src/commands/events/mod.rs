@@ -8,14 +8,14 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Args;
-use microsandbox::sandbox::{SandboxFilter, SandboxHandle, StopReason};
+use microsandbox::sandbox::{SandboxHandle, StopReason};
 use microsandbox::{Microsandbox, MicrosandboxError};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use self::changes::{Change, Known};
 use self::wakeups::WakeUps;
-use super::advice::advise;
+use super::records::all_or_why_not;
 use super::runtime::block_on;
 use crate::output;
 use crate::utc;
@@ -52,14 +52,14 @@ async fn watch(sandboxes: &Microsandbox) -> anyhow::Result<()> {
     let mut wake_ups = WakeUps::new(sandboxes.home()).context("cannot watch the home")?;
     let mut known = Known::default();
     let mut ends = JoinSet::new();
-    let handles = list(sandboxes).await?;
+    let handles = list().await?;
     await_ends(known.update(&handles), &handles, &mut ends);
     loop {
         tokio::select! {
             result = wake_ups.next() => result.context("cannot watch the home")?,
             Some(_) = ends.join_next() => {}
         }
-        let handles = list(sandboxes).await?;
+        let handles = list().await?;
         let changes = known.update(&handles);
         for change in &changes {
             if tell(change)?.is_break() {
@@ -85,11 +85,8 @@ fn await_ends(
 }
 
 /// All sandboxes; nothing happens that could be told of those whose records cannot be read.
-async fn list(sandboxes: &Microsandbox) -> anyhow::Result<Vec<SandboxHandle>> {
-    match sandboxes.list_readable(SandboxFilter::new()).await {
-        Ok(listing) => Ok(listing.sandboxes),
-        Err(error) => Err(advise(error).await),
-    }
+async fn list() -> anyhow::Result<Vec<SandboxHandle>> {
+    Ok(all_or_why_not().await?.0)
 }
 
 fn tell(change: &Change) -> anyhow::Result<ControlFlow<()>> {
